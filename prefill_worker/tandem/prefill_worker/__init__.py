@@ -1,0 +1,1 @@
+"""Tandem component: prefill_worker."""

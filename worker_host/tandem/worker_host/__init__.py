@@ -1,0 +1,1 @@
+"""The shell both worker roles share: Attach stream, engine thread, heartbeat, load reports."""

@@ -1,0 +1,29 @@
+"""The only module that reads environment variables."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """What Tandem takes from the environment; everything else is configuration or an argument."""
+
+    cache_folder: Path  # XDG_CACHE_HOME/tandem
+    run_folder: Path  # XDG_RUNTIME_DIR/tandem, else a folder of the user's under the temporary folder
+    no_color: bool  # NO_COLOR
+    hub_offline: bool  # HF_HUB_OFFLINE
+
+
+def read_environment() -> Environment:
+    """Read the process environment once; pass the result on."""
+    home = Path.home()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    run = Path(runtime) / "tandem" if runtime else Path(os.environ.get("TMPDIR", "/tmp")) / f"tandem-{os.getuid()}"
+    return Environment(
+        cache_folder=cache / "tandem",
+        run_folder=run,
+        no_color=bool(os.environ.get("NO_COLOR")),
+        hub_offline=os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"),
+    )

@@ -1,0 +1,148 @@
+"""The one latency model: predicted time of a prefill, of a decode step, of a transfer. Zero I/O.
+
+The same object serves placement, admission, the controller and the simulator.
+
+Formulas, times in seconds, ``new`` = prompt tokens to compute, ``cached`` = tokens before them whose KV exists::
+
+    t_prefill(new, cached) = a0 + a1·new + a2·new·(cached + new/2)     linear layers + causal attention
+    t_step(batch, context) = b0 + b1·batch + b2·context                weights read once, per-row work, KV read
+    t_transfer(bytes)      = c0 + c1·bytes
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Vector = npt.NDArray[np.float64]
+
+
+def _prefill_features(num_new_tokens: int, num_cached_tokens: int) -> Vector:
+    return np.array([1.0, num_new_tokens, num_new_tokens * (num_cached_tokens + num_new_tokens / 2)])
+
+
+def _step_features(num_sequences: int, num_context_tokens: int) -> Vector:
+    return np.array([1.0, num_sequences, num_context_tokens])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyCoefficients:
+    """Fitted numbers of one worker kind; all non-negative, seconds per unit."""
+
+    prefill: tuple[float, float, float] = (2e-3, 1e-4, 1e-8)
+    step: tuple[float, float, float] = (5e-3, 2e-4, 1e-7)
+    transfer: tuple[float, float] = (1e-3, 5e-10)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyModel:
+    """Predictions from fitted coefficients. All results in seconds."""
+
+    coefficients: LatencyCoefficients = field(default_factory=LatencyCoefficients)
+
+    def prefill_s(self, *, num_new_tokens: int, num_cached_tokens: int = 0) -> float:
+        """Time to compute ``num_new_tokens`` prompt tokens after ``num_cached_tokens`` cached ones."""
+        features = _prefill_features(num_new_tokens, num_cached_tokens)
+        return float(features @ np.array(self.coefficients.prefill))
+
+    def step_s(self, *, num_sequences: int, num_context_tokens: int) -> float:
+        """Time of one decode step over ``num_sequences`` with ``num_context_tokens`` of KV in sum."""
+        features = _step_features(num_sequences, num_context_tokens)
+        return float(features @ np.array(self.coefficients.step))
+
+    def transfer_s(self, *, num_bytes: int) -> float:
+        """Time to move ``num_bytes`` of KV between two workers."""
+        base, per_byte = self.coefficients.transfer
+        return base + per_byte * num_bytes
+
+
+class _RecursiveLeastSquares:
+    """Bounded recursive least squares with forgetting; weights never go below zero.
+
+    The usual RLS update (Haykin, *Adaptive Filter Theory*, ch. 13) on features scaled to about one, so that one
+    forgetting factor suits all coefficients. The covariance trace is capped, so silence does not blow up the gain.
+    """
+
+    _FORGETTING = 0.99
+    _MAX_TRACE = 1e4
+
+    def __init__(self, weights: Sequence[float], scale: Sequence[float], confidence: float) -> None:
+        self._scale = np.array(scale)
+        self._weights: Vector = np.array(weights) * self._scale
+        self._covariance = np.eye(len(self._weights)) / confidence
+
+    def observe(self, features: Vector, value: float) -> None:
+        x = features / self._scale
+        px = self._covariance @ x
+        gain = px / (self._FORGETTING + x @ px)
+        self._weights = np.maximum(self._weights + gain * (value - x @ self._weights), 0.0)
+        covariance = (self._covariance - np.outer(gain, px)) / self._FORGETTING
+        trace = float(np.trace(covariance))
+        self._covariance = covariance * min(1.0, self._MAX_TRACE / trace)
+
+    def weights(self) -> tuple[float, ...]:
+        return tuple(float(w) for w in self._weights / self._scale)
+
+
+class LatencyEstimator:
+    """Fits a LatencyModel to observations. The first ``num_cold`` of each kind are dropped: cold starts are not news.
+
+    An observation further than ``outlier_factor`` times from the prediction is clipped to that bound, so that one
+    descheduled step can't swing the model.
+    """
+
+    def __init__(
+        self,
+        initial: LatencyCoefficients | None = None,
+        *,
+        num_cold: int = 2,
+        outlier_factor: float = 8.0,
+        confidence: float = 0.1,
+    ) -> None:
+        start = initial or LatencyCoefficients()
+        self._prefill = _RecursiveLeastSquares(start.prefill, (1.0, 256.0, 256.0 * 512.0), confidence)
+        self._step = _RecursiveLeastSquares(start.step, (1.0, 8.0, 4096.0), confidence)
+        self._transfer = _RecursiveLeastSquares(start.transfer, (1.0, 16e6), confidence)
+        self._num_left_cold = {"prefill": num_cold, "step": num_cold, "transfer": num_cold}
+        self._outlier_factor = outlier_factor
+
+    def model(self) -> LatencyModel:
+        """Return the present fit as a frozen model."""
+        p, s, t = self._prefill.weights(), self._step.weights(), self._transfer.weights()
+        return LatencyModel(
+            coefficients=LatencyCoefficients(prefill=(p[0], p[1], p[2]), step=(s[0], s[1], s[2]), transfer=(t[0], t[1]))
+        )
+
+    def observe_prefill(self, *, num_new_tokens: int, num_cached_tokens: int, seconds: float) -> None:
+        """Learn from one prefill of a whole prompt or chunk."""
+        if self._is_cold("prefill"):
+            return
+        predicted = self.model().prefill_s(num_new_tokens=num_new_tokens, num_cached_tokens=num_cached_tokens)
+        features = _prefill_features(num_new_tokens, num_cached_tokens)
+        self._prefill.observe(features, self._clip(seconds, predicted))
+
+    def observe_step(self, *, num_sequences: int, num_context_tokens: int, seconds: float) -> None:
+        """Learn from one pure decode step."""
+        if self._is_cold("step"):
+            return
+        predicted = self.model().step_s(num_sequences=num_sequences, num_context_tokens=num_context_tokens)
+        self._step.observe(_step_features(num_sequences, num_context_tokens), self._clip(seconds, predicted))
+
+    def observe_transfer(self, *, num_bytes: int, seconds: float) -> None:
+        """Learn from one hand-over."""
+        if self._is_cold("transfer"):
+            return
+        predicted = self.model().transfer_s(num_bytes=num_bytes)
+        self._transfer.observe(np.array([1.0, num_bytes]), self._clip(seconds, predicted))
+
+    def _is_cold(self, kind: str) -> bool:
+        if self._num_left_cold[kind] == 0:
+            return False
+        self._num_left_cold[kind] -= 1
+        return True
+
+    def _clip(self, seconds: float, predicted: float) -> float:
+        if predicted <= 0.0:
+            return seconds
+        return min(max(seconds, predicted / self._outlier_factor), predicted * self._outlier_factor)

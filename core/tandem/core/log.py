@@ -1,0 +1,28 @@
+"""Structured logging: one line per event, to stderr, plain or JSON. Prompts and outputs are never logged."""
+
+import logging
+import sys
+from typing import Literal
+
+import structlog
+
+
+def configure_logging(*, level: str = "info", style: Literal["console", "json"] = "console", worker: str = "") -> None:
+    """Set up structlog for this process. ``worker`` is bound to every line."""
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer() if style == "json" else structlog.dev.ConsoleRenderer(colors=False)
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    if worker:
+        structlog.contextvars.bind_contextvars(worker=worker)

@@ -1,0 +1,137 @@
+"""What router and workers say to each other on the Attach stream, as plain values (the codec in ``tandem.rpc`` maps
+them to protobuf).
+
+Every message about a request carries (request_id, attempt); a receiver drops what names another attempt than its own.
+"""
+
+from dataclasses import dataclass
+
+from tandem.core.ids import Epoch, RequestId
+from tandem.core.types import GenerationTask, KvSource, Role, TokenDelta, WorkerLoad
+
+# --- router → worker ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartPrefill:
+    """To P: compute the prompt's KV, sample the first token of each child, hand over when a grant comes."""
+
+    task: GenerationTask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReserveDecode:
+    """To D: reserve a slot and blocks; with LOCAL, also compute the prompt here."""
+
+    task: GenerationTask
+    source: KvSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardGrant:
+    """To P: D's grant, opaque to the router (``tandem.kvtransfer`` makes and reads it)."""
+
+    request_id: RequestId
+    attempt: int
+    grant: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abort:
+    """To anyone, idempotent: stop working on this attempt and free everything it holds.
+
+    ``child`` limits it to one sequence.
+    """
+
+    request_id: RequestId
+    attempt: int
+    reason: str
+    child: int | None = None
+
+
+Command = StartPrefill | ReserveDecode | ForwardGrant | Abort
+
+# --- worker → router ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Granted:
+    """From D: blocks are reserved. ``grant`` is empty when the prompt is computed locally."""
+
+    request_id: RequestId
+    attempt: int
+    grant: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillDone:
+    """From whoever prefilled: the prompt is computed and the first tokens were sampled."""
+
+    request_id: RequestId
+    attempt: int
+    wait_ms: float  # from arrival at the worker to the first forward step with this request
+    compute_ms: float  # from there to the sampled first token
+    num_cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandoverDone:
+    """From D: the KV is complete and verified; decoding begins."""
+
+    request_id: RequestId
+    attempt: int
+    num_bytes: int
+    transport: str
+    handover_ms: float  # from the grant to the verified seal, on D's clock
+    exposed_ms: float  # the part after P sealed: what streaming during prefill could not hide
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptFailed:
+    """From any worker: this attempt (or this child of it) can't go on here; nothing of it is held any more."""
+
+    request_id: RequestId
+    attempt: int
+    reason: str  # upper snake case, from tandem.core.reasons
+    message: str
+    retryable: bool
+    child: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptReleased:
+    """From any worker: nothing of this attempt is held here any more (after an Abort, a finish, a hand-over)."""
+
+    request_id: RequestId
+    attempt: int
+
+
+RequestEvent = Granted | PrefillDone | HandoverDone | AttemptFailed | AttemptReleased
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """One message per engine step: everything that happened, for all requests of this router.
+
+    Receivers apply ``events`` in order, and those before ``tokens``.
+    """
+
+    worker_epoch: Epoch
+    sequence: int  # +1 per report on this stream
+    tokens: tuple[TokenDelta, ...] = ()
+    events: tuple[RequestEvent, ...] = ()
+    load: WorkerLoad | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """Sign of life, once a second, from a thread of its own: a long forward step must not look like death."""
+
+    worker_epoch: Epoch
+    role: Role
+    draining: bool
+    load: WorkerLoad
+    step_age_ms: float  # how long the current forward step has been running; 0 when idle
+
+
+WorkerMessage = StepReport | Beat

@@ -1,0 +1,22 @@
+"""Stable reasons of failed attempts, as they appear in errors, events, logs and metrics."""
+
+from typing import Final
+
+NO_BLOCKS: Final = "NO_KV_BLOCKS"
+NO_SLOT: Final = "NO_DECODE_SLOT"
+TOO_LARGE: Final = "REQUEST_TOO_LARGE_FOR_WORKER"
+INVALID_TASK: Final = "INVALID_TASK"
+NUMERICS: Final = "NUMERICS"
+ENGINE: Final = "ENGINE_FAILED"
+KV_TIMEOUT: Final = "KV_TIMEOUT"
+KV_INTEGRITY: Final = "KV_INTEGRITY"
+KV_LAYOUT: Final = "KV_LAYOUT_MISMATCH"
+KV_PEER_LOST: Final = "KV_PEER_LOST"
+KV_LEASE: Final = "KV_LEASE_ENDED"
+WORKER_LOST: Final = "WORKER_LOST"
+WRONG_ROLE: Final = "WRONG_ROLE"
+DRAINING: Final = "DRAINING"
+DEADLINE: Final = "DEADLINE_EXCEEDED"
+CLIENT_CANCELLED: Final = "CLIENT_CANCELLED"
+SLOW_CONSUMER: Final = "SLOW_CONSUMER"
+FINISHED: Final = "FINISHED"

@@ -1,7 +1,7 @@
 """The one static limits object, and the checks every front end *and* every worker make with it.
 
-Zero I/O. The router checks a request to refuse it early with a good message; a worker checks the same task again, because
-what comes over an internal socket is input too.
+Zero I/O. The router checks a request to refuse it early with a good message; a worker checks the same task again,
+because what comes over an internal socket is input too.
 """
 
 import math

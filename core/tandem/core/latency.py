@@ -61,11 +61,13 @@ class _RecursiveLeastSquares:
     """Bounded recursive least squares with forgetting; weights never go below zero.
 
     The usual RLS update (Haykin, *Adaptive Filter Theory*, ch. 13) on features scaled to about one, so that one
-    forgetting factor suits all coefficients. The covariance trace is capped, so silence does not blow up the gain.
+    forgetting factor suits all coefficients. Forgetting lets the covariance grow without bound in directions that no
+    sample visits; its eigenvalues are capped one by one, so that those directions stay tame and the visited ones keep
+    their gain (capping the trace would freeze them).
     """
 
     _FORGETTING = 0.99
-    _MAX_TRACE = 1e4
+    _MAX_EIGENVALUE = 1e3
 
     def __init__(self, weights: Sequence[float], scale: Sequence[float], confidence: float) -> None:
         self._scale = np.array(scale)
@@ -78,8 +80,8 @@ class _RecursiveLeastSquares:
         gain = px / (self._FORGETTING + x @ px)
         self._weights = np.maximum(self._weights + gain * (value - x @ self._weights), 0.0)
         covariance = (self._covariance - np.outer(gain, px)) / self._FORGETTING
-        trace = float(np.trace(covariance))
-        self._covariance = covariance * min(1.0, self._MAX_TRACE / trace)
+        values, vectors = np.linalg.eigh(covariance)
+        self._covariance = (vectors * np.minimum(values, self._MAX_EIGENVALUE)) @ vectors.T
 
     def weights(self) -> tuple[float, ...]:
         return tuple(float(w) for w in self._weights / self._scale)

@@ -9,7 +9,18 @@ from dataclasses import dataclass
 from tandem.core.ids import Epoch, RequestId
 from tandem.core.types import GenerationTask, KvSource, Role, TokenDelta, WorkerLoad
 
+PROTOCOL_VERSION = 1
+"""Version of the Attach protocol; router and workers of one cluster speak the same."""
+
 # --- router → worker ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """First message on the stream, once: who attaches."""
+
+    router_id: str
+    protocol_version: int = PROTOCOL_VERSION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +61,7 @@ class Abort:
 
 
 Command = StartPrefill | ReserveDecode | ForwardGrant | Abort
+AttachCommand = Hello | Command
 
 # --- worker → router ---------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The oracle of every attention backend: one query row at a time, in float64. For tests and benchmarks, never for serving."""
+"""The oracle of every attention backend: one query row at a time, in float64. For tests and benchmarks only."""
 
 import torch
 

@@ -1,10 +1,9 @@
-"""What workers and routers tell about themselves to each other and to an operator."""
+"""What a router tells an operator about its cluster."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from tandem.core.latency import LatencyCoefficients
 from tandem.core.types import WorkerInfo, WorkerLoad
 
 
@@ -16,16 +15,6 @@ class WorkerState(StrEnum):
     SUSPECT = "suspect"  # silent for too long; gets no new work
     DRAINING = "draining"
     LOST = "lost"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerDescription:
-    """What a worker answers when asked who it is."""
-
-    info: WorkerInfo
-    latency: LatencyCoefficients
-    load: WorkerLoad
-    draining: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

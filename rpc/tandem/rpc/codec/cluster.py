@@ -1,0 +1,66 @@
+"""Cluster status, as an operator sees it."""
+
+from tandem.admin.v1 import cluster_pb2 as pb
+from tandem.core.cluster import ClusterStatus, WorkerState, WorkerStatus
+from tandem.rpc.codec.enums import EnumCodec
+from tandem.rpc.codec.workers import decode_info, decode_load, encode_info, encode_load
+
+STATE = EnumCodec(
+    {
+        WorkerState.CONNECTING: pb.WORKER_STATE_CONNECTING,
+        WorkerState.READY: pb.WORKER_STATE_READY,
+        WorkerState.SUSPECT: pb.WORKER_STATE_SUSPECT,
+        WorkerState.DRAINING: pb.WORKER_STATE_DRAINING,
+        WorkerState.LOST: pb.WORKER_STATE_LOST,
+    }
+)
+
+
+def encode_worker_status(status: WorkerStatus) -> pb.WorkerStatus:
+    """Core to protobuf."""
+    return pb.WorkerStatus(
+        info=encode_info(status.info),
+        state=STATE.encode(status.state),
+        load=None if status.load is None else encode_load(status.load),
+        silent_ms=status.silent_ms,
+    )
+
+
+def decode_worker_status(message: pb.WorkerStatus) -> WorkerStatus:
+    """Protobuf to core. Raises InvalidArgument for a state without a meaning."""
+    return WorkerStatus(
+        info=decode_info(message.info),
+        state=STATE.decode(message.state, field="state"),
+        load=decode_load(message.load) if message.HasField("load") else None,
+        silent_ms=message.silent_ms if message.HasField("silent_ms") else None,
+    )
+
+
+def encode_status(status: ClusterStatus) -> pb.GetStatusResponse:
+    """Core to protobuf."""
+    return pb.GetStatusResponse(
+        model=status.model,
+        ready=status.ready,
+        not_ready_reason=status.not_ready_reason,
+        router_id=status.router_id,
+        uptime_s=status.uptime_s,
+        num_queued=status.num_queued,
+        num_running=status.num_running,
+        num_ended=dict(status.num_ended),
+        workers=[encode_worker_status(worker) for worker in status.workers],
+    )
+
+
+def decode_status(message: pb.GetStatusResponse) -> ClusterStatus:
+    """Protobuf to core."""
+    return ClusterStatus(
+        model=message.model,
+        ready=message.ready,
+        router_id=message.router_id,
+        uptime_s=message.uptime_s,
+        not_ready_reason=message.not_ready_reason,
+        num_queued=message.num_queued,
+        num_running=message.num_running,
+        num_ended=dict(message.num_ended),
+        workers=tuple(decode_worker_status(worker) for worker in message.workers),
+    )

@@ -1,0 +1,97 @@
+"""Configuration files: positions, suggestions, refusals."""
+
+from pathlib import Path
+
+import pydantic
+import pytest
+
+from tandem.core.config.model import ConfigModel
+from tandem.core.config.yaml_file import load_yaml_config, parse_yaml_config
+from tandem.core.errors import ConfigError
+
+
+class Pool(ConfigModel):
+    replicas: int = pydantic.Field(default=1, ge=1)
+    """Workers."""
+    labels: dict[str, str] = pydantic.Field(default_factory=dict)
+    """Labels."""
+
+
+class Tls(ConfigModel):
+    cert: str = ""
+    """File."""
+
+
+class Cluster(ConfigModel):
+    api_version: str = pydantic.Field(alias="apiVersion")
+    """Version."""
+    pools: dict[str, Pool] = pydantic.Field(default_factory=dict)
+    """Pools by role."""
+    prefill: Pool = Pool()
+    """One pool."""
+    tls: Tls | None = None
+    """Optional section."""
+    hosts: list[Pool] = pydantic.Field(default_factory=list)
+    """A list."""
+
+
+def _error(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse_yaml_config(text, Cluster, name="c.yaml")
+    return str(caught.value)
+
+
+def test_a_good_file_loads() -> None:
+    loaded = parse_yaml_config("apiVersion: v1\nprefill: {replicas: 3}\ntls:\n  cert: a\n", Cluster, name="c.yaml")
+    assert loaded.prefill.replicas == 3
+    assert loaded.tls == Tls(cert="a")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("apiVersion: v1\nprefil: {}\n", "c.yaml:2:1: prefil: unknown key; did you mean 'prefill'?"),
+        ("apiversion: v1\n", "c.yaml:1:1: apiversion: unknown key; did you mean 'apiVersion'?"),
+        (
+            "apiVersion: v1\nprefill:\n  replica: 2\n",
+            "c.yaml:3:3: prefill.replica: unknown key; did you mean 'replicas'?",
+        ),
+        ("apiVersion: v1\ntls:\n  certt: x\n", "c.yaml:3:3: tls.certt: unknown key; did you mean 'cert'?"),
+        ("apiVersion: v1\nprefill: {replicas: 0}\n", "c.yaml:2:11: prefill.replicas: input should be greater than"),
+        ("apiVersion: v1\nprefill: {replicas: many}\n", "(got 'many')"),
+        ("apiVersion: v1\nhosts:\n  - replicas: 1\n  - replicas: -1\n", "c.yaml:4:5: hosts[1].replicas:"),
+        ("apiVersion: v1\npools: {a: {zzz: 1}}\n", "pools.a.zzz: unknown key; known keys: labels, replicas"),
+        ("prefill: {}\n", "c.yaml:1:1: apiVersion: is missing"),
+        ("", "apiVersion: is missing"),
+        ("a: [1\n", "not valid YAML"),
+        ("apiVersion: v1\napiVersion: v2\n", "c.yaml:2:1: apiVersion: is given twice"),
+        ("apiVersion: &a v1\ntls: *a\n", "c.yaml:2:6: aliases and tags are not allowed"),
+        ("apiVersion: !!python/object:os.system x\n", "aliases and tags are not allowed"),
+        ("? [a, b]\n: 1\n", "a key must be a plain word"),
+    ],
+)
+def test_every_complaint_names_place_and_remedy(text: str, expected: str) -> None:
+    assert expected in _error(text)
+
+
+def test_all_problems_are_listed_at_once() -> None:
+    assert len(_error("x: 1\ny: 2\n").splitlines()) == 3
+
+
+def test_missing_large_and_binary_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: can't be read"):
+        load_yaml_config(tmp_path / "none.yaml", Cluster)
+    large = tmp_path / "large.yaml"
+    large.write_bytes(b"#" * (1 << 20) + b"\n")
+    with pytest.raises(ConfigError, match="larger than 1 MiB"):
+        load_yaml_config(large, Cluster)
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"a: \xff\n")
+    with pytest.raises(ConfigError, match="byte 3 is not UTF-8"):
+        load_yaml_config(binary, Cluster)
+
+
+def test_messages_never_hold_a_traceback_or_a_url() -> None:
+    text = _error("apiVersion: v1\nprefill: 3\n")
+    assert "http" not in text
+    assert "Traceback" not in text

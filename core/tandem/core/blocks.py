@@ -1,0 +1,36 @@
+"""Names of KV blocks and of who holds them: what engine and hand-over speak to each other in. Zero I/O."""
+
+from dataclasses import dataclass
+
+from tandem.core.ids import RequestId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class AttemptKey:
+    """Owner of blocks: one attempt of one request on one worker."""
+
+    request_id: RequestId
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockRef:
+    """One use of one block. ``generation`` (u32) changes with every allocation, so an old reference never fits again.
+
+    The worker's epoch completes the name between processes.
+    """
+
+    block_id: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstToken:
+    """The first output token of one child, sampled where the prompt was computed.
+
+    Its own KV is not part of the hand-over. A ``finished`` child ended with this token and never decodes.
+    """
+
+    child: int
+    token_id: int
+    finished: bool

@@ -1,0 +1,167 @@
+"""All workers this router knows: identity, health, load, in-flight estimate and latency model of each. Zero I/O."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tandem.core.ids import WorkerId
+from tandem.core.latency import LatencyCoefficients, LatencyEstimator, LatencyModel
+from tandem.core.messages import Beat, PrefillDone
+from tandem.core.types import Role, WorkerInfo, WorkerLoad
+from tandem.router.actions import WorkerKey
+from tandem.router.credits import AttemptKey, InFlight
+from tandem.router.health import Health, HealthTimers, WorkerPulse
+from tandem.router.placement import WorkerView
+
+_LEARN_EVERY_S = (
+    0.25  # enough to follow a worker; learning from each step would cost more than it tells
+)
+
+
+class WorkerRecord:
+    """One life of one worker."""
+
+    def __init__(self, info: WorkerInfo, timers: HealthTimers) -> None:
+        self.info = info
+        self.key = WorkerKey(worker_id=info.worker_id, epoch=info.epoch)
+        self.role = info.role
+        self.pulse = WorkerPulse(timers)
+        self.draining = False
+        self.load: WorkerLoad | None = None
+        self.in_flight = InFlight()
+        self.model = LatencyModel()
+        self._estimator = LatencyEstimator()
+        self._learnt_s = float("-inf")
+        self._prompts_since_step = 0
+
+    @property
+    def can_take_work(self) -> bool:
+        """Alive, attached, not draining."""
+        return self.pulse.health is Health.ALIVE and self.pulse.attached and not self.draining
+
+    def profile(self, coefficients: LatencyCoefficients) -> None:
+        """Begin from what the worker measured about itself at its start."""
+        self._estimator = LatencyEstimator(coefficients)
+        self.model = self._estimator.model()
+
+    def learn_step(self, load: WorkerLoad, now_s: float) -> None:
+        """Take a report's load; learn a pure decode step from it now and then."""
+        self.load = load
+        if now_s - self._learnt_s < _LEARN_EVERY_S or self.role is not Role.DECODE:
+            return
+        if load.step_ms <= 0.0 or load.num_running == 0 or load.waiting_prefill_tokens:
+            return
+        self._learnt_s = now_s
+        self._estimator.observe_step(
+            num_sequences=load.num_running, num_context_tokens=load.running_context_tokens, seconds=load.step_ms / 1e3
+        )
+        self.model = self._estimator.model()
+
+    def learn_prefill(self, event: PrefillDone, num_prompt_tokens: int) -> None:
+        """Learn from one prompt. One that shared its batch looks slower than it is: the safe side."""
+        num_new = num_prompt_tokens - event.num_cached_tokens
+        if num_new <= 0 or event.compute_ms <= 0.0:
+            return
+        self._estimator.observe_prefill(
+            num_new_tokens=num_new, num_cached_tokens=event.num_cached_tokens, seconds=event.compute_ms / 1e3
+        )
+        self.model = self._estimator.model()
+
+    def view(self) -> WorkerView:
+        """What placement needs to know: the worker's report and our own in-flight, whichever is worse."""
+        load = self.load or WorkerLoad(free_blocks=self.info.total_blocks, total_blocks=self.info.total_blocks)
+        own = self.in_flight
+        reported_s = (
+            self.model.prefill_s(num_new_tokens=load.waiting_prefill_tokens) if load.waiting_prefill_tokens else 0.0
+        )
+        used_blocks = max(self.info.total_blocks - load.free_blocks, own.num_blocks)
+        return WorkerView(
+            key=self.key,
+            role=self.role,
+            model=self.model,
+            block_size=self.info.block_size,
+            total_blocks=self.info.total_blocks,
+            free_blocks=max(self.info.total_blocks - used_blocks, 0),
+            max_sequences=self.info.max_sequences,
+            num_sequences=max(load.num_running + load.num_waiting, own.num_sequences),
+            context_tokens=max(load.running_context_tokens, own.context_tokens),
+            queued_prefill_s=max(own.prefill_s, reported_s),
+            layout_fingerprint=self.info.layout_fingerprint,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetChange:
+    """What a new picture of the directory means."""
+
+    joined: tuple[WorkerInfo, ...]
+    left: tuple[WorkerKey, ...]
+
+
+class Fleet:
+    """The workers by name; at most one life of each."""
+
+    def __init__(self, timers: HealthTimers) -> None:
+        self._timers = timers
+        self._records: dict[WorkerId, WorkerRecord] = {}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def records(self) -> list[WorkerRecord]:
+        """All workers, ordered by name."""
+        return [self._records[name] for name in sorted(self._records)]
+
+    def get(self, key: WorkerKey) -> WorkerRecord | None:
+        """That life of a worker, if it is the present one."""
+        record = self._records.get(key.worker_id)
+        return record if record is not None and record.key == key else None
+
+    def apply(self, workers: Sequence[WorkerInfo]) -> FleetChange:
+        """Take a snapshot of the directory.
+
+        A new epoch replaces the old life. A worker that is missing leaves only if its stream does not stand: the
+        directory is a hint, and a directory that lost its memory must not stop a working cluster.
+        """
+        joined: list[WorkerInfo] = []
+        left: list[WorkerKey] = []
+        listed = {info.worker_id: info for info in workers}
+        for name, record in list(self._records.items()):
+            info = listed.get(name)
+            replaced = info is not None and info.epoch != record.key.epoch
+            if replaced or (info is None and not record.pulse.attached):
+                left.append(record.key)
+                del self._records[name]
+        for info in listed.values():
+            if info.worker_id not in self._records:
+                self._records[info.worker_id] = WorkerRecord(info, self._timers)
+                joined.append(info)
+        return FleetChange(joined=tuple(joined), left=tuple(left))
+
+    def on_beat(self, key: WorkerKey, beat: Beat, now_s: float) -> None:
+        """Take a sign of life."""
+        record = self.get(key)
+        if record is None or beat.worker_epoch != key.epoch:
+            return
+        record.pulse.heard(now_s)
+        record.role = beat.role
+        record.draining = beat.draining
+        record.load = beat.load
+
+    def tick(self, now_s: float) -> list[WorkerKey]:
+        """Return the workers that have just been found dead."""
+        return [record.key for record in self._records.values() if record.pulse.tick(now_s)]
+
+    def views(self, role: Role) -> list[WorkerView]:
+        """Workers of ``role`` that take work."""
+        return [record.view() for record in self._records.values() if record.role is role and record.can_take_work]
+
+    def num_alive(self, role: Role) -> int:
+        """Number of workers of ``role`` that take work."""
+        return sum(record.role is role and record.can_take_work for record in self._records.values())
+
+    def end_attempt(self, workers: Iterable[WorkerKey], key: AttemptKey) -> None:
+        """Take an attempt off the in-flight estimates."""
+        for worker in workers:
+            record = self.get(worker)
+            if record is not None:
+                record.in_flight.remove(key)

@@ -1,0 +1,72 @@
+"""Whether a worker is alive, judged by its beats and its stream. Zero I/O.
+
+::
+
+    CONNECTING ──attached──► ALIVE ──silent suspect_after──► SUSPECT ──silent dead_after──► DEAD
+                               ▲  └──────stream broke────────►  │                            │
+                               └────────beat, or attached again─┴────────────────────────────┘
+
+SUSPECT gets no new work, and keeps what it runs while its stream stands. DEAD has its requests taken away. A broken
+stream takes them away at once, because the worker aborts what came over it.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Health(StrEnum):
+    """What the router believes of one worker."""
+
+    CONNECTING = "connecting"
+    ALIVE = "alive"
+    SUSPECT = "suspect"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthTimers:
+    """Silence, in seconds. Defaults: beats each second, (interval 1 + timeout 1) · 3 misses, then 4 more."""
+
+    suspect_after_s: float = 6.0
+    dead_after_s: float = 10.0
+
+
+class WorkerPulse:
+    """Health of one life of one worker."""
+
+    __slots__ = ("_timers", "attached", "health", "last_heard_s")
+
+    def __init__(self, timers: HealthTimers) -> None:
+        self._timers = timers
+        self.health = Health.CONNECTING
+        self.attached = False
+        self.last_heard_s: float | None = None
+
+    def heard(self, now_s: float) -> None:
+        """Anything came from the worker."""
+        self.last_heard_s = now_s
+        if self.attached and self.health is not Health.ALIVE:
+            self.health = Health.ALIVE
+
+    def stream_opened(self, now_s: float) -> None:
+        """The Attach stream stands."""
+        self.attached = True
+        self.heard(now_s)
+
+    def stream_broke(self) -> None:
+        """The Attach stream ended."""
+        self.attached = False
+        if self.health is Health.ALIVE:
+            self.health = Health.SUSPECT
+
+    def tick(self, now_s: float) -> bool:
+        """Judge the silence; True when the worker has just become DEAD."""
+        if self.last_heard_s is None or self.health is Health.DEAD:
+            return False
+        silent_s = now_s - self.last_heard_s
+        if silent_s >= self._timers.dead_after_s:
+            self.health = Health.DEAD
+            return True
+        if silent_s >= self._timers.suspect_after_s and self.health is Health.ALIVE:
+            self.health = Health.SUSPECT
+        return False

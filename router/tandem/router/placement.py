@@ -1,0 +1,212 @@
+"""Where a request runs: a pair (P, D), or D alone. Pure; property-tested to be monotone in load.
+
+Times in seconds, from the latency model of each worker, with ``n`` sequences and ``t`` prompt tokens::
+
+    split(P)   = queued(P) + prefill_P(t)
+    local(D)   = queued(D) + prefill_D(t) · (1 + step_D / chunk)    D keeps stepping between the prompt's chunks
+    harm(D)    = itl_weight · prefill_D(t) · running(D)             what its running sequences lose meanwhile
+    pace(D)    = step_D with the n sequences added, the price of a crowded D
+
+P is the one with the lowest split(P), D the one with the lowest pace(D); ties go to the name. Local prefill must be
+better by ``min_gain_s``, its harm included: at equal times the pair wins, because D stays free for its next tokens.
+
+*Late binding*: with the pair, nothing is placed before P has credit (its queued work is below ``look_ahead_s``) and D
+has a slot and blocks for the prompt and the expected growth. Until then the request stays in the router's queue, where
+it can still be cancelled or overtaken for nothing.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from tandem.core.latency import LatencyModel
+from tandem.core.types import Role
+from tandem.router.actions import WorkerKey
+
+
+class PlacementMode(StrEnum):
+    """Which of the two ways placement may take."""
+
+    AUTO = "auto"
+    SPLIT = "split"  # always a pair: for comparisons
+    AGGREGATED = "aggregated"  # always local: the baseline without a prefill pool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementPolicy:
+    """Knobs of the choice."""
+
+    mode: PlacementMode = PlacementMode.AUTO
+    look_ahead_s: float = 0.25
+    min_gain_s: float = 0.005
+    itl_weight: float = 0.25
+    prefill_chunk_s: float = 0.05
+    min_split_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerView:
+    """One worker that takes work, as placement sees it."""
+
+    key: WorkerKey
+    role: Role
+    model: LatencyModel
+    block_size: int
+    total_blocks: int
+    free_blocks: int
+    max_sequences: int
+    num_sequences: int
+    context_tokens: int
+    queued_prefill_s: float
+    layout_fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What a request needs. ``growth_tokens`` is the expected output per sequence."""
+
+    num_prompt_tokens: int  # with the tokens already emitted, when it is continued
+    num_sequences: int
+    growth_tokens: int
+    max_tokens: int
+    avoid: frozenset[WorkerKey] = field(default_factory=frozenset)
+    only_local: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """The choice, and why. ``prefill`` is None when D computes the prompt itself."""
+
+    prefill: WorkerKey | None
+    decode: WorkerKey
+    reason: str
+    predicted_ttft_s: float
+    predicted_prefill_s: float
+    num_blocks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoCapacity:
+    """Nothing can take the request now. ``never`` = no worker of this fleet could, however idle."""
+
+    reason: str
+    never: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Option:
+    worker: WorkerView
+    cost_s: float
+
+
+def num_blocks_for(demand: Demand, block_size: int) -> int:
+    """Blocks of prompt and expected growth; further sequences share the prompt's full blocks."""
+    tokens = demand.num_prompt_tokens + demand.growth_tokens
+    shared = demand.num_prompt_tokens // block_size
+    first = math.ceil(tokens / block_size)
+    return first + (demand.num_sequences - 1) * (first - shared)
+
+
+def place(
+    demand: Demand, *, prefills: Sequence[WorkerView], decodes: Sequence[WorkerView], policy: PlacementPolicy
+) -> Placement | NoCapacity:
+    """Choose where ``demand`` runs now. Only workers that take work may be handed in."""
+    if not decodes:
+        return NoCapacity(reason="no decode worker is alive")
+    fitting = [d for d in decodes if _fits(demand, d)]
+    if not fitting:
+        return _why_nothing_fits(demand, decodes)
+    candidates = _preferred(fitting, demand)
+    best_decode = _cheapest([_Option(worker=d, cost_s=_pace_s(demand, d)) for d in candidates])
+    best_local = _cheapest([_Option(worker=d, cost_s=_local_s(demand, d, policy)) for d in candidates])
+    if policy.mode is PlacementMode.AGGREGATED:
+        return _local(demand, best_local, policy, "the cluster runs aggregated")
+    if demand.only_local:
+        return _local(demand, best_local, policy, "several sequences are continued, which only one worker can do")
+    if not prefills:
+        if policy.mode is PlacementMode.SPLIT:
+            return NoCapacity(reason="no prefill worker is alive, and placement mode is split")
+        return _local(demand, best_local, policy, "no prefill worker is alive")
+    best_prefill = _cheapest(
+        [
+            _Option(worker=p, cost_s=p.queued_prefill_s + p.model.prefill_s(num_new_tokens=demand.num_prompt_tokens))
+            for p in _preferred(prefills, demand)
+        ]
+    )
+    if policy.mode is PlacementMode.AUTO:
+        if demand.num_prompt_tokens < policy.min_split_tokens:
+            return _local(demand, best_local, policy, "the prompt is too short to be worth a hand-over")
+        if best_local.cost_s + policy.min_gain_s < best_prefill.cost_s:
+            return _local(
+                demand,
+                best_local,
+                policy,
+                f"local prefill is predicted to take {best_local.cost_s:.3f} s with the harm to running sequences, "
+                f"the pair {best_prefill.cost_s:.3f} s",
+            )
+    if best_prefill.worker.queued_prefill_s >= policy.look_ahead_s:
+        return NoCapacity(reason="every prefill worker has its look-ahead full")
+    return Placement(
+        prefill=best_prefill.worker.key,
+        decode=best_decode.worker.key,
+        reason=f"lowest predicted finish: prefill {best_prefill.cost_s:.3f} s, step {best_decode.cost_s * 1e3:.1f} ms",
+        predicted_ttft_s=best_prefill.cost_s,
+        predicted_prefill_s=best_prefill.worker.model.prefill_s(num_new_tokens=demand.num_prompt_tokens),
+        num_blocks=num_blocks_for(demand, best_decode.worker.block_size),
+    )
+
+
+def _fits(demand: Demand, worker: WorkerView) -> bool:
+    has_slot = worker.num_sequences + demand.num_sequences <= worker.max_sequences
+    return has_slot and num_blocks_for(demand, worker.block_size) <= worker.free_blocks
+
+
+def _why_nothing_fits(demand: Demand, decodes: Sequence[WorkerView]) -> NoCapacity:
+    for worker in decodes:
+        if demand.num_sequences <= worker.max_sequences and (
+            num_blocks_for(demand, worker.block_size) <= worker.total_blocks
+        ):
+            return NoCapacity(reason="no decode worker has a free slot and enough blocks")
+    return NoCapacity(reason="the request needs more KV blocks or slots than any decode worker has", never=True)
+
+
+def _preferred(workers: Sequence[WorkerView], demand: Demand) -> Sequence[WorkerView]:
+    """Those not to be avoided; all of them when nobody else is left."""
+    return [w for w in workers if w.key not in demand.avoid] or workers
+
+
+def _cheapest(options: Sequence[_Option]) -> _Option:
+    return min(options, key=lambda option: (option.cost_s, option.worker.key.worker_id))
+
+
+def _pace_s(demand: Demand, worker: WorkerView) -> float:
+    return worker.model.step_s(
+        num_sequences=worker.num_sequences + demand.num_sequences,
+        num_context_tokens=worker.context_tokens + demand.num_sequences * demand.num_prompt_tokens,
+    )
+
+
+def _local_ttft_s(demand: Demand, worker: WorkerView, policy: PlacementPolicy) -> float:
+    compute_s = worker.model.prefill_s(num_new_tokens=demand.num_prompt_tokens)
+    if worker.num_sequences:
+        step_s = worker.model.step_s(num_sequences=worker.num_sequences, num_context_tokens=worker.context_tokens)
+        compute_s += step_s * math.ceil(compute_s / policy.prefill_chunk_s)
+    return worker.queued_prefill_s + compute_s
+
+
+def _local_s(demand: Demand, worker: WorkerView, policy: PlacementPolicy) -> float:
+    harm_s = policy.itl_weight * worker.model.prefill_s(num_new_tokens=demand.num_prompt_tokens) * worker.num_sequences
+    return _local_ttft_s(demand, worker, policy) + harm_s
+
+
+def _local(demand: Demand, option: _Option, policy: PlacementPolicy, reason: str) -> Placement:
+    worker = option.worker
+    return Placement(
+        prefill=None,
+        decode=worker.key,
+        reason=reason,
+        predicted_ttft_s=_local_ttft_s(demand, worker, policy),
+        predicted_prefill_s=worker.model.prefill_s(num_new_tokens=demand.num_prompt_tokens),
+        num_blocks=num_blocks_for(demand, worker.block_size),
+    )

@@ -1,0 +1,204 @@
+"""The central queue: who is placed next. Zero I/O.
+
+Order of what ``peek`` shows:
+
+1. requests that are placed *again* after a failure (they were served once; their clients see a pause);
+2. class: interactive before standard before batch, with a floor: while batch waits, every unit of work given to another
+   class earns batch ``batch_floor`` units, and batch goes first when it has earned its head's cost;
+3. inside a class, fairness between tenants by virtual counters (VTC, Sheng et al. 2024, in its light form): a tenant's
+   counter grows by prompt + 2 · expected output tokens of what it was given, divided by its weight; the lowest counter
+   is served; a tenant that was idle is lifted to the lowest counter of those that wait, so idleness earns nothing;
+4. inside a tenant, the earliest deadline, then the earliest arrival.
+
+The bound is in *seconds of predicted work* ahead of a request, by class, and in count: a bound in count alone does not
+limit the wait. A request that finds nothing ahead of it is always taken. Cancelling is O(1): the entry is marked and
+skipped when it surfaces; heaps are rebuilt when more than half of their entries are marked.
+"""
+
+import heapq
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tandem.core.errors import Overloaded
+from tandem.core.ids import RequestId, Tenant
+from tandem.core.types import PriorityClass
+
+_CLASSES = (PriorityClass.INTERACTIVE, PriorityClass.STANDARD, PriorityClass.BATCH)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueBounds:
+    """How much may wait. Seconds are of predicted work in the same and more urgent classes, per prefill worker."""
+
+    max_count: int = 4096
+    max_work_s: Mapping[PriorityClass, float] = field(
+        default_factory=lambda: {
+            PriorityClass.INTERACTIVE: 10.0,
+            PriorityClass.STANDARD: 30.0,
+            PriorityClass.BATCH: 120.0,
+        }
+    )
+    batch_floor: float = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueEntry:
+    """One waiting request. ``cost_tokens`` is what its tenant is charged; ``work_s`` is predicted prefill time."""
+
+    request_id: RequestId
+    tenant: Tenant
+    priority: PriorityClass
+    cost_tokens: float
+    work_s: float
+    deadline_s: float | None
+    arrived_s: float
+
+
+class _TenantLine:
+    """The waiting requests of one tenant in one class, earliest deadline first."""
+
+    __slots__ = ("heap", "num_live")
+
+    def __init__(self) -> None:
+        self.heap: list[tuple[float, float, int, RequestId]] = []
+        self.num_live = 0
+
+
+class CentralQueue:
+    """Waiting requests in the order in which they are to be placed."""
+
+    def __init__(self, bounds: QueueBounds, weights: Mapping[Tenant, float] | None = None) -> None:
+        self._bounds = bounds
+        self._weights = dict(weights or {})
+        self._entries: dict[RequestId, QueueEntry] = {}
+        self._again: dict[RequestId, QueueEntry] = {}
+        self._lines: dict[PriorityClass, dict[Tenant, _TenantLine]] = {c: {} for c in _CLASSES}
+        self._counters: dict[Tenant, float] = {}
+        self._last_left = 0.0  # counter of the last tenant that stopped waiting: where newcomers begin
+        self._work_s = dict.fromkeys(_CLASSES, 0.0)
+        self._batch_earned = 0.0
+        self._sequence = 0
+
+    def __len__(self) -> int:
+        return len(self._entries) + len(self._again)
+
+    def __contains__(self, request_id: object) -> bool:
+        return request_id in self._entries or request_id in self._again
+
+    @property
+    def num_waiting_by_class(self) -> dict[PriorityClass, int]:
+        """Number of waiting requests of each class, without those that are placed again."""
+        return {c: sum(line.num_live for line in self._lines[c].values()) for c in _CLASSES}
+
+    def work_ahead_s(self, priority: PriorityClass) -> float:
+        """Predicted seconds of work that go before a new request of this class."""
+        return sum(self._work_s[c] for c in _CLASSES[: _CLASSES.index(priority) + 1])
+
+    def check_room(self, priority: PriorityClass, *, num_servers: int) -> None:
+        """Raise Overloaded, with the predicted wait as retry hint, if a new request of this class has no room."""
+        wait_s = self.work_ahead_s(priority) / max(num_servers, 1)
+        hint_s = min(max(wait_s, 0.5), 30.0)
+        if len(self) >= self._bounds.max_count:
+            raise Overloaded(f"{len(self)} requests wait already", reason="QUEUE_FULL", retry_after_s=hint_s)
+        if wait_s > self._bounds.max_work_s[priority]:
+            raise Overloaded(
+                f"the predicted wait is {wait_s:.1f} s; {priority} requests may wait {self._bounds.max_work_s[priority]:g} s",
+                reason="QUEUE_FULL",
+                retry_after_s=hint_s,
+            )
+
+    def push(self, entry: QueueEntry) -> None:
+        """Add a new request."""
+        line = self._lines[entry.priority].setdefault(entry.tenant, _TenantLine())
+        if not self._waits(entry.tenant):
+            self._lift(entry.tenant)
+        self._sequence += 1
+        deadline_s = math.inf if entry.deadline_s is None else entry.deadline_s
+        heapq.heappush(line.heap, (deadline_s, entry.arrived_s, self._sequence, entry.request_id))
+        line.num_live += 1
+        self._entries[entry.request_id] = entry
+        self._work_s[entry.priority] += entry.work_s
+
+    def push_again(self, entry: QueueEntry) -> None:
+        """Add a request that was placed before and failed there; it is not charged a second time."""
+        self._again[entry.request_id] = entry
+
+    def peek(self) -> QueueEntry | None:
+        """The request to be placed next, or None."""
+        if self._again:
+            return next(iter(self._again.values()))
+        if not self._entries:
+            return None
+        priority = self._next_class()
+        return self._head(priority, self._next_tenant(priority))
+
+    def take(self, entry: QueueEntry) -> None:
+        """Remove ``entry`` because it was placed, and charge its tenant."""
+        if self._again.pop(entry.request_id, None) is not None:
+            return
+        self.discard(entry.request_id)
+        weight = self._weights.get(entry.tenant, 1.0)
+        self._counters[entry.tenant] = self._counters.get(entry.tenant, 0.0) + entry.cost_tokens / weight
+        if not self._waits(entry.tenant):
+            self._last_left = self._counters[entry.tenant]
+        batch_waits = any(line.num_live for line in self._lines[PriorityClass.BATCH].values())
+        if entry.priority is PriorityClass.BATCH:
+            self._batch_earned = max(0.0, self._batch_earned - entry.cost_tokens)
+        elif batch_waits:
+            self._batch_earned += self._bounds.batch_floor * entry.cost_tokens
+        if not batch_waits:
+            self._batch_earned = 0.0
+
+    def discard(self, request_id: RequestId) -> QueueEntry | None:
+        """Remove a request without charge (cancelled, past its deadline); None if it does not wait here."""
+        entry = self._again.pop(request_id, None)
+        if entry is not None:
+            return entry
+        entry = self._entries.pop(request_id, None)
+        if entry is None:
+            return None
+        self._work_s[entry.priority] = max(0.0, self._work_s[entry.priority] - entry.work_s)
+        line = self._lines[entry.priority][entry.tenant]
+        line.num_live -= 1
+        if line.num_live == 0:
+            del self._lines[entry.priority][entry.tenant]
+            if not any(self._lines[entry.priority].values()):
+                self._work_s[entry.priority] = 0.0  # no drift from adding and subtracting floats
+            if not self._waits(entry.tenant):
+                self._last_left = self._counters.get(entry.tenant, 0.0)
+                self._forget_idle_counters()
+        elif line.num_live * 2 < len(line.heap):
+            line.heap = [item for item in line.heap if item[3] in self._entries]
+            heapq.heapify(line.heap)
+        return entry
+
+    def _waits(self, tenant: Tenant) -> bool:
+        return any(tenant in lines and lines[tenant].num_live for lines in self._lines.values())
+
+    def _lift(self, tenant: Tenant) -> None:
+        waiting = [self._counters[t] for lines in self._lines.values() for t, line in lines.items() if line.num_live]
+        floor = min(waiting) if waiting else self._last_left
+        self._counters[tenant] = max(self._counters.get(tenant, 0.0), floor)
+
+    def _forget_idle_counters(self) -> None:
+        """Keep memory bounded by tenants that wait: below the floor an idle counter says nothing (see ``_lift``)."""
+        if len(self._counters) > 1024:
+            self._counters = {t: c for t, c in self._counters.items() if self._waits(t) or c > self._last_left}
+
+    def _next_class(self) -> PriorityClass:
+        waiting = [c for c in _CLASSES if self._lines[c]]
+        if PriorityClass.BATCH in waiting and len(waiting) > 1:
+            head = self._head(PriorityClass.BATCH, self._next_tenant(PriorityClass.BATCH))
+            if self._batch_earned >= head.cost_tokens:
+                return PriorityClass.BATCH
+        return waiting[0]
+
+    def _next_tenant(self, priority: PriorityClass) -> Tenant:
+        return min(self._lines[priority], key=lambda tenant: (self._counters[tenant], tenant))
+
+    def _head(self, priority: PriorityClass, tenant: Tenant) -> QueueEntry:
+        heap = self._lines[priority][tenant].heap
+        while heap[0][3] not in self._entries:
+            heapq.heappop(heap)
+        return self._entries[heap[0][3]]

@@ -1,1 +1,1 @@
-"""Tandem component: cluster."""
+"""Composition root: the only Ray code, the `tandem` command, and everything that starts and stops processes."""

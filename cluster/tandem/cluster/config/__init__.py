@@ -1,0 +1,1 @@
+"""`cluster.yaml`: its model, its loader, its JSON Schema."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from tandem.core.ids import RequestId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+@dataclass(frozen=True, slots=True, order=True)
 class AttemptKey:
     """Owner of blocks: one attempt of one request on one worker."""
 
@@ -13,7 +13,7 @@ class AttemptKey:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class BlockRef:
     """One use of one block. ``generation`` (u32) changes with every allocation, so an old reference never fits again.
 

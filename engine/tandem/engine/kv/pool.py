@@ -30,6 +30,10 @@ class KvPool:
         """Clear a block: nothing of its last owner may be seen, and no NaN may linger behind a mask."""
         self.data[block_id].zero_()
 
+    def copy(self, source_id: int, target_id: int) -> None:
+        """Copy all of one block into another."""
+        self.data[target_id].copy_(self.data[source_id])
+
     def bytes_view(self, block_id: int) -> memoryview:
         """Writable bytes of one block; CPU pools only (raises ValueError on another device)."""
         if self.data.device.type != "cpu":

@@ -1,0 +1,72 @@
+"""The KV pool and its block table used together: what the scheduler calls to get, copy and give back blocks.
+
+Engine thread only. Hand-over threads use the table (and the pool's bytes) alone.
+"""
+
+from collections.abc import Sequence
+
+from tandem.core.blocks import AttemptKey, BlockRef
+from tandem.engine.kv.block_table import BlockState, BlockTable, Placement
+from tandem.engine.kv.pool import KvPool
+
+
+class KvMemory:
+    """Blocks come out cleared; a failed request's blocks go back cleared."""
+
+    def __init__(self, pool: KvPool) -> None:
+        self.pool = pool
+        self.table = BlockTable(pool.num_blocks)
+
+    @property
+    def block_size(self) -> int:
+        """Tokens per block."""
+        return self.pool.block_size
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks in the pool."""
+        return self.pool.num_blocks
+
+    @property
+    def num_free(self) -> int:
+        """Blocks that can be had now."""
+        return self.table.num_free
+
+    def blocks_for(self, num_tokens: int) -> int:
+        """Blocks that hold ``num_tokens`` tokens."""
+        return -(-num_tokens // self.pool.block_size)
+
+    def allocate(
+        self, key: AttemptKey, num_blocks: int, state: BlockState, placement: Placement = Placement.WITH_ROOM
+    ) -> tuple[BlockRef, ...]:
+        """Return cleared blocks; raises NoBlocks."""
+        refs = self.table.allocate(key, num_blocks, state, placement)
+        self._clear(refs)
+        return refs
+
+    def grow(self, key: AttemptKey, after: BlockRef) -> BlockRef:
+        """Return one more cleared block for a decoding sequence whose last block is ``after``; raises NoBlocks."""
+        refs = self.table.grow(key, 1, BlockState.COMMITTED, after)
+        self._clear(refs)
+        return refs[0]
+
+    def fork(self, key: AttemptKey, refs: Sequence[BlockRef], num_tokens: int) -> tuple[BlockRef, ...]:
+        """Return a second table over the KV of ``num_tokens`` tokens: full blocks shared, a partial last one copied.
+
+        Raises NoBlocks, and then nothing has changed.
+        """
+        num_full = num_tokens // self.pool.block_size
+        partial = refs[num_full : self.blocks_for(num_tokens)]
+        copies = self.table.allocate(key, len(partial), BlockState.COMMITTED)
+        for source, target in zip(partial, copies, strict=True):
+            self.pool.copy(source.block_id, target.block_id)
+        self.table.share(key, refs[:num_full])
+        return (*refs[:num_full], *copies)
+
+    def scrub(self, refs: Sequence[BlockRef]) -> None:
+        """Clear blocks whose KV is not finite, while they still belong to the failed request."""
+        self._clear(refs)
+
+    def _clear(self, refs: Sequence[BlockRef]) -> None:
+        for ref in refs:
+            self.pool.zero(ref.block_id)

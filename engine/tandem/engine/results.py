@@ -1,0 +1,59 @@
+"""What one engine step brought about, as plain values for the worker around the engine."""
+
+from dataclasses import dataclass, field
+
+from tandem.core.blocks import AttemptKey, BlockRef, FirstToken
+from tandem.core.messages import RequestEvent
+from tandem.core.types import TokenDelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilledBlocks:
+    """Blocks of a prompt whose KV became complete: they may be pinned and sent from now on."""
+
+    key: AttemptKey
+    first_ordinal: int  # place of refs[0] in the prompt, in blocks
+    refs: tuple[BlockRef, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedPrefill:
+    """A prompt whose KV is complete and whose first tokens are sampled. Its blocks stay until ``Engine.release``.
+
+    The KV covers ``num_tokens`` tokens: the prompt and, in a recovery, what was emitted; never the first token.
+    """
+
+    key: AttemptKey
+    num_blocks: int
+    num_tokens: int
+    first_tokens: tuple[FirstToken, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStats:
+    """What one forward pass computed and how long the step took: food for the latency model.
+
+    ``num_cached_tokens`` = tokens before this step's prompt chunks; ``num_context_tokens`` = KV read by decode rows.
+    """
+
+    wall_s: float = 0.0
+    num_prefill_sequences: int = 0
+    num_prefill_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_decode_rows: int = 0
+    num_context_tokens: int = 0
+    num_preempted: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """Everything one step brought about. ``events`` come before ``tokens``, ``filled`` before ``sealed``.
+
+    The AttemptReleased of an attempt comes one step after its last token.
+    """
+
+    tokens: tuple[TokenDelta, ...] = ()
+    events: tuple[RequestEvent, ...] = ()
+    filled: tuple[FilledBlocks, ...] = ()
+    sealed: tuple[SealedPrefill, ...] = ()
+    stats: StepStats = field(default_factory=StepStats)

@@ -12,9 +12,7 @@ from tandem.router.credits import AttemptKey, InFlight
 from tandem.router.health import Health, HealthTimers, WorkerPulse
 from tandem.router.placement import WorkerView
 
-_LEARN_EVERY_S = (
-    0.25  # enough to follow a worker; learning from each step would cost more than it tells
-)
+_LEARN_EVERY_S = 0.25  # enough to follow a worker; learning from each step would cost more than it tells
 
 
 class WorkerRecord:
@@ -154,6 +152,12 @@ class Fleet:
     def views(self, role: Role) -> list[WorkerView]:
         """Workers of ``role`` that take work."""
         return [record.view() for record in self._records.values() if record.role is role and record.can_take_work]
+
+    def typical_prefill_s(self, num_tokens: int) -> float:
+        """Prefill time of a prompt on the fastest worker that would compute it; 0 while there is none."""
+        workers = [r for r in self._records.values() if r.can_take_work]
+        prefills = [r for r in workers if r.role is Role.PREFILL] or workers
+        return min((r.model.prefill_s(num_new_tokens=num_tokens) for r in prefills), default=0.0)
 
     def num_alive(self, role: Role) -> int:
         """Number of workers of ``role`` that take work."""

@@ -120,31 +120,13 @@ def place(
     candidates = _preferred(fitting, demand)
     best_decode = _cheapest([_Option(worker=d, cost_s=_pace_s(demand, d)) for d in candidates])
     best_local = _cheapest([_Option(worker=d, cost_s=_local_s(demand, d, policy)) for d in candidates])
-    if policy.mode is PlacementMode.AGGREGATED:
-        return _local(demand, best_local, policy, "the cluster runs aggregated")
-    if demand.only_local:
-        return _local(demand, best_local, policy, "several sequences are continued, which only one worker can do")
-    if not prefills:
-        if policy.mode is PlacementMode.SPLIT:
-            return NoCapacity(reason="no prefill worker is alive, and placement mode is split")
-        return _local(demand, best_local, policy, "no prefill worker is alive")
-    best_prefill = _cheapest(
-        [
-            _Option(worker=p, cost_s=p.queued_prefill_s + p.model.prefill_s(num_new_tokens=demand.num_prompt_tokens))
-            for p in _preferred(prefills, demand)
-        ]
-    )
-    if policy.mode is PlacementMode.AUTO:
-        if demand.num_prompt_tokens < policy.min_split_tokens:
-            return _local(demand, best_local, policy, "the prompt is too short to be worth a hand-over")
-        if best_local.cost_s + policy.min_gain_s < best_prefill.cost_s:
-            return _local(
-                demand,
-                best_local,
-                policy,
-                f"local prefill is predicted to take {best_local.cost_s:.3f} s with the harm to running sequences, "
-                f"the pair {best_prefill.cost_s:.3f} s",
-            )
+    fit_prefills = [p for p in prefills if p.layout_fingerprint == best_decode.worker.layout_fingerprint]
+    best_prefill = _cheapest_prefill(demand, fit_prefills)
+    cause = _why_local(demand, local_s=best_local.cost_s, prefill=best_prefill, policy=policy)
+    if cause is not None:
+        return _local(demand, best_local, policy, cause)
+    if best_prefill is None:
+        return NoCapacity(reason="no prefill worker is alive, and the placement mode is split")
     if best_prefill.worker.queued_prefill_s >= policy.look_ahead_s:
         return NoCapacity(reason="every prefill worker has its look-ahead full")
     return Placement(
@@ -155,6 +137,37 @@ def place(
         predicted_prefill_s=best_prefill.worker.model.prefill_s(num_new_tokens=demand.num_prompt_tokens),
         num_blocks=num_blocks_for(demand, best_decode.worker.block_size),
     )
+
+
+def _why_local(demand: Demand, *, local_s: float, prefill: _Option | None, policy: PlacementPolicy) -> str | None:
+    """The cause of local prefill in words, or None when the pair is to run it."""
+    if policy.mode is PlacementMode.AGGREGATED:
+        return "the cluster runs aggregated"
+    if demand.only_local:
+        return "several sequences are continued, which only one worker can do"
+    if policy.mode is PlacementMode.SPLIT:
+        return None
+    if prefill is None:
+        return "no prefill worker with the same KV layout is alive"
+    if demand.num_prompt_tokens < policy.min_split_tokens:
+        return "the prompt is too short to be worth a hand-over"
+    if local_s + policy.min_gain_s < prefill.cost_s:
+        return (
+            f"local prefill is predicted to take {local_s:.3f} s with the harm to running sequences, "
+            f"the pair {prefill.cost_s:.3f} s"
+        )
+    return None
+
+
+def _cheapest_prefill(demand: Demand, prefills: Sequence[WorkerView]) -> _Option | None:
+    if not prefills:
+        return None
+    num_tokens = demand.num_prompt_tokens
+    costs = [
+        _Option(worker=p, cost_s=p.queued_prefill_s + p.model.prefill_s(num_new_tokens=num_tokens))
+        for p in _preferred(prefills, demand)
+    ]
+    return _cheapest(costs)
 
 
 def _fits(demand: Demand, worker: WorkerView) -> bool:

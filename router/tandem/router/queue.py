@@ -101,9 +101,10 @@ class CentralQueue:
         hint_s = min(max(wait_s, 0.5), 30.0)
         if len(self) >= self._bounds.max_count:
             raise Overloaded(f"{len(self)} requests wait already", reason="QUEUE_FULL", retry_after_s=hint_s)
-        if wait_s > self._bounds.max_work_s[priority]:
+        bound_s = self._bounds.max_work_s[priority]
+        if wait_s > bound_s:
             raise Overloaded(
-                f"the predicted wait is {wait_s:.1f} s; {priority} requests may wait {self._bounds.max_work_s[priority]:g} s",
+                f"the predicted wait is {wait_s:.1f} s; {priority} requests may wait {bound_s:g} s",
                 reason="QUEUE_FULL",
                 retry_after_s=hint_s,
             )

@@ -118,9 +118,7 @@ def decide(
     if failure.reason in REFUSALS:
         history.num_refusals += 1
         if history.num_refusals > policy.max_refusals:
-            return GiveUp(
-                error=Overloaded("every worker refused the request", reason=failure.reason, retry_after_s=1.0)
-            )
+            return GiveUp(error=error_for(failure.reason))
         pause_s = policy.first_pause_s * 2.0 ** (history.num_refusals - 1)
         return PlaceAgain(delay_s=min(pause_s, policy.max_pause_s))
     if failure.reason == reasons.KV_INTEGRITY:

@@ -1,0 +1,411 @@
+"""The router's core: admits requests, places them, feeds workers' reports through the ledgers, tells callers.
+
+Runs in one thread (the event loop's) and never waits: it is called, it calls ``send`` and the sinks, it returns. Policy
+is in ``ledger``, ``queue``, ``placement``, ``recovery`` and ``fleet``; this is only the loop that joins them.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from tandem.core import reasons
+from tandem.core.clock import Clock
+from tandem.core.errors import Overloaded, TandemError, Unavailable
+from tandem.core.ids import RequestId
+from tandem.core.messages import AttemptReleased, Beat, Command, PrefillDone, StepReport
+from tandem.core.types import GenerationTask, Outcome, Role, TokenDelta
+from tandem.router.actions import (
+    Action,
+    AttemptEnded,
+    Ended,
+    PromptComputed,
+    Requeue,
+    SendCommand,
+    Started,
+    WorkerKey,
+)
+from tandem.router.attempt import Stage
+from tandem.router.client_stream import Overflow, Sink
+from tandem.router.credits import AttemptKey, Charge
+from tandem.router.fleet import Fleet, FleetChange
+from tandem.router.ledger import RequestLedger
+from tandem.router.lengths import OutputLengths
+from tandem.router.observer import Observer
+from tandem.router.phases import PhaseClock
+from tandem.router.placement import Demand, NoCapacity, Placement, PlacementPolicy, place
+from tandem.router.queue import CentralQueue, QueueEntry
+from tandem.router.recovery import RecoveryPolicy, RetryBudget, error_for
+from tandem.router.timers import Timer, TimerKind, Timers
+
+Send = Callable[[WorkerKey, Command], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatcherPolicy:
+    """Bounds and knobs of the parts the dispatcher joins."""
+
+    placement: PlacementPolicy = field(default_factory=PlacementPolicy)
+    recovery: RecoveryPolicy = field(default_factory=RecoveryPolicy)
+    max_queue_wait_s: float = 120.0
+    no_worker_wait_s: float = 15.0
+    keep_alive_s: float = 5.0
+    gap_timeout_s: float = 5.0
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Live:
+    """One request that has not ended."""
+
+    ledger: RequestLedger
+    sink: Sink
+    entry: QueueEntry
+    arrived_s: float
+    last_put_s: float
+    avoid: frozenset[WorkerKey] = frozenset()
+    placement: Placement | None = None
+
+
+class Dispatcher:
+    """All requests of this router."""
+
+    def __init__(
+        self,
+        *,
+        fleet: Fleet,
+        queue: CentralQueue,
+        policy: DispatcherPolicy,
+        clock: Clock,
+        send: Send,
+        observer: Observer,
+    ) -> None:
+        self.fleet = fleet
+        self.queue = queue
+        self.num_ended: Counter[Outcome] = Counter()
+        self.num_stale = 0
+        self.draining = False
+        self.last_no_capacity = ""
+        self._policy = policy
+        self._clock = clock
+        self._send = send
+        self._observer = observer
+        self._budget = RetryBudget()
+        self._lengths = OutputLengths()
+        self._lives: dict[RequestId, Live] = {}
+        self._timers = Timers()
+        self._watched: set[RequestId] = set()  # requests whose progress no message may tell about
+        self._room_changed = False
+        self._last_keep_alive_s = clock.now_s()
+
+    @property
+    def num_live(self) -> int:
+        """Requests that have not ended."""
+        return len(self._lives)
+
+    # --- callers ---------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        task: GenerationTask,
+        sink: Sink,
+        *,
+        deadline_s: float | None,
+        arrived_s: float,
+        tokenize_ms: float | None = None,
+    ) -> None:
+        """Take a request. Raises Overloaded when there is no room, Unavailable when the router is draining."""
+        if self.draining:
+            raise Unavailable("this router is shutting down", reason=reasons.DRAINING, retry_after_s=1.0)
+        now_s = self._clock.now_s()
+        num_servers = self.fleet.num_alive(Role.PREFILL) or self.fleet.num_alive(Role.DECODE)
+        self.queue.check_room(task.priority, num_servers=num_servers)
+        num_prompt = len(task.prompt_token_ids)
+        expected = self._lengths.expected_tokens(task.tenant, task.stop.max_tokens)
+        entry = QueueEntry(
+            request_id=task.request_id,
+            tenant=task.tenant,
+            priority=task.priority,
+            cost_tokens=num_prompt + 2.0 * expected * task.num_sequences,
+            work_s=self.fleet.typical_prefill_s(num_prompt),
+            deadline_s=deadline_s,
+            arrived_s=arrived_s,
+        )
+        ledger = RequestLedger(
+            task,
+            deadline_s=deadline_s,
+            policy=self._policy.recovery,
+            budget=self._budget,
+            clock=PhaseClock(arrived_s=arrived_s, tokenize_ms=tokenize_ms),
+        )
+        ledger.admitted()
+        live = Live(ledger=ledger, sink=sink, entry=entry, arrived_s=arrived_s, last_put_s=now_s)
+        self._lives[task.request_id] = live
+        if deadline_s is not None:
+            self._timers.add(deadline_s, Timer(kind=TimerKind.DEADLINE, request_id=task.request_id))
+        wait_over_s = now_s + self._policy.max_queue_wait_s
+        self._timers.add(wait_over_s, Timer(kind=TimerKind.WAIT_OVER, request_id=task.request_id))
+        self.queue.push(entry)
+        self._place(now_s)
+
+    def cancel(self, request_id: RequestId, *, reason: str = reasons.CLIENT_CANCELLED) -> None:
+        """The caller is gone; unknown and ended requests have no effect."""
+        live = self._lives.get(request_id)
+        if live is not None:
+            now_s = self._clock.now_s()
+            self._apply(live, live.ledger.cancelled(now_s, reason=reason), now_s)
+            self._place_if_room(now_s)
+
+    def fail_all(self, error: TandemError) -> None:
+        """End every request with ``error``: the router stops."""
+        now_s = self._clock.now_s()
+        for live in list(self._lives.values()):
+            self._apply(live, live.ledger.failed(error, now_s), now_s)
+
+    # --- workers ---------------------------------------------------------------------------------------------------
+
+    def on_report(self, worker: WorkerKey, report: StepReport) -> None:
+        """Take one step's events and tokens: the hot path."""
+        now_s = self._clock.now_s()
+        record = self.fleet.get(worker)
+        if record is None or report.worker_epoch != worker.epoch:
+            self.num_stale += len(report.tokens) + len(report.events)
+            return
+        record.pulse.heard(now_s)
+        if report.load is not None:
+            record.learn_step(report.load, now_s)
+        lives = self._lives
+        for event in report.events:
+            live = lives.get(event.request_id)
+            if live is None:
+                self.num_stale += 1
+                continue
+            if isinstance(event, PrefillDone):
+                record.learn_prefill(event, len(live.ledger.task.prompt_token_ids))
+            elif isinstance(event, AttemptReleased):
+                self._watched.add(event.request_id)
+            self._apply(live, live.ledger.on_event(worker, event, now_s), now_s)
+        for delta in report.tokens:
+            live = lives.get(delta.request_id)
+            if live is None:
+                self.num_stale += 1
+                continue
+            actions = live.ledger.on_delta(worker, delta, now_s)
+            if actions:
+                self._apply(live, actions, now_s)
+            else:
+                self._watched.add(delta.request_id)
+        self._place_if_room(now_s)
+
+    def on_beat(self, worker: WorkerKey, beat: Beat) -> None:
+        """Take a sign of life."""
+        self.fleet.on_beat(worker, beat, self._clock.now_s())
+
+    def on_attached(self, worker: WorkerKey) -> None:
+        """The stream to a worker stands (again)."""
+        record = self.fleet.get(worker)
+        if record is None:
+            return
+        now_s = self._clock.now_s()
+        record.pulse.stream_opened(now_s)
+        for live in self._lives.values():
+            live.ledger.on_worker_survived(worker)
+        self._place(now_s)
+
+    def on_lost(self, worker: WorkerKey) -> None:
+        """A worker died, was replaced, or its stream broke: it holds nothing of ours any more."""
+        now_s = self._clock.now_s()
+        record = self.fleet.get(worker)
+        if record is not None:
+            record.pulse.stream_broke()
+        for live in list(self._lives.values()):
+            self._apply(live, live.ledger.on_worker_lost(worker, now_s), now_s)
+        if record is not None:
+            record.in_flight.clear()
+        self._place(now_s)
+
+    def on_directory(self, change: FleetChange) -> None:
+        """Workers left the directory."""
+        for worker in change.left:
+            self.on_lost(worker)
+
+    # --- time ------------------------------------------------------------------------------------------------------
+
+    def step(self) -> Sequence[WorkerKey]:
+        """Do what is due; call it every 20 ms or so. Returns workers found dead: their streams must be closed."""
+        now_s = self._clock.now_s()
+        for timer in self._timers.pop_due(now_s):
+            live = self._lives.get(timer.request_id)
+            if live is not None:
+                self._on_timer(live, timer.kind, now_s)
+        dead = self.fleet.tick(now_s)
+        for worker in dead:
+            self.on_lost(worker)
+        for request_id in list(self._watched):
+            live = self._lives.get(request_id)
+            if live is None:
+                self._watched.discard(request_id)
+            else:
+                progress = live.ledger.check_progress(now_s, gap_timeout_s=self._policy.gap_timeout_s)
+                self._apply(live, progress, now_s)
+        if now_s - self._last_keep_alive_s >= self._policy.keep_alive_s / 5.0:
+            self._last_keep_alive_s = now_s
+            self._keep_alive(now_s)
+        self._place(now_s)
+        return dead
+
+    def _on_timer(self, live: Live, kind: TimerKind, now_s: float) -> None:
+        match kind:
+            case TimerKind.DEADLINE:
+                self._apply(live, live.ledger.deadline_passed(now_s), now_s)
+            case TimerKind.WAIT_OVER:
+                if live.entry.request_id in self.queue and live.ledger.num_emitted == 0:
+                    self._shed(live, Overloaded("waited too long in the queue", retry_after_s=5.0), now_s)
+            case TimerKind.PLACE_AGAIN:
+                if live.ledger.stage is Stage.ADMITTED:
+                    self.queue.push_again(live.entry)
+
+    def _keep_alive(self, now_s: float) -> None:
+        for live in self._lives.values():
+            if now_s - live.last_put_s >= self._policy.keep_alive_s:
+                live.last_put_s = now_s
+                live.sink.put_keep_alive()
+        if len(self._timers) > 4 * len(self._lives) + 1024:
+            self._timers.keep_only(self._lives.keys())
+        self._observer.depth(num_queued=len(self.queue), num_live=len(self._lives))
+
+    # --- placing ---------------------------------------------------------------------------------------------------
+
+    def _place_if_room(self, now_s: float) -> None:
+        if self._room_changed and len(self.queue):
+            self._place(now_s)
+
+    def _place(self, now_s: float) -> None:
+        self._room_changed = False
+        while (entry := self.queue.peek()) is not None:
+            live = self._lives[entry.request_id]
+            demand = self._demand(live)
+            choice = place(
+                demand,
+                prefills=self.fleet.views(Role.PREFILL),
+                decodes=self.fleet.views(Role.DECODE),
+                policy=self._policy.placement,
+            )
+            if isinstance(choice, NoCapacity):
+                self.last_no_capacity = choice.reason
+                if choice.never:
+                    self.queue.discard(entry.request_id)
+                    self._apply(live, live.ledger.failed(error_for(reasons.TOO_LARGE), now_s), now_s)
+                    continue
+                if self._gave_up_waiting(live, now_s):
+                    continue
+                return
+            self.queue.take(entry)
+            self._dispatch(live, demand, choice, now_s)
+
+    def _gave_up_waiting(self, live: Live, now_s: float) -> bool:
+        """Without any decode worker, nobody waits longer than ``no_worker_wait_s``."""
+        if self.fleet.num_alive(Role.DECODE) or now_s - live.arrived_s < self._policy.no_worker_wait_s:
+            return False
+        self._shed(live, Unavailable("no decode worker is alive", reason="NO_WORKER", retry_after_s=5.0), now_s)
+        return True
+
+    def _demand(self, live: Live) -> Demand:
+        task = live.ledger.task
+        num_emitted = max((len(tokens) for tokens in task.emitted), default=0)
+        left = max(task.stop.max_tokens - num_emitted, 1)
+        return Demand(
+            num_prompt_tokens=len(task.prompt_token_ids) + num_emitted,
+            num_sequences=task.num_sequences - len(task.done_children),
+            growth_tokens=self._lengths.expected_tokens(task.tenant, left),
+            max_tokens=left,
+            avoid=live.avoid,
+            only_local=num_emitted > 0 and task.num_sequences > 1,
+        )
+
+    def _dispatch(self, live: Live, demand: Demand, choice: Placement, now_s: float) -> None:
+        live.placement = choice
+        key = AttemptKey(request_id=live.entry.request_id, attempt=live.ledger.task.attempt)
+        compute = Charge(prefill_s=choice.predicted_prefill_s, prefill_tokens=demand.num_prompt_tokens)
+        decode = self.fleet.get(choice.decode)
+        prefill = self.fleet.get(choice.prefill) if choice.prefill is not None else None
+        if prefill is not None:
+            prefill.in_flight.add(key, compute)
+        if decode is not None:
+            local = compute if prefill is None else Charge()
+            decode.in_flight.add(
+                key,
+                Charge(
+                    prefill_s=local.prefill_s,
+                    prefill_tokens=local.prefill_tokens,
+                    num_sequences=demand.num_sequences,
+                    num_blocks=choice.num_blocks,
+                    context_tokens=demand.num_sequences * demand.num_prompt_tokens,
+                ),
+            )
+        self._observer.placed(live.ledger.task, choice, waited_s=now_s - live.arrived_s)
+        actions = live.ledger.dispatched(prefill=choice.prefill, decode=choice.decode, now_s=now_s)
+        self._apply(live, actions, now_s)
+
+    # --- actions ---------------------------------------------------------------------------------------------------
+
+    def _apply(self, live: Live, actions: Sequence[Action], now_s: float) -> None:
+        for action in actions:
+            if isinstance(action, TokenDelta):
+                live.last_put_s = now_s
+                try:
+                    live.sink.put_delta(action)
+                except Overflow:
+                    if live.ledger.stage is Stage.ENDED:
+                        continue  # this was the last of it: the buffer holds the whole rest
+                    slow = live.ledger.cancelled(now_s, reason=reasons.SLOW_CONSUMER)
+                    self._apply(live, slow, now_s)
+                    return
+            elif isinstance(action, SendCommand):
+                self._send(action.worker, action.command)
+            else:
+                self._apply_rare(live, action, now_s)
+
+    def _apply_rare(
+        self, live: Live, action: PromptComputed | AttemptEnded | Requeue | Started | Ended, now_s: float
+    ) -> None:
+        match action:
+            case Started():
+                live.last_put_s = now_s
+                live.sink.put_started(action)
+            case PromptComputed():
+                record = self.fleet.get(action.worker)
+                if record is not None:
+                    record.in_flight.settle_prefill(
+                        AttemptKey(request_id=live.entry.request_id, attempt=action.attempt)
+                    )
+                self._room_changed = True
+            case AttemptEnded():
+                key = AttemptKey(request_id=live.entry.request_id, attempt=action.attempt)
+                self.fleet.end_attempt(action.workers, key)
+                self._room_changed = True
+            case Requeue():
+                live.avoid = action.avoid
+                self._observer.retried(action.task)
+                if action.delay_s > 0.0:
+                    timer = Timer(kind=TimerKind.PLACE_AGAIN, request_id=live.entry.request_id)
+                    self._timers.add(now_s + action.delay_s, timer)
+                else:
+                    self.queue.push_again(live.entry)
+                    self._room_changed = True
+            case Ended():
+                self._end(live, action)
+
+    def _shed(self, live: Live, error: TandemError, now_s: float) -> None:
+        self._apply(live, live.ledger.shed(error, now_s), now_s)
+
+    def _end(self, live: Live, ended: Ended) -> None:
+        request_id = live.entry.request_id
+        self.queue.discard(request_id)
+        self._lives.pop(request_id, None)
+        self._watched.discard(request_id)
+        self.num_stale += live.ledger.num_stale
+        self.num_ended[ended.outcome] += 1
+        if ended.outcome is Outcome.OK:
+            for child in live.ledger.children:
+                self._lengths.observe(live.entry.tenant, len(child.tokens))
+        self._observer.ended(live.ledger.task, ended)
+        live.sink.put_ended(ended)

@@ -1,0 +1,43 @@
+"""What the dispatcher lets others watch: metrics and traces hang here, so that the core knows neither."""
+
+from typing import Protocol
+
+from tandem.core.types import GenerationTask
+from tandem.router.actions import Ended
+from tandem.router.placement import Placement
+
+
+class Observer(Protocol):
+    """Told about the life of requests; must not wait or raise."""
+
+    def placed(self, task: GenerationTask, placement: Placement, *, waited_s: float) -> None:
+        """An attempt goes to its workers."""
+        ...
+
+    def retried(self, task: GenerationTask) -> None:
+        """Another attempt was decided."""
+        ...
+
+    def ended(self, task: GenerationTask, ended: Ended) -> None:
+        """A request is over."""
+        ...
+
+    def depth(self, *, num_queued: int, num_live: int) -> None:
+        """About once a second: what waits and what is there at all."""
+        ...
+
+
+class SilentObserver:
+    """Watches nothing."""
+
+    def placed(self, task: GenerationTask, placement: Placement, *, waited_s: float) -> None:
+        """Nothing."""
+
+    def retried(self, task: GenerationTask) -> None:
+        """Nothing."""
+
+    def ended(self, task: GenerationTask, ended: Ended) -> None:
+        """Nothing."""
+
+    def depth(self, *, num_queued: int, num_live: int) -> None:
+        """Nothing."""

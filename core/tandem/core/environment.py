@@ -27,3 +27,17 @@ def read_environment() -> Environment:
         no_color=bool(os.environ.get("NO_COLOR")),
         hub_offline=os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"),
     )
+
+
+def child_environment(*, num_threads: int, offline: bool = True) -> dict[str, str]:
+    """Return the environment for a process of ours: this one's, with the thread counts that libraries read at import.
+
+    One thread per process unless asked otherwise: on a shared machine OpenMP threads of neighbours stall each other.
+    """
+    environment = dict(os.environ)
+    environment["OMP_NUM_THREADS"] = environment["MKL_NUM_THREADS"] = str(num_threads)
+    environment["TOKENIZERS_PARALLELISM"] = "false"
+    environment["RAY_USAGE_STATS_ENABLED"] = "0"
+    if offline:
+        environment["HF_HUB_OFFLINE"] = "1"
+    return environment

@@ -1,1 +1,1 @@
-"""Tandem component: prefill_worker."""
+"""The prefill role: prompts become KV and a first token; the KV is handed to a decode worker."""

@@ -1,14 +1,14 @@
 """The model of `cluster.yaml`: what a cluster is made of. No I/O; the loader is `tandem.core.config.yaml_file`."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import pydantic
 
 from tandem.cluster.config.units import Bytes
 from tandem.core.config.model import ConfigModel
+from tandem.rpc.channels import is_loopback
+from tandem.rpc.config import ApiKey, TlsFiles
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 Port = Annotated[int, pydantic.Field(ge=0, le=65535)]
 Name = Annotated[str, pydantic.Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 
@@ -46,32 +46,10 @@ class RuntimeSection(ConfigModel):
     """How long a drain may take before workers are ended."""
 
 
-class TlsSection(ConfigModel):
-    """Certificate files (PEM)."""
-
-    cert_file: Path
-    """Certificate chain of this side."""
-    key_file: Path
-    """Private key of this side."""
-    ca_file: Path | None = None
-    """Certificate authority that the other side's certificate must come from; needed for mTLS."""
-
-
-class ApiKeySection(ConfigModel):
-    """One bearer key; the key itself is never stored."""
-
-    id: Name
-    """Public part of the key."""
-    tenant: Name
-    """Tenant that requests with this key belong to."""
-    sha256: str = pydantic.Field(pattern=r"^[0-9a-f]{64}$")
-    """SHA-256 of the secret part, as lower-case hexadecimal digits (`tandem keys new` prints it)."""
-
-
 class AuthSection(ConfigModel):
     """Who may call the public port."""
 
-    keys: list[ApiKeySection] = pydantic.Field(min_length=1)
+    keys: list[ApiKey] = pydantic.Field(min_length=1)
     """Accepted keys; a request without one of them is refused."""
 
     @pydantic.model_validator(mode="after")
@@ -94,7 +72,7 @@ class RouterSection(ConfigModel):
     """Address of the internal port, which workers reach."""
     internal_port: Port = 0
     """Internal gRPC port (registry, status, administration); 0 takes a free one."""
-    tls: TlsSection | None = None
+    tls: TlsFiles | None = None
     """TLS of the public port."""
     auth: AuthSection | None = None
     """Bearer keys; without them only loopback is served, as tenant `local`."""
@@ -111,7 +89,7 @@ class RouterSection(ConfigModel):
 
     @pydantic.model_validator(mode="after")
     def _beyond_loopback_needs_protection(self) -> "RouterSection":
-        if self.host not in LOOPBACK and not self.insecure and (self.tls is None or self.auth is None):
+        if not is_loopback(self.host) and not self.insecure and (self.tls is None or self.auth is None):
             raise ValueError(
                 f"host {self.host} is reachable from elsewhere: give tls and auth, or start with --insecure"
             )
@@ -177,7 +155,7 @@ class TransferSection(ConfigModel):
 class SecuritySection(ConfigModel):
     """Internal connections: router to workers, worker to worker."""
 
-    mtls: TlsSection | None = None
+    mtls: TlsFiles | None = None
     """Certificate, key and CA that every internal side shows and demands (`tandem certs init` makes a set)."""
 
 

@@ -1,0 +1,1 @@
+"""Subprocesses of ours: started, watched and ended without leaving orphans."""

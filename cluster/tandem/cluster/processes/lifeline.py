@@ -1,0 +1,49 @@
+"""The child's side: read the configuration, report status, notice that the parent is gone or wants us to end."""
+
+import asyncio
+import json
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+def read_config_line() -> str:
+    """Return the configuration: the first line on stdin."""
+    return sys.stdin.readline()
+
+
+def report(event: str, **facts: Any) -> None:
+    """Tell the parent something: one JSON object on stdout. A parent that is gone is no error."""
+    try:
+        sys.stdout.write(json.dumps({"event": event, **facts}) + "\n")
+        sys.stdout.flush()
+    except (BrokenPipeError, ValueError):
+        return
+
+
+def watch_lifeline(on_end: Callable[[], None]) -> threading.Thread:
+    """Call ``on_end`` from a daemon thread once stdin closes."""
+
+    def run() -> None:
+        while sys.stdin.buffer.read(4096):
+            pass
+        on_end()
+
+    thread = threading.Thread(target=run, name="lifeline", daemon=True)
+    thread.start()
+    return thread
+
+
+def stop_event_on_lifeline(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
+    """Return an event of ``loop`` that is set when the lifeline ends."""
+    event = asyncio.Event()
+
+    def set_event() -> None:
+        try:
+            loop.call_soon_threadsafe(event.set)
+        except RuntimeError:
+            return  # the loop has closed: we are ending anyway
+
+    watch_lifeline(set_event)
+    return event

@@ -1,0 +1,1 @@
+"""The programs that run as processes: worker, router, embedded registry."""

@@ -1,0 +1,113 @@
+"""Role service of a prefill worker (P). Runs on the engine thread; the sender's threads reach it through the inbox."""
+
+from tandem.core.blocks import AttemptKey
+from tandem.core.errors import TandemError
+from tandem.core.messages import Abort, AttemptFailed, AttemptReleased, Command, ForwardGrant, StartPrefill
+from tandem.core.reasons import INVALID_TASK, WRONG_ROLE
+from tandem.core.types import Role
+from tandem.engine.engine import Engine
+from tandem.engine.results import SealedPrefill, StepResult
+from tandem.kvtransfer.grant import KvGrant
+from tandem.prefill_worker.sender_events import KvSender, SenderFactory, SenderRelay
+from tandem.worker_host.first_tokens import encode_first_tokens
+from tandem.worker_host.inbox import Inbox
+from tandem.worker_host.outbox import Outbox
+from tandem.worker_host.token_digest import digest_tokens
+
+
+class PrefillRole:
+    """Computes prompts in chunks and streams finished blocks while later chunks compute.
+
+    Guarantees: the first token goes to the router as soon as it is sampled, whatever the hand-over does. Blocks are
+    held until the decode worker commits, the router aborts, or the sender's lease ends; right after, they are free.
+    """
+
+    def __init__(self, *, engine: Engine, outbox: Outbox, inbox: Inbox, make_sender: SenderFactory) -> None:
+        self._engine = engine
+        self._outbox = outbox
+        self._token_digests: dict[AttemptKey, bytes] = {}
+        relay = SenderRelay(inbox=inbox, on_committed=self._on_committed, on_failed=self._on_transfer_failed)
+        self._sender: KvSender = make_sender(relay)
+
+    @property
+    def role(self) -> Role:
+        """PREFILL."""
+        return Role.PREFILL
+
+    def handle(self, command: Command) -> None:
+        """Begin a prefill, or take the decode worker's grant for one."""
+        if isinstance(command, StartPrefill):
+            key = AttemptKey(request_id=command.task.request_id, attempt=command.task.attempt)
+            self._engine.start_prefill(command.task)
+            self._token_digests[key] = digest_tokens(command.task)
+        elif isinstance(command, ForwardGrant):
+            self._take_grant(command)
+        else:
+            raise TandemError("this worker prefills; it does not decode", reason=WRONG_ROLE)
+
+    def abort(self, command: Abort) -> None:
+        """Stop a prefill and its hand-over; blocks are free at once (or when a chunk being copied is out)."""
+        key = AttemptKey(request_id=command.request_id, attempt=command.attempt)
+        if command.child is not None:
+            self._engine.abort(key, command.child)
+            return
+        self._sender.abort(key, command.reason)
+        self._engine.abort(key)
+        self._ended(key)
+
+    def after_step(self, result: StepResult) -> None:
+        """Offer finished blocks to the sender, seal finished prompts, pass tokens and events on."""
+        for filled in result.filled:
+            for ordinal, ref in enumerate(filled.refs, start=filled.first_ordinal):
+                self._sender.offer(filled.key, ordinal, ref)
+        for delta in result.tokens:
+            self._outbox.token(delta)
+        for sealed in result.sealed:
+            self._seal(sealed)
+        for event in result.events:
+            self._outbox.event(event)
+            if isinstance(event, AttemptFailed) and event.child is None:
+                key = AttemptKey(request_id=event.request_id, attempt=event.attempt)
+                self._sender.abort(key, event.reason)
+                self._token_digests.pop(key, None)
+
+    def close(self) -> None:
+        """Stop the sender's threads and close its connections."""
+        self._sender.close()
+
+    def _take_grant(self, command: ForwardGrant) -> None:
+        key = AttemptKey(request_id=command.request_id, attempt=command.attempt)
+        if key not in self._token_digests:
+            return  # aborted or finished meanwhile: D was told by whoever ended it
+        try:
+            grant = KvGrant.from_bytes(command.grant)
+            self._sender.grant(grant)
+        except TandemError as error:
+            self._on_transfer_failed(key, error.reason or INVALID_TASK, error.retryable, str(error))
+
+    def _seal(self, sealed: SealedPrefill) -> None:
+        if all(token.finished for token in sealed.first_tokens):
+            # Nothing is left to decode, so nothing is handed over.
+            self._sender.abort(sealed.key, "FINISHED")
+            self._engine.release(sealed.key)
+            self._ended(sealed.key)
+            return
+        payload = encode_first_tokens(sealed.first_tokens)
+        self._sender.seal(sealed.key, sealed.num_blocks, self._token_digests[sealed.key], payload)
+
+    def _on_committed(self, key: AttemptKey) -> None:
+        self._engine.release(key)
+        self._ended(key)
+
+    def _on_transfer_failed(self, key: AttemptKey, reason: str, retryable: bool, message: str) -> None:
+        self._engine.abort(key)
+        self._token_digests.pop(key, None)
+        self._outbox.event(
+            AttemptFailed(
+                request_id=key.request_id, attempt=key.attempt, reason=reason, message=message, retryable=retryable
+            )
+        )
+
+    def _ended(self, key: AttemptKey) -> None:
+        self._token_digests.pop(key, None)
+        self._outbox.event(AttemptReleased(request_id=key.request_id, attempt=key.attempt))

@@ -1,0 +1,59 @@
+"""What the prefill role needs of a KV sender, and the relay from the sender's threads to the engine thread."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from tandem.core.blocks import AttemptKey, BlockRef
+from tandem.kvtransfer.grant import KvGrant
+from tandem.kvtransfer.sender import TransferStats
+from tandem.worker_host.inbox import Inbox
+
+
+class KvSender(Protocol):
+    """The part of `tandem.kvtransfer.KvSenderService` that the role uses."""
+
+    def grant(self, grant: KvGrant) -> None:
+        """Take D's grant; raises LayoutMismatch before any byte is sent."""
+        ...
+
+    def offer(self, key: AttemptKey, ordinal: int, ref: BlockRef) -> None:
+        """Block ``ordinal`` of the prompt is complete."""
+        ...
+
+    def seal(self, key: AttemptKey, num_blocks: int, token_digest: bytes, payload: bytes) -> None:
+        """All blocks were offered; the first tokens are known."""
+        ...
+
+    def abort(self, key: AttemptKey, reason: str) -> None:
+        """Stop; idempotent."""
+        ...
+
+    def close(self) -> None:
+        """Stop all threads and close all connections."""
+        ...
+
+
+class SenderRelay:
+    """Sender callbacks come on the sender's threads; this posts them to the engine thread."""
+
+    def __init__(
+        self,
+        *,
+        inbox: Inbox,
+        on_committed: Callable[[AttemptKey], None],
+        on_failed: Callable[[AttemptKey, str, bool, str], None],
+    ) -> None:
+        self._inbox = inbox
+        self._on_committed = on_committed
+        self._on_failed = on_failed
+
+    def on_committed(self, key: AttemptKey, stats: TransferStats) -> None:
+        """D holds verified KV: P's copy may go."""
+        self._inbox.post(lambda: self._on_committed(key))
+
+    def on_failed(self, key: AttemptKey, reason: str, retryable: bool) -> None:
+        """The hand-over can't succeed any more."""
+        self._inbox.post(lambda: self._on_failed(key, reason, retryable, "the KV hand-over failed"))
+
+
+SenderFactory = Callable[[SenderRelay], KvSender]

@@ -1,0 +1,127 @@
+"""A whole worker inside one process: engine thread, role, heartbeat, and the routers attached to it. No gRPC here."""
+
+import asyncio
+import itertools
+from collections.abc import Callable
+
+import structlog
+
+from tandem.core.clock import Clock
+from tandem.core.description import WorkerDescription
+from tandem.core.latency import LatencyEstimator
+from tandem.core.messages import Abort, AttachCommand, Beat, ForwardGrant, Hello, ReserveDecode, StartPrefill
+from tandem.core.types import WorkerInfo
+from tandem.engine.engine import Engine
+from tandem.worker_host.engine_loop import EngineLoop
+from tandem.worker_host.heartbeat import Heartbeat
+from tandem.worker_host.inbox import Inbox
+from tandem.worker_host.outbox import Outbox
+from tandem.worker_host.role import RoleService
+from tandem.worker_host.session import RouterSession
+
+_log = structlog.get_logger(__name__)
+_DRAIN_POLL_S = 0.05
+
+RoleFactory = Callable[[Engine, Outbox, Inbox], RoleService]
+
+
+class WorkerHost:
+    """Runs one engine in one role for any number of routers.
+
+    Guarantees: when a router's stream ends, everything it began here is aborted; after `close` no thread, socket or
+    block is left. Methods are for the asyncio thread unless they say otherwise.
+    """
+
+    def __init__(
+        self,
+        *,
+        info: WorkerInfo,
+        engine: Engine,
+        make_role: RoleFactory,
+        estimator: LatencyEstimator,
+        clock: Clock,
+        beat_period_s: float = 1.0,
+    ) -> None:
+        self.info = info
+        self._engine = engine
+        self._estimator = estimator
+        inbox, outbox = Inbox(), Outbox(info.epoch)
+        self._role = make_role(engine, outbox, inbox)
+        self._loop = EngineLoop(
+            engine=engine, role=self._role, inbox=inbox, outbox=outbox, estimator=estimator, clock=clock
+        )
+        self._heartbeat = Heartbeat(make_beat=self._make_beat, broadcast=self._broadcast, period_s=beat_period_s)
+        self._sessions: dict[str, RouterSession] = {}
+        self._session_numbers = itertools.count()
+
+    def start(self) -> None:
+        """Start the engine thread and the heartbeat."""
+        self._loop.start()
+        self._heartbeat.start()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the engine thread; None while it is well. The process should end with it."""
+        return self._loop.failure
+
+    def attach(self, hello: Hello) -> RouterSession:
+        """A router attached: return its session; it gets a beat at once, so that it knows the state."""
+        session_id = f"{hello.router_id}#{next(self._session_numbers)}"
+        session = RouterSession(session_id, asyncio.get_running_loop())
+        self._sessions[session_id] = session
+        self._loop.open_session(session_id, session.send)
+        session.send(self._make_beat())
+        return session
+
+    def detach(self, session: RouterSession) -> None:
+        """A router's stream ended: its attempts are aborted."""
+        session.close()
+        self._sessions.pop(session.session_id, None)
+        self._loop.close_session(session.session_id)
+
+    def command(self, session: RouterSession, command: AttachCommand) -> None:
+        """A command came over a router's stream."""
+        if isinstance(command, StartPrefill | ReserveDecode | ForwardGrant | Abort):
+            self._loop.command(session.session_id, command)
+
+    def describe(self) -> WorkerDescription:
+        """Tell who this worker is, how fast, how busy."""
+        return WorkerDescription(
+            info=self.info,
+            latency=self._estimator.model().coefficients,
+            load=self._loop.load,
+            draining=self._loop.is_draining,
+        )
+
+    async def drain(self, timeout_s: float) -> int:
+        """Take no new attempts and wait for the running ones; return how many were left when the time was over."""
+        self._loop.drain()
+        self._broadcast(self._make_beat())
+        try:
+            async with asyncio.timeout(timeout_s):
+                # The count lives on the engine thread; looking now and then is cheaper than telling at every end.
+                while not self._loop.is_draining or self._loop.num_attempts:  # noqa: ASYNC110
+                    await asyncio.sleep(_DRAIN_POLL_S)
+        except TimeoutError:
+            _log.warning("drain_timed_out", num_left=self._loop.num_attempts)
+        return self._loop.num_attempts
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Stop every thread. Attempts still running end with the process."""
+        self._heartbeat.stop(timeout_s)
+        if not self._loop.stop(timeout_s):
+            _log.error("engine_thread_did_not_stop", step_age_ms=self._loop.step_age_ms)
+        self._role.close()
+
+    def _make_beat(self) -> Beat:
+        return Beat(
+            worker_epoch=self.info.epoch,
+            role=self._role.role,
+            draining=self._loop.is_draining,
+            load=self._loop.load,
+            step_age_ms=self._loop.step_age_ms,
+        )
+
+    def _broadcast(self, beat: Beat) -> None:
+        for session in tuple(self._sessions.values()):
+            session.send(beat)

@@ -117,9 +117,7 @@ def decode_stream_event(message: pb.StreamGenerateResponse) -> StreamEvent:
                 attempts=completed.attempts,
             )
         case _:
-            raise InvalidArgument(
-                "event", "is not one this release knows", remedy="use one release on both sides"
-            )
+            raise InvalidArgument("event", "is not one this release knows", remedy="use one release on both sides")
 
 
 def encode_model_card(card: ModelCard) -> pb.Model:

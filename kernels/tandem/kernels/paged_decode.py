@@ -18,7 +18,8 @@ import triton
 import triton.language as tl
 
 from tandem.kernels.batch import PagedBatch, Scoring, cache_strides, check_attention
-from tandem.kernels.tiles import Tiles, decode_tiles
+from tandem.kernels.soft_cap import soft_capped
+from tandem.kernels.tiles import COMPILE_OPTIONS, Tiles, decode_tiles
 
 # A context has at most _MAX_SPLITS splits (this bounds the scratch memory); a split has at least _MIN_SPLIT_TOKENS.
 _MAX_SPLITS = 64
@@ -109,7 +110,7 @@ def _partial_kernel(  # noqa: PLR0917 (a launch passes positionally)
 
         scores = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
         if HAS_SOFTCAP:
-            scores = softcap * (1.0 - 2.0 / (tl.exp(2.0 * scores / softcap) + 1.0))  # softcap * tanh(scores / softcap)
+            scores = soft_capped(scores, softcap)
         if HAS_WINDOW:
             visible = visible & (keys_at >= first_visible)
         scores = tl.where(visible[None, :], scores, float("-inf"))
@@ -241,8 +242,7 @@ def paged_decode(
         MAX_SPLITS=_MAX_SPLITS,
         HAS_WINDOW=scoring.window_tokens is not None,
         HAS_SOFTCAP=scoring.softcap is not None,
-        num_warps=tiles.num_warps,
-        num_stages=tiles.num_stages,
+        **tiles.launch_options(),
     )
     _combine_kernel[(num_sequences, num_heads)](
         partials,
@@ -260,4 +260,5 @@ def paged_decode(
         TILE_DIM=tiles.dim,
         MIN_SPLIT_TOKENS=_MIN_SPLIT_TOKENS,
         MAX_SPLITS=_MAX_SPLITS,
+        **COMPILE_OPTIONS,
     )

@@ -21,6 +21,7 @@ import triton
 import triton.language as tl
 
 from tandem.kernels.batch import PagedBatch, Scoring, cache_strides, check_attention
+from tandem.kernels.soft_cap import soft_capped
 from tandem.kernels.tiles import Tiles, prefill_tiles
 
 
@@ -97,7 +98,7 @@ def _paged_prefill_kernel(  # noqa: PLR0917 (a launch passes positionally)
 
         scores = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
         if HAS_SOFTCAP:
-            scores = softcap * (1.0 - 2.0 / (tl.exp(2.0 * scores / softcap) + 1.0))  # softcap * tanh(scores / softcap)
+            scores = soft_capped(scores, softcap)
         visible = keys_at[None, :] <= positions[:, None]
         if HAS_WINDOW:
             visible = visible & (keys_at[None, :] > positions[:, None] - window_tokens)
@@ -168,6 +169,5 @@ def paged_prefill(
         TILE_DIM=tiles.dim,
         HAS_WINDOW=scoring.window_tokens is not None,
         HAS_SOFTCAP=scoring.softcap is not None,
-        num_warps=tiles.num_warps,
-        num_stages=tiles.num_stages,
+        **tiles.launch_options(),
     )

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import torch
 import triton
 
+# Said outright, because Triton is about to change its default, and warns on every launch that leaves it open.
+COMPILE_OPTIONS: dict[str, int | bool] = {"enable_fp_fusion": True}
+
 # tl.dot needs at least this many rows, columns and inner elements.
 _SMALLEST_TILE = 16
 
@@ -22,6 +25,10 @@ class Tiles:
     dim: int
     num_warps: int
     num_stages: int
+
+    def launch_options(self) -> dict[str, int | bool]:
+        """Keyword arguments of a kernel launch."""
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages, **COMPILE_OPTIONS}
 
 
 def padded(size: int) -> int:

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from tandem.kernels.batch import cache_strides
+from tandem.kernels.tiles import COMPILE_OPTIONS
 
 
 @triton.jit
@@ -90,4 +91,5 @@ def write_kv(key: torch.Tensor, value: torch.Tensor, cache: torch.Tensor, slots:
         HEAD_DIM=head_dim,
         TILE_HEADS=triton.next_power_of_2(num_heads),
         TILE_DIM=triton.next_power_of_2(head_dim),
+        **COMPILE_OPTIONS,
     )

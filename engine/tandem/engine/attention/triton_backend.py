@@ -53,7 +53,7 @@ class TritonAttentionBackend:
         output = torch.empty_like(inner, memory_format=torch.contiguous_format)
         scoring = Scoring(scale=layer.scale, window_tokens=layer.window_tokens, softcap=layer.softcap)
         plan = self._plan_for(batch)
-        with torch.cuda.device_of(inner):  # kernels start on the current device, which need not be this one
+        with torch.cuda.device_of(inner):  # type: ignore[no-untyped-call]  # kernels start on the current device
             write_kv(key.to(cache.dtype), value.to(cache.dtype), cache, batch.slots)
             if plan.decode is not None:
                 paged_decode(inner, cache, output, plan.decode, scoring)

@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from tandem.core.config.model import ConfigModel
+from tandem.core.config.units import Bytes
 
 
 class Batching(StrEnum):
@@ -23,8 +24,8 @@ class EngineConfig(ConfigModel):
     """Tokens per KV block; all workers of a cluster use the same."""
     num_blocks: int | None = Field(default=None, ge=1)
     """KV blocks in the pool; left out, ``kv_memory_bytes`` decides."""
-    kv_memory_bytes: int | None = Field(default=None, ge=1)
-    """Memory of the KV pool; left out, 512 MiB on a CPU and ``device_memory_fraction`` of what is free on a GPU."""
+    kv_memory_bytes: Bytes | None = None
+    """Memory of the KV pool, e.g. `1GiB`; left out, 512 MiB on a CPU, a share of what is free on a GPU."""
     device_memory_fraction: float = Field(default=0.85, gt=0.0, le=0.98)
     """Share of the free device memory that the KV pool takes when no size is given; GPU only."""
     max_batched_tokens: int = Field(default=512, ge=1)

@@ -4,12 +4,11 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from tandem.cluster.config.units import Bytes
 from tandem.core.config.model import ConfigModel
-from tandem.rpc.channels import is_loopback
-from tandem.rpc.config import ApiKey, TlsFiles
+from tandem.engine.config import EngineConfig
+from tandem.router.config import RouterConfig
+from tandem.rpc.config import TlsFiles
 
-Port = Annotated[int, pydantic.Field(ge=0, le=65535)]
 Name = Annotated[str, pydantic.Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 
 
@@ -46,56 +45,6 @@ class RuntimeSection(ConfigModel):
     """How long a drain may take before workers are ended."""
 
 
-class AuthSection(ConfigModel):
-    """Who may call the public port."""
-
-    keys: list[ApiKey] = pydantic.Field(min_length=1)
-    """Accepted keys; a request without one of them is refused."""
-
-    @pydantic.model_validator(mode="after")
-    def _ids_are_unique(self) -> "AuthSection":
-        ids = [key.id for key in self.keys]
-        twice = sorted({i for i in ids if ids.count(i) > 1})
-        if twice:
-            raise ValueError(f"key id {twice[0]!r} is given twice")
-        return self
-
-
-class RouterSection(ConfigModel):
-    """The front door."""
-
-    host: str = "127.0.0.1"
-    """Address that the public port binds to."""
-    port: Port = 8700
-    """Public gRPC port; 0 takes a free one."""
-    internal_host: str = "127.0.0.1"
-    """Address of the internal port, which workers reach."""
-    internal_port: Port = 0
-    """Internal gRPC port (registry, status, administration); 0 takes a free one."""
-    tls: TlsFiles | None = None
-    """TLS of the public port."""
-    auth: AuthSection | None = None
-    """Bearer keys; without them only loopback is served, as tenant `local`."""
-    insecure: bool = False
-    """Allow a public port beyond loopback without TLS or keys. Everybody who reaches it can use it."""
-    metrics_port: Port | None = None
-    """Port of the Prometheus page; nothing = no such page."""
-    mode: Literal["auto", "split", "aggregated"] = "auto"
-    """`auto` splits a request when that is predicted to pay; `split` and `aggregated` force one way."""
-    max_queue_s: float = pydantic.Field(default=30.0, gt=0)
-    """Work, in predicted seconds, that may wait before new requests are shed."""
-    default_timeout_s: float = pydantic.Field(default=600.0, gt=0)
-    """Deadline of a request that brings none."""
-
-    @pydantic.model_validator(mode="after")
-    def _beyond_loopback_needs_protection(self) -> "RouterSection":
-        if not is_loopback(self.host) and not self.insecure and (self.tls is None or self.auth is None):
-            raise ValueError(
-                f"host {self.host} is reachable from elsewhere: give tls and auth, or start with --insecure"
-            )
-        return self
-
-
 class PoolSection(ConfigModel):
     """One pool of equal workers."""
 
@@ -105,6 +54,17 @@ class PoolSection(ConfigModel):
     """CPU cores that one worker takes (what Ray reserves)."""
     gpus: float = pydantic.Field(default=0.0, ge=0)
     """GPUs that one worker takes."""
+
+
+class WorkersSection(ConfigModel):
+    """What all workers share besides the engine."""
+
+    host: str = "127.0.0.1"
+    """Address that workers bind to and announce, for gRPC and for KV over TCP."""
+    tls: TlsFiles | None = None
+    """Certificate, key and CA of the workers; with them, internal connections are mTLS on both ends."""
+    insecure: bool = False
+    """Allow plain text between router and workers beyond loopback."""
 
 
 class PoolsSection(ConfigModel):
@@ -122,41 +82,11 @@ class PoolsSection(ConfigModel):
         return self
 
 
-class EngineSection(ConfigModel):
-    """How each worker runs the model."""
-
-    block_size: int = pydantic.Field(default=16, ge=1, le=256)
-    """Tokens in one KV block."""
-    kv_memory: Bytes = 1 << 30
-    """Memory of each worker's KV pool, e.g. `1GiB`."""
-    max_batched_tokens: int = pydantic.Field(default=512, ge=16)
-    """Prompt tokens that one prefill step computes at most: the chunk."""
-    max_sequences: int = pydantic.Field(default=64, ge=1)
-    """Sequences that one decode worker runs at once."""
-    max_context_tokens: int | None = pydantic.Field(default=None, ge=16)
-    """Longest prompt + answer; nothing = what the model allows."""
-    batching: Literal["continuous", "dynamic", "static"] = "continuous"
-    """Batching policy; the other two are baselines for comparisons."""
-    threads: int = pydantic.Field(default=1, ge=1)
-    """CPU threads of one worker's forward pass. More threads than cores is much slower, not a little."""
-    device: str = pydantic.Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    """Where the model runs; `auto` takes a GPU when the worker has one."""
-
-
 class TransferSection(ConfigModel):
     """How KV moves from prefill to decode workers."""
 
     transports: list[Literal["shm", "tcp"]] = pydantic.Field(default=["shm", "tcp"], min_length=1)
     """Allowed transports, best first; shm is used between workers of one host."""
-    host: str = "127.0.0.1"
-    """Address that decode workers listen on for KV over TCP."""
-
-
-class SecuritySection(ConfigModel):
-    """Internal connections: router to workers, worker to worker."""
-
-    mtls: TlsFiles | None = None
-    """Certificate, key and CA that every internal side shows and demands (`tandem certs init` makes a set)."""
 
 
 class RegistrySection(ConfigModel):
@@ -192,16 +122,16 @@ class ClusterConfig(ConfigModel):
     """Which model is served."""
     runtime: RuntimeSection = RuntimeSection()
     """Who runs the workers."""
-    router: RouterSection = RouterSection()
+    router: RouterConfig = RouterConfig()
     """The front door."""
     pools: PoolsSection = PoolsSection()
     """How many workers of each role."""
-    engine: EngineSection = EngineSection()
+    workers: WorkersSection = WorkersSection()
+    """What all workers share."""
+    engine: EngineConfig = EngineConfig()
     """How workers run the model."""
     transfer: TransferSection = TransferSection()
     """How KV moves."""
-    security: SecuritySection = SecuritySection()
-    """Internal TLS."""
     registry: RegistrySection = RegistrySection()
     """Where workers announce themselves."""
     observability: ObservabilitySection = ObservabilitySection()

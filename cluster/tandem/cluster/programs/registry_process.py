@@ -1,4 +1,4 @@
-"""Runs an embedded Redis-compatible server as a subprocess of ours: unix socket only, memory bounded, nothing on disk."""
+"""An embedded Redis-compatible server as a subprocess of ours: unix socket only, bounded memory, nothing on disk."""
 
 import sys
 import tempfile

@@ -1,0 +1,67 @@
+"""What the supervisor tells each program it starts: one JSON line per process. Zero I/O."""
+
+from pathlib import Path
+from typing import Literal
+
+import pydantic
+
+from tandem.core.config.model import ConfigModel
+from tandem.core.types import Role
+from tandem.engine.config import EngineConfig
+from tandem.router.config import RouterConfig
+from tandem.rpc.config import TlsFiles
+
+
+class RegistryTarget(ConfigModel):
+    """Where workers announce themselves and the router looks for them."""
+
+    kind: Literal["redis", "router"]
+    """`redis`: the server at `url`. `router`: the router's own memory, reached at `address`."""
+    url: str = ""
+    """Redis URL."""
+    namespace: str = "tandem"
+    """Prefix of every Redis key."""
+    address: str = ""
+    """Router's internal address, host:port."""
+
+
+class WorkerProgramConfig(ConfigModel):
+    """One worker process."""
+
+    worker_id: str = pydantic.Field(min_length=1)
+    """Name of the worker's slot, e.g. `decode-0`."""
+    role: Role
+    """What it does."""
+    model_folder: Path
+    """Prepared model."""
+    engine: EngineConfig = EngineConfig()
+    """How it runs the model."""
+    host: str = "127.0.0.1"
+    """Address that the gRPC service and the KV receiver bind to and announce."""
+    transports: list[Literal["shm", "tcp"]] = pydantic.Field(default=["shm", "tcp"], min_length=1)
+    """KV transports, best first."""
+    registry: RegistryTarget
+    """Where it announces itself."""
+    tls: TlsFiles | None = None
+    """Internal TLS."""
+    insecure: bool = False
+    """Allow internal plain text beyond loopback."""
+    log_level: str = "info"
+    """Least severe log line."""
+    log_style: Literal["console", "json"] = "console"
+    """Form of log lines."""
+
+
+class RouterProgramConfig(ConfigModel):
+    """The router process."""
+
+    router: RouterConfig
+    """The router's own settings."""
+    model_folder: Path
+    """Prepared model."""
+    registry: RegistryTarget
+    """Where it looks for workers."""
+    log_level: str = "info"
+    """Least severe log line."""
+    log_style: Literal["console", "json"] = "console"
+    """Form of log lines."""

@@ -1,0 +1,1 @@
+"""Who starts, watches and stops workers: plain subprocesses here, or Ray."""

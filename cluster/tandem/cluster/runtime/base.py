@@ -1,0 +1,39 @@
+"""What the supervisor asks of a runtime."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tandem.cluster.programs.config import WorkerProgramConfig
+
+OnStatus = Callable[[str, str], None]
+"""Called with (worker id, what it is doing) while workers start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerProcess:
+    """One worker as its runtime sees it."""
+
+    worker_id: str
+    pid: int | None
+    is_running: bool
+    num_restarts: int
+
+
+class WorkerRuntime(Protocol):
+    """Starts workers, starts a dead one again with a new epoch, stops them all."""
+
+    async def start(self, workers: Sequence[WorkerProgramConfig], *, on_status: OnStatus, timeout_s: float) -> None:
+        """Start all workers and wait until each is ready.
+
+        Raises EnvironmentProblem or ModelError with the worker's own words when one can't start; nothing is left then.
+        """
+        ...
+
+    async def stop(self, *, grace_s: float) -> None:
+        """Let workers finish what they run, at most ``grace_s``, then end them. Idempotent."""
+        ...
+
+    def processes(self) -> tuple[WorkerProcess, ...]:
+        """Return what runs now."""
+        ...

@@ -3,7 +3,6 @@
 Plain text is for loopback. Anything else needs TLS, or somebody who says ``insecure=True``.
 """
 
-import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -11,8 +10,11 @@ from typing import Final
 import grpc
 import grpc.aio
 
-from tandem.core.errors import ConfigError, EnvironmentProblem
-from tandem.rpc.tls import TlsMaterial, channel_credentials, server_credentials
+from tandem.core.errors import EnvironmentProblem
+from tandem.rpc.addresses import is_loopback as is_loopback  # noqa: PLC0414 - part of this surface
+from tandem.rpc.addresses import require_protection, split_address
+from tandem.rpc.credentials import channel_credentials, server_credentials
+from tandem.rpc.tls import TlsMaterial
 
 Option = tuple[str, int | str]
 
@@ -37,38 +39,6 @@ class ServerLimits:
 INTERNAL_LIMITS: Final = ServerLimits(
     max_receive_bytes=INTERNAL_RECEIVE_BYTES, max_concurrent_streams=1024, max_connection_age_s=None
 )
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether ``host`` can only be reached from this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Split ``host:port`` or ``[v6]:port``. Raises ConfigError when it is neither."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise ConfigError(f"{address!r} is not an address", remedy="write host:port, e.g. 127.0.0.1:50051")
-    return host.strip("[]"), int(port)
-
-
-def join_address(host: str, port: int) -> str:
-    """Return ``host:port``, with brackets around an IPv6 host."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def require_protection(host: str, *, protected: bool, insecure: bool, what: str) -> None:
-    """Raise ConfigError when ``host`` is not loopback and nothing protects ``what``, unless ``insecure`` allows it."""
-    if not (protected or insecure or is_loopback(host)):
-        raise ConfigError(
-            f"{what} at {host} would be open to the network without TLS and authentication",
-            remedy="use a loopback address, or give certificates (and keys), or say --insecure if you mean it",
-        )
 
 
 def client_options(*, keepalive_without_calls: bool = False) -> list[Option]:

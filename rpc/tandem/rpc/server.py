@@ -9,8 +9,9 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from tandem.rpc.access import AccessControl
+from tandem.rpc.addresses import join_address, require_protection, split_address
 from tandem.rpc.auth import AccessInterceptor
-from tandem.rpc.channels import ServerLimits, bind, join_address, require_protection, server_options, split_address
+from tandem.rpc.channels import ServerLimits, bind, server_options
 from tandem.rpc.serving import Service
 from tandem.rpc.tls import TlsMaterial
 

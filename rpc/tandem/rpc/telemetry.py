@@ -1,0 +1,135 @@
+"""Names of spans and metrics, and the instruments themselves: one table for all components.
+
+Units are in the names, as Prometheus shows them. Requests are counted by outcome and never by tenant or request id;
+worker ids appear on gauges only. Without an SDK set up by the composition root everything here does nothing.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from opentelemetry import metrics, trace
+from opentelemetry.metrics import Counter, Histogram, Meter, UpDownCounter
+from opentelemetry.trace import Tracer
+
+SCOPE: Final = "tandem"
+
+SPAN_REQUEST: Final = "tandem.request"
+SPAN_QUEUE: Final = "tandem.queue"
+SPAN_PREFILL: Final = "tandem.prefill"
+SPAN_KV_TRANSFER: Final = "tandem.kv_transfer"
+SPAN_DECODE: Final = "tandem.decode"
+
+ATTRIBUTE_OUTCOME: Final = "tandem.outcome"
+ATTRIBUTE_REASON: Final = "tandem.reason"
+ATTRIBUTE_REQUEST_ID: Final = "tandem.request_id"  # on spans only
+ATTRIBUTE_ATTEMPT: Final = "tandem.attempt"
+ATTRIBUTE_WORKER: Final = "tandem.worker_id"  # on spans and gauges only
+ATTRIBUTE_ROLE: Final = "tandem.role"
+ATTRIBUTE_TRANSPORT: Final = "tandem.transport"
+ATTRIBUTE_MODEL: Final = "gen_ai.request.model"
+
+# Bounds in seconds; the first token of a short prompt takes milliseconds, a long answer minutes.
+_LATENCY_BOUNDS_S: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
+_TOKEN_BOUNDS_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+_TOKENS_BOUNDS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterMetrics:
+    """What a router measures."""
+
+    request_duration_s: Histogram
+    time_to_first_token_s: Histogram
+    time_per_output_token_s: Histogram
+    queue_wait_s: Histogram
+    prompt_tokens: Histogram
+    output_tokens: Histogram
+    requests: Counter  # by outcome and reason
+    attempts: Counter  # by reason, the first attempt of a request not counted
+    queued_requests: UpDownCounter
+    running_requests: UpDownCounter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerMetrics:
+    """What a worker measures."""
+
+    step_duration_s: Histogram  # by role
+    prefill_tokens: Counter
+    cached_tokens: Counter
+    decode_tokens: Counter
+    handover_duration_s: Histogram  # by transport
+    handover_bytes: Counter  # by transport
+    handover_failures: Counter  # by reason
+    preemptions: Counter
+
+
+def tracer() -> Tracer:
+    """Return the tracer of all Tandem spans."""
+    return trace.get_tracer(SCOPE)
+
+
+def meter() -> Meter:
+    """Return the meter of all Tandem metrics."""
+    return metrics.get_meter(SCOPE)
+
+
+def router_metrics(source: Meter) -> RouterMetrics:
+    """Make a router's instruments; once per process."""
+    return RouterMetrics(
+        request_duration_s=_seconds(source, "gen_ai.server.request.duration", "From arrival to the end of a request."),
+        time_to_first_token_s=_seconds(source, "gen_ai.server.time_to_first_token", "From arrival to the first token."),
+        time_per_output_token_s=source.create_histogram(
+            "gen_ai.server.time_per_output_token",
+            unit="s",
+            description="Time after the first token, per further token.",
+            explicit_bucket_boundaries_advisory=_TOKEN_BOUNDS_S,
+        ),
+        queue_wait_s=_seconds(source, "tandem.queue.wait", "From arrival in the queue to the placement."),
+        prompt_tokens=_tokens(source, "tandem.request.prompt_tokens", "Prompt tokens per request."),
+        output_tokens=_tokens(source, "tandem.request.output_tokens", "Output tokens per request."),
+        requests=source.create_counter("tandem.requests", unit="{request}", description="Ended requests by outcome."),
+        attempts=source.create_counter("tandem.attempts", unit="{attempt}", description="Attempts after the first."),
+        queued_requests=source.create_up_down_counter(
+            "tandem.queue.requests", unit="{request}", description="Requests that wait for a worker."
+        ),
+        running_requests=source.create_up_down_counter(
+            "tandem.running.requests", unit="{request}", description="Requests being prefilled or decoded."
+        ),
+    )
+
+
+def worker_metrics(source: Meter) -> WorkerMetrics:
+    """Make a worker's instruments; once per process."""
+    return WorkerMetrics(
+        step_duration_s=_seconds(source, "tandem.engine.step.duration", "Wall time of one forward step."),
+        prefill_tokens=source.create_counter(
+            "tandem.engine.prefill_tokens", unit="{token}", description="Prompt tokens computed."
+        ),
+        cached_tokens=source.create_counter(
+            "tandem.engine.cached_tokens", unit="{token}", description="Prompt tokens whose KV was already there."
+        ),
+        decode_tokens=source.create_counter(
+            "tandem.engine.decode_tokens", unit="{token}", description="Tokens generated."
+        ),
+        handover_duration_s=_seconds(source, "tandem.kv.handover.duration", "From the grant to the verified seal."),
+        handover_bytes=source.create_counter("tandem.kv.handover.bytes", unit="By", description="KV bytes received."),
+        handover_failures=source.create_counter(
+            "tandem.kv.handover.failures", unit="{handover}", description="Hand-overs that failed, by reason."
+        ),
+        preemptions=source.create_counter(
+            "tandem.engine.preemptions", unit="{sequence}", description="Sequences put back to be computed again."
+        ),
+    )
+
+
+def _seconds(source: Meter, name: str, description: str) -> Histogram:
+    return source.create_histogram(
+        name, unit="s", description=description, explicit_bucket_boundaries_advisory=_LATENCY_BOUNDS_S
+    )
+
+
+def _tokens(source: Meter, name: str, description: str) -> Histogram:
+    return source.create_histogram(
+        name, unit="{token}", description=description, explicit_bucket_boundaries_advisory=_TOKENS_BOUNDS
+    )

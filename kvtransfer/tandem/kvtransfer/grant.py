@@ -1,0 +1,130 @@
+"""The receiver's permission to send: which blocks, where to, until when. Opaque bytes to everybody between the two."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import msgspec
+
+from .errors import ProtocolViolation
+from .identity import MAX_REQUEST_ID_BYTES, SECRET_BYTES, TransferKey
+
+MAX_GRANT_BYTES = 4 * 1024 * 1024
+MAX_GRANT_BLOCKS = 1 << 17
+MAX_CHUNK_BYTES = 1 << 20
+MAX_ENDPOINTS = 8
+
+TransportName = Literal["shm", "tcp"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class BlockRef:
+    """One life of one block: the generation grows by one at every allocation."""
+
+    block_id: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvEndpoint:
+    """Where a receiver listens. ``shm`` works only for a sender of the same ``host_id``."""
+
+    transport: TransportName
+    address: str
+    host_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvGrant:
+    """The right to write exactly ``blocks`` of one worker's one life, in transfer order.
+
+    ``secret`` is the capability: 128 random bits, never logged, never sent over the KV link.
+    """
+
+    request_id: str
+    attempt: int
+    child: int = 0
+    layout_fingerprint: str
+    dst_worker_id: str
+    dst_epoch: int
+    blocks: tuple[BlockRef, ...]
+    chunk_bytes: int
+    endpoints: tuple[KvEndpoint, ...]
+    secret: bytes = field(repr=False)
+    deadline_left_s: float
+
+    @property
+    def key(self) -> TransferKey:
+        """The hand-over this grant is for."""
+        return TransferKey(self.request_id, self.attempt, self.child)
+
+    def to_bytes(self) -> bytes:
+        """Encode for the control plane (msgpack)."""
+        return msgspec.msgpack.encode(
+            _WireGrant(
+                request_id=self.request_id,
+                attempt=self.attempt,
+                child=self.child,
+                layout=self.layout_fingerprint,
+                worker_id=self.dst_worker_id,
+                epoch=self.dst_epoch,
+                blocks=tuple((ref.block_id, ref.generation) for ref in self.blocks),
+                chunk_bytes=self.chunk_bytes,
+                endpoints=tuple(
+                    _WireEndpoint(transport=e.transport, address=e.address, host_id=e.host_id) for e in self.endpoints
+                ),
+                secret=self.secret,
+                deadline_left_s=self.deadline_left_s,
+            )
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "KvGrant":
+        """Decode and validate; raises ProtocolViolation naming the first bad field."""
+        if len(data) > MAX_GRANT_BYTES:
+            raise ProtocolViolation(f"grant: {len(data)} bytes is more than {MAX_GRANT_BYTES}")
+        try:
+            wire = _DECODER.decode(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise ProtocolViolation(f"grant: {error}") from error
+        return cls(
+            request_id=wire.request_id,
+            attempt=wire.attempt,
+            child=wire.child,
+            layout_fingerprint=wire.layout,
+            dst_worker_id=wire.worker_id,
+            dst_epoch=wire.epoch,
+            blocks=tuple(BlockRef(block_id, generation) for block_id, generation in wire.blocks),
+            chunk_bytes=wire.chunk_bytes,
+            endpoints=tuple(
+                KvEndpoint(transport=e.transport, address=e.address, host_id=e.host_id) for e in wire.endpoints
+            ),
+            secret=wire.secret,
+            deadline_left_s=wire.deadline_left_s,
+        )
+
+
+_U32 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+
+
+class _WireEndpoint(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    transport: TransportName
+    address: _Name
+    host_id: Annotated[str, msgspec.Meta(max_length=256)]
+
+
+class _WireGrant(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    request_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_REQUEST_ID_BYTES)]
+    attempt: _U32
+    child: _U32
+    layout: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    worker_id: _Name
+    epoch: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+    blocks: Annotated[tuple[tuple[_U32, _U32], ...], msgspec.Meta(min_length=1, max_length=MAX_GRANT_BLOCKS)]
+    chunk_bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_CHUNK_BYTES)]
+    endpoints: Annotated[tuple[_WireEndpoint, ...], msgspec.Meta(min_length=1, max_length=MAX_ENDPOINTS)]
+    secret: Annotated[bytes, msgspec.Meta(min_length=SECRET_BYTES, max_length=SECRET_BYTES)]
+    deadline_left_s: Annotated[float, msgspec.Meta(ge=0, le=86400 * 7)]
+
+
+_DECODER = msgspec.msgpack.Decoder(_WireGrant)

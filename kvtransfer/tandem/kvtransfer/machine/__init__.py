@@ -1,0 +1,1 @@
+"""Pure state machines of a hand-over: no I/O, no clock, no threads."""

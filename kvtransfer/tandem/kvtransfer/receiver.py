@@ -1,0 +1,330 @@
+"""The decode worker's half of the hand-over: grants blocks, receives into them, adopts what verifies.
+
+Threads: one per connection (``kv-receive``), one that accepts (``kv-accept``) and one for callbacks and time-outs
+(``kv-receive-events``). Every public method may be called from any thread and returns at once.
+"""
+
+import secrets
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+import structlog
+
+from tandem.core import reasons
+from tandem.core.clock import Clock
+from tandem.core.errors import InvalidArgument, Unavailable
+
+from .counters import CounterBox, Counters
+from .frames import Abort, Commit, Credit, Open
+from .grant import MAX_CHUNK_BYTES, MAX_GRANT_BLOCKS, BlockRef, KvEndpoint, KvGrant, TransportName
+from .host import host_id
+from .identity import SECRET_BYTES, TransferKey, transfer_tag
+from .layout import KvLayout
+from .machine import receiver_events as ev
+from .machine.receiver import HandoverReceiver
+from .memory import DestinationBlocks
+from .receiver_link import LinkSettings, ReceiverLink, ReceivingTransfer
+from .recent import RecentSet
+from .stats import HandoverStats
+from .threads import ServiceThread, Waker
+from .transport.listen import Accepted, Identity, listen_shm, listen_tcp, welcome_shm, welcome_tcp
+
+_log = structlog.get_logger(__name__)
+_TICK_S = 0.25
+_MAX_LINKS = 256
+_ACCEPT_PAUSE_S = 0.05
+
+
+class ReceiverEvents(Protocol):
+    """Called on the service's event thread, one at a time. Exactly one call per hand-over that was not aborted here."""
+
+    def on_ready(self, key: TransferKey, payload: bytes, stats: HandoverStats) -> None:
+        """Every byte came and verified: adopt the blocks. The sender is told to free its own when this returns."""
+        ...
+
+    def on_failed(self, key: TransferKey, reason: str, retryable: bool) -> None:
+        """The hand-over will not happen: free the blocks. ``reason`` is from ``tandem.core.reasons``."""
+        ...
+
+
+class KvReceiverService:
+    """Receives KV into this worker's blocks, from whoever holds a grant of this process."""
+
+    def __init__(
+        self,
+        *,
+        worker_id: str,
+        epoch: int,
+        layout: KvLayout,
+        destination: DestinationBlocks,
+        events: ReceiverEvents,
+        listen_host: str,
+        clock: Clock,
+        tls: ssl.SSLContext | None = None,
+        transports: Sequence[TransportName] = ("shm", "tcp"),
+        advertise_host: str | None = None,
+    ) -> None:
+        """Listen at once. ``advertise_host`` is what senders connect to, where it is not ``listen_host``."""
+        self._identity = Identity(worker_id=worker_id, epoch=epoch, fingerprint=bytes.fromhex(layout.fingerprint))
+        self._fingerprint = layout.fingerprint
+        self._block_bytes = layout.block_bytes
+        self._destination = destination
+        self._events = events
+        self._clock = clock
+        self._tls = tls
+        self._lock = threading.RLock()
+        self._transfers: dict[TransferKey, ReceivingTransfer] = {}
+        self._by_tag: dict[bytes, ReceivingTransfer] = {}
+        self._links: set[ReceiverLink] = set()
+        self._ended_keys: RecentSet[TransferKey] = RecentSet()
+        self._ended_tags: RecentSet[bytes] = RecentSet()
+        self._counters = CounterBox()
+        self._is_closed = False
+        self._listeners: dict[TransportName, socket.socket] = {}
+        for name in transports:
+            self._listeners[name] = listen_shm() if name == "shm" else listen_tcp(listen_host)
+        self._endpoints = tuple(self._endpoint(name, advertise_host or listen_host) for name in self._listeners)
+        self._waker = Waker()
+        self._thread = ServiceThread("kv-receive-events", tick=self._tick, period_s=_TICK_S)
+        self._accepter = threading.Thread(target=self._accept, name="kv-accept", daemon=True)
+        self._accepter.start()
+
+    @property
+    def endpoints(self) -> tuple[KvEndpoint, ...]:
+        """Where senders reach this service; part of every grant."""
+        return self._endpoints
+
+    def expect(
+        self, key: TransferKey, refs: Sequence[BlockRef], token_digest: bytes, deadline_left_s: float
+    ) -> KvGrant:
+        """Grant these blocks, in prompt order, to whoever gets the returned grant.
+
+        The blocks must be RECEIVING for ``key`` in the block table already. Raises InvalidArgument for a key that was
+        used before, or no blocks; Unavailable after ``close``.
+        """
+        if not 1 <= len(refs) <= MAX_GRANT_BLOCKS:
+            raise InvalidArgument("refs", f"{len(refs)} blocks", remedy=f"grant between 1 and {MAX_GRANT_BLOCKS}")
+        grant = KvGrant(
+            request_id=key.request_id,
+            attempt=key.attempt,
+            child=key.child,
+            layout_fingerprint=self._fingerprint,
+            dst_worker_id=self._identity.worker_id,
+            dst_epoch=self._identity.epoch,
+            blocks=tuple(refs),
+            chunk_bytes=min(MAX_CHUNK_BYTES, self._block_bytes),
+            endpoints=self._endpoints,
+            secret=secrets.token_bytes(SECRET_BYTES),
+            deadline_left_s=max(0.0, deadline_left_s),
+        )
+        with self._lock:
+            if self._is_closed:
+                raise Unavailable("this worker's KV receiver is closed")
+            if key in self._transfers or key in self._ended_keys:
+                raise InvalidArgument("key", f"attempt {key.attempt} of this request was granted before")
+            now_s = self._clock.now_s()
+            machine = HandoverReceiver(
+                grant=grant, block_bytes=self._block_bytes, token_digest=token_digest, now_s=now_s
+            )
+            tag = transfer_tag(grant.secret, key, dst_epoch=grant.dst_epoch)
+            transfer = ReceivingTransfer(key=key, machine=machine, grant=grant, tag=tag, expected_at_s=now_s)
+            self._transfers[key] = self._by_tag[tag] = transfer
+        return grant
+
+    def abort(self, key: TransferKey, reason: str) -> None:
+        """Stop receiving and tell the sender. No callback follows, and no write begins after it. Idempotent.
+
+        The blocks may be freed at once: one being written right now is held by ``begin_write`` until ``end_write``.
+        """
+        with self._lock:
+            transfer = self._transfers.get(key)
+            if transfer is None:
+                self._ended_keys.add(key)
+            else:
+                self.apply(transfer, ev.AbortAsked(reason))
+
+    def wanted(self) -> tuple[TransferKey, ...]:
+        """Return the hand-overs whose bytes are still needed from their senders."""
+        with self._lock:
+            return tuple(key for key, transfer in self._transfers.items() if transfer.machine.is_wanted)
+
+    def snapshot(self) -> Counters:
+        """Return the counters."""
+        return self._counters.snapshot()
+
+    def close(self) -> None:
+        """End listeners, connections and threads. No callback comes after it. Idempotent."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        self._waker.wake()
+        self._accepter.join()
+        with self._lock:
+            links = tuple(self._links)
+        for link in links:
+            link.close()
+        for link in links:
+            link.join()
+        self._thread.close()
+        self._waker.close()
+
+    # --- used by the links -----------------------------------------------------------------------------------------
+
+    def apply(self, transfer: ReceivingTransfer, event: ev.ReceiverEvent) -> list[ev.ReceiverAction]:
+        """Feed one event to a transfer's machine, carry out what is not the link's, return all actions."""
+        with self._lock:
+            actions = transfer.machine.on_event(self._clock.now_s(), event)
+            for action in actions:
+                self._carry_out(transfer, action)
+            return actions
+
+    def open(self, link: ReceiverLink, frame: Open) -> bool:
+        """Bind a transfer to this link; False if there is no such transfer, or it belongs to another link."""
+        with self._lock:
+            transfer = self._by_tag.get(frame.tag)
+            if frame.epoch != self._identity.epoch:
+                self._counters.add("stale_epoch")
+                return False
+            if transfer is None or transfer.link not in (None, link):
+                self._counters.add("unknown_transfer")
+                return False
+            transfer.link = link
+            transfer.src_epoch = frame.src_epoch
+            self.apply(transfer, ev.Opened(frame))
+            return True
+
+    def transfer_of(self, link: ReceiverLink, tag: bytes) -> ReceivingTransfer | None:
+        """Return the open transfer of this tag on this link."""
+        with self._lock:
+            transfer = self._by_tag.get(tag)
+            return transfer if transfer is not None and transfer.link is link else None
+
+    def has_ended(self, tag: bytes) -> bool:
+        """True if this tag was open once."""
+        with self._lock:
+            return tag in self._ended_tags
+
+    def transfers_on(self, link: ReceiverLink) -> tuple[ReceivingTransfer, ...]:
+        """Return the open transfers of this link."""
+        with self._lock:
+            return tuple(transfer for transfer in self._transfers.values() if transfer.link is link)
+
+    def link_lost(self, link: ReceiverLink, reason: str) -> None:
+        """End every transfer of this link."""
+        with self._lock:
+            for transfer in self.transfers_on(link):
+                transfer.link = None
+                self.apply(transfer, ev.Ended(reason))
+            self._links.discard(link)
+
+    # --- private ---------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, transfer: ReceivingTransfer, action: ev.ReceiverAction) -> None:
+        link, tag, epoch = transfer.link, transfer.tag, transfer.src_epoch
+        match action:
+            case ev.Drop(counter):
+                self._counters.add(counter)
+            case ev.Ready(payload, sender_lag_s):
+                self._call(partial(self._adopt, transfer, payload, self._stats(transfer, sender_lag_s)))
+            case ev.Failed(reason, retryable):
+                self._counters.add("num_failed")
+                self._call(partial(self._events.on_failed, transfer.key, reason, retryable))
+            case ev.Forget():
+                self._end(transfer)
+            case ev.SendCredit(num_landed) if link is not None:
+                link.post(Credit(tag, epoch, num_landed))
+            case ev.SendCommit(reason) if link is not None:
+                link.post(Commit(tag, epoch, reason))
+            case ev.SendAbort(reason) if link is not None:
+                link.post(Abort(tag, epoch, reason))
+
+    def _adopt(self, transfer: ReceivingTransfer, payload: bytes, stats: HandoverStats) -> None:
+        """Hand verified KV to the worker, then tell the sender. If the worker can't take it, neither side keeps it."""
+        if transfer.is_over():
+            return
+        try:
+            self._events.on_ready(transfer.key, payload, stats)
+        except Exception:
+            self.apply(transfer, ev.AbortAsked(reasons.ENGINE))
+            raise
+        self._counters.add("num_committed")
+        self.apply(transfer, ev.Adopted())
+
+    def _call(self, callback: Callable[[], None]) -> None:
+        if not self._is_closed:
+            self._thread.post(callback)
+
+    def _end(self, transfer: ReceivingTransfer) -> None:
+        self._transfers.pop(transfer.key, None)
+        self._by_tag.pop(transfer.tag, None)
+        self._ended_keys.add(transfer.key)
+        self._ended_tags.add(transfer.tag)
+
+    def _stats(self, transfer: ReceivingTransfer, sender_lag_s: float) -> HandoverStats:
+        return HandoverStats(
+            transport="" if transfer.link is None else transfer.link.transport,
+            num_bytes=transfer.machine.num_bytes_landed,
+            num_chunks=transfer.machine.num_chunks_landed,
+            total_s=self._clock.now_s() - transfer.expected_at_s,
+            exposed_s=sender_lag_s,
+        )
+
+    def _tick(self) -> None:
+        with self._lock:
+            for transfer in tuple(self._transfers.values()):
+                self.apply(transfer, ev.Tick())
+
+    def _endpoint(self, name: TransportName, host: str) -> KvEndpoint:
+        bound = self._listeners[name].getsockname()
+        if name == "shm":
+            return KvEndpoint(transport=name, address=bound[1:].decode(), host_id=host_id())
+        address = f"[{host}]:{bound[1]}" if ":" in host else f"{host}:{bound[1]}"
+        return KvEndpoint(transport=name, address=address, host_id="")
+
+    def _accept(self) -> None:
+        poller = select.poll()
+        names = {listener.fileno(): name for name, listener in self._listeners.items()}
+        for fd in (*names, self._waker.fileno()):
+            poller.register(fd, select.POLLIN)
+        while not self._is_closed:
+            for fd, _ in poller.poll():
+                if fd in names:
+                    self._admit(names[fd])
+        for listener in self._listeners.values():
+            listener.close()
+
+    def _admit(self, name: TransportName) -> None:
+        try:
+            sock, _ = self._listeners[name].accept()
+        except OSError as error:
+            _log.warning("kv accept failed", problem=str(error))
+            time.sleep(_ACCEPT_PAUSE_S)  # out of descriptors: the listener stays readable, don't spin
+            return
+        welcome: Callable[[], Accepted] = (
+            partial(welcome_shm, sock, self._identity)
+            if name == "shm"
+            else partial(welcome_tcp, sock, self._identity, tls=self._tls)
+        )
+        with self._lock:
+            if len(self._links) >= _MAX_LINKS:
+                sock.close()
+                self._counters.add("refused_connections")
+                return
+            settings = LinkSettings(
+                epoch=self._identity.epoch,
+                block_bytes=self._block_bytes,
+                welcome=welcome,
+                destination=self._destination,
+                counters=self._counters,
+                clock=self._clock,
+            )
+            link = ReceiverLink(settings, self)
+            self._links.add(link)
+        link.start()

@@ -1,0 +1,1 @@
+"""Ways to move a chunk's payload: ``tcp`` inline in the stream, ``shm`` through the receiver's staging ring."""

@@ -21,7 +21,7 @@ class RouterSession:
     def __init__(self, session_id: str, loop: asyncio.AbstractEventLoop) -> None:
         self.session_id = session_id
         self._loop = loop
-        self._queue: asyncio.Queue[WorkerMessage] = asyncio.Queue()
+        self._queue: asyncio.Queue[WorkerMessage | None] = asyncio.Queue()  # None = the end
         self._is_overrun = False
         self._is_closed = False
 
@@ -36,6 +36,10 @@ class RouterSession:
         """Take no more messages. Loop thread only."""
         self._is_closed = True
 
+    def end(self) -> None:
+        """Let ``messages`` end after what is queued. Loop thread only."""
+        self._queue.put_nowait(None)
+
     def _put(self, message: WorkerMessage) -> None:
         if self._is_closed:
             return
@@ -44,9 +48,8 @@ class RouterSession:
         self._queue.put_nowait(message)
 
     async def messages(self) -> AsyncIterator[WorkerMessage]:
-        """Yield messages as they come, until the caller stops. Raises SlowRouter when too many wait."""
-        while True:
-            message = await self._queue.get()
+        """Yield messages as they come, until `end`. Raises SlowRouter when too many wait."""
+        while (message := await self._queue.get()) is not None:
             if self._is_overrun:
                 raise SlowRouter(f"{self._queue.qsize()} messages wait for the router")
             yield message

@@ -12,7 +12,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from tandem.cluster.registry.record import decode_record, encode_record
-from tandem.core.ids import WorkerId
+from tandem.core.ids import Epoch, WorkerId
 from tandem.core.types import WorkerInfo
 
 _log = structlog.get_logger(__name__)
@@ -43,9 +43,13 @@ class RedisRegistry:
         self._is_reachable = True
         return True
 
-    async def withdraw(self, worker_id: WorkerId) -> None:
-        """Remove a registration; silent when Redis is down (the TTL removes it then)."""
+    async def withdraw(self, worker_id: WorkerId, epoch: Epoch) -> None:
+        """Remove a registration, if it is of this life; silent when Redis is down (the TTL removes it then)."""
         try:
+            data = await self._client.get(self._prefix + worker_id)
+            current = decode_record(data) if isinstance(data, bytes) else None
+            if current is None or current.epoch != epoch:
+                return  # the next life has announced itself already
             await self._client.delete(self._prefix + worker_id)
             await self._client.srem(self._names_key, worker_id)
         except (RedisError, OSError) as error:

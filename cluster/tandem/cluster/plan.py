@@ -1,0 +1,49 @@
+"""From a `ClusterConfig` to the exact configuration of every process. Pure: no I/O."""
+
+from pathlib import Path
+
+from tandem.cluster.config.model import ClusterConfig
+from tandem.cluster.programs.config import RegistryTarget, RouterProgramConfig, WorkerProgramConfig
+from tandem.core.prepared_model import PreparedModel
+from tandem.core.types import Role
+
+
+def plan_router(config: ClusterConfig, model: PreparedModel, registry: RegistryTarget) -> RouterProgramConfig:
+    """Return the router process's configuration."""
+    served = config.router.served_model or config.model.name or model.name
+    router = config.router.model_copy(
+        update={"served_model": served, "internal_tls": config.router.internal_tls or config.workers.tls}
+    )
+    return RouterProgramConfig(
+        router=router,
+        model_folder=model.folder,
+        registry=registry,
+        log_level=config.observability.log_level,
+        log_style=config.observability.log_style,
+    )
+
+
+def plan_workers(config: ClusterConfig, model: PreparedModel, registry: RegistryTarget) -> list[WorkerProgramConfig]:
+    """Return one configuration per worker, prefill workers first."""
+    pools = ((Role.PREFILL, config.pools.prefill), (Role.DECODE, config.pools.decode))
+    return [
+        _worker(config, model.folder, registry, role, index) for role, pool in pools for index in range(pool.replicas)
+    ]
+
+
+def _worker(
+    config: ClusterConfig, model_folder: Path, registry: RegistryTarget, role: Role, index: int
+) -> WorkerProgramConfig:
+    return WorkerProgramConfig(
+        worker_id=f"{role.value}-{index}",
+        role=role,
+        model_folder=model_folder,
+        engine=config.engine.model_copy(update={"dtype": config.model.dtype}),
+        host=config.workers.host,
+        transports=list(config.transfer.transports),
+        registry=registry,
+        tls=config.workers.tls,
+        insecure=config.workers.insecure,
+        log_level=config.observability.log_level,
+        log_style=config.observability.log_style,
+    )

@@ -98,7 +98,7 @@ def make_tiny_model(architecture: str, folder: Path, *, seed: int = 0, **overrid
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
         for name, parameter in model.named_parameters():
             _draw(name, parameter.data, zero_centred_norm=architecture.startswith("gemma"))
     model.save_pretrained(folder, safe_serialization=True)

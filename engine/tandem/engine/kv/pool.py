@@ -38,4 +38,4 @@ class KvPool:
         """Writable bytes of one block; CPU pools only (raises ValueError on another device)."""
         if self.data.device.type != "cpu":
             raise ValueError(f"pool lives on {self.data.device}; copy the block to the host first")
-        return memoryview(self.data[block_id].reshape(-1).view(torch.uint8).numpy())
+        return self.data[block_id].reshape(-1).view(torch.uint8).numpy().data

@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tandem.core.clock import MonotonicClock
-from tandem.kvtransfer import HandoverStats, KvGrant, KvLayout, KvReceiverService, KvSenderService, TransferKey
+from tandem.kvtransfer import (
+    BlockRef,
+    KvGrant,
+    KvLayout,
+    KvReceiverService,
+    KvSenderService,
+    TransferKey,
+    TransferStats,
+)
 from tandem.kvtransfer.grant import TransportName
 from tests.fakes.kv_blocks import FakeBlocks
 
@@ -28,20 +36,20 @@ TOKENS = b"digest of the token ids"
 class RecordedEvents:
     """Remembers every callback of either service."""
 
-    committed: dict[TransferKey, HandoverStats] = field(default_factory=dict)
+    committed: dict[TransferKey, TransferStats] = field(default_factory=dict)
     ready: dict[TransferKey, bytes] = field(default_factory=dict)
     failed: dict[TransferKey, tuple[str, bool]] = field(default_factory=dict)
     num_calls: int = 0
     changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def on_committed(self, key: TransferKey, stats: HandoverStats) -> None:
+    def on_committed(self, key: TransferKey, stats: TransferStats) -> None:
         """See SenderEvents."""
         with self.changed:
             self.committed[key] = stats
             self.num_calls += 1
             self.changed.notify_all()
 
-    def on_ready(self, key: TransferKey, payload: bytes, stats: HandoverStats) -> None:
+    def on_ready(self, key: TransferKey, payload: bytes, stats: TransferStats) -> None:
         """See ReceiverEvents."""
         with self.changed:
             self.ready[key] = payload
@@ -72,7 +80,7 @@ class KvPair:
     target: FakeBlocks
     sent: RecordedEvents
     received: RecordedEvents
-    source_refs: dict[TransferKey, list[object]] = field(default_factory=dict)
+    source_refs: dict[TransferKey, list[BlockRef]] = field(default_factory=dict)
 
     def fill(self, key: TransferKey, num_blocks: int, *, seed: int = 1) -> bytes:
         """Allocate source blocks with recognisable bytes; return them."""
@@ -94,7 +102,7 @@ class KvPair:
     def offer_all(self, key: TransferKey) -> None:
         """Offer every source block in order."""
         for ordinal, ref in enumerate(self.source_refs[key]):
-            self.sender.offer(key, ordinal, ref)  # type: ignore[arg-type]
+            self.sender.offer(key, ordinal, ref)
 
     def seal(self, key: TransferKey, *, payload: bytes = b"first") -> None:
         """Seal with the usual token digest."""

@@ -12,13 +12,12 @@ from .layout import KvLayout
 from .memory import DestinationBlocks, SourceBlocks
 from .receiver import KvReceiverService, ReceiverEvents
 from .sender import KvSenderService, SenderEvents
-from .stats import HandoverStats
+from .stats import TransferStats
 
 __all__ = [
     "BlockRef",
     "Counters",
     "DestinationBlocks",
-    "HandoverStats",
     "KvEndpoint",
     "KvGrant",
     "KvLayout",
@@ -31,4 +30,5 @@ __all__ = [
     "SenderEvents",
     "SourceBlocks",
     "TransferKey",
+    "TransferStats",
 ]

@@ -50,7 +50,7 @@ _BODY_BYTES: Final = HEADER_BYTES - _PREFIX.size
 
 _HELLO = struct.Struct("<32sQQ")
 _HELLO_ACK = struct.Struct("<BQII")
-_OPEN = struct.Struct("<16sQQIIII")
+_OPEN = struct.Struct("<16sQQIII")
 _CHUNK = struct.Struct("<16sQIIIIII16s")
 _SEAL = struct.Struct("<16sQIIQI32s")
 _TAGGED = struct.Struct("<16sQ")
@@ -205,7 +205,7 @@ def _encode_seal(f: Seal) -> tuple[FrameType, bytes, bytes]:
 
 
 def _encode_open(f: Open) -> tuple[FrameType, bytes, bytes]:
-    body = _OPEN.pack(_tag(f.tag), f.src_epoch, f.epoch, f.attempt, f.child, f.num_blocks, f.chunk_bytes)
+    body = _OPEN.pack(_tag(f.tag), f.src_epoch, f.epoch, f.attempt, f.num_blocks, f.chunk_bytes)
     return FrameType.OPEN, body, f.request_id.encode()
 
 

@@ -45,7 +45,6 @@ class Open:
     src_epoch: int
     epoch: int
     attempt: int
-    child: int
     num_blocks: int
     chunk_bytes: int
     request_id: str

@@ -5,23 +5,29 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from tandem.core.blocks import BlockRef
+from tandem.core.ids import RequestId
+
 from .errors import ProtocolViolation
 from .identity import MAX_REQUEST_ID_BYTES, SECRET_BYTES, TransferKey
+
+__all__ = [
+    "MAX_CHUNK_BYTES",
+    "MAX_DEADLINE_S",
+    "MAX_GRANT_BLOCKS",
+    "BlockRef",
+    "KvEndpoint",
+    "KvGrant",
+    "TransportName",
+]
 
 MAX_GRANT_BYTES = 4 * 1024 * 1024
 MAX_GRANT_BLOCKS = 1 << 17
 MAX_CHUNK_BYTES = 1 << 20
 MAX_ENDPOINTS = 8
+MAX_DEADLINE_S = 7 * 86400.0
 
 TransportName = Literal["shm", "tcp"]
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class BlockRef:
-    """One life of one block: the generation grows by one at every allocation."""
-
-    block_id: int
-    generation: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +48,6 @@ class KvGrant:
 
     request_id: str
     attempt: int
-    child: int = 0
     layout_fingerprint: str
     dst_worker_id: str
     dst_epoch: int
@@ -55,7 +60,7 @@ class KvGrant:
     @property
     def key(self) -> TransferKey:
         """The hand-over this grant is for."""
-        return TransferKey(self.request_id, self.attempt, self.child)
+        return TransferKey(RequestId(self.request_id), self.attempt)
 
     def to_bytes(self) -> bytes:
         """Encode for the control plane (msgpack)."""
@@ -63,7 +68,6 @@ class KvGrant:
             _WireGrant(
                 request_id=self.request_id,
                 attempt=self.attempt,
-                child=self.child,
                 layout=self.layout_fingerprint,
                 worker_id=self.dst_worker_id,
                 epoch=self.dst_epoch,
@@ -89,7 +93,6 @@ class KvGrant:
         return cls(
             request_id=wire.request_id,
             attempt=wire.attempt,
-            child=wire.child,
             layout_fingerprint=wire.layout,
             dst_worker_id=wire.worker_id,
             dst_epoch=wire.epoch,
@@ -116,7 +119,6 @@ class _WireEndpoint(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
 class _WireGrant(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     request_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_REQUEST_ID_BYTES)]
     attempt: _U32
-    child: _U32
     layout: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
     worker_id: _Name
     epoch: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
@@ -124,7 +126,7 @@ class _WireGrant(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     chunk_bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_CHUNK_BYTES)]
     endpoints: Annotated[tuple[_WireEndpoint, ...], msgspec.Meta(min_length=1, max_length=MAX_ENDPOINTS)]
     secret: Annotated[bytes, msgspec.Meta(min_length=SECRET_BYTES, max_length=SECRET_BYTES)]
-    deadline_left_s: Annotated[float, msgspec.Meta(ge=0, le=86400 * 7)]
+    deadline_left_s: Annotated[float, msgspec.Meta(ge=0, le=MAX_DEADLINE_S)]
 
 
 _DECODER = msgspec.msgpack.Decoder(_WireGrant)

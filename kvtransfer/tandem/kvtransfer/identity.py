@@ -1,22 +1,18 @@
 """Who a hand-over is: the key both sides know, and the tag that names it on the wire."""
 
 import struct
-from dataclasses import dataclass
 
 from blake3 import blake3
+
+from tandem.core.blocks import AttemptKey
 
 TAG_BYTES = 16
 SECRET_BYTES = 16
 MAX_REQUEST_ID_BYTES = 128
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class TransferKey:
-    """One hand-over. ``child`` is 0: one hand-over per attempt whatever n, the receiver forks its block table."""
-
-    request_id: str
-    attempt: int
-    child: int = 0
+TransferKey = AttemptKey
+"""One hand-over per attempt, whatever n: the receiver forks its block table, so no child is part of the name."""
 
 
 def transfer_tag(secret: bytes, key: TransferKey, *, dst_epoch: int) -> bytes:
@@ -26,6 +22,6 @@ def transfer_tag(secret: bytes, key: TransferKey, *, dst_epoch: int) -> bytes:
     same one before and after a restart of the receiver) share it, and the secret itself never goes over the wire.
     """
     name = key.request_id.encode()
-    material = struct.pack("<QIIH", dst_epoch, key.attempt, key.child, len(name)) + name
+    material = struct.pack("<QIH", dst_epoch, key.attempt, len(name)) + name
     tag_key = blake3(secret, derive_key_context="tandem.kvtransfer 2026 transfer tag").digest()
     return bytes(blake3(material, key=tag_key).digest()[:TAG_BYTES])

@@ -22,7 +22,7 @@ from tandem.core.errors import InvalidArgument, Unavailable
 
 from .counters import CounterBox, Counters
 from .frames import Abort, Commit, Credit, Open
-from .grant import MAX_CHUNK_BYTES, MAX_GRANT_BLOCKS, BlockRef, KvEndpoint, KvGrant, TransportName
+from .grant import MAX_CHUNK_BYTES, MAX_DEADLINE_S, MAX_GRANT_BLOCKS, BlockRef, KvEndpoint, KvGrant, TransportName
 from .host import host_id
 from .identity import SECRET_BYTES, TransferKey, transfer_tag
 from .layout import KvLayout
@@ -31,9 +31,11 @@ from .machine.receiver import HandoverReceiver
 from .memory import DestinationBlocks
 from .receiver_link import LinkSettings, ReceiverLink, ReceivingTransfer
 from .recent import RecentSet
-from .stats import HandoverStats
+from .stats import TransferStats
 from .threads import ServiceThread, Waker
 from .transport.listen import Accepted, Identity, listen_shm, listen_tcp, welcome_shm, welcome_tcp
+
+__all__ = ["KvReceiverService", "ReceiverEvents", "TransferStats"]
 
 _log = structlog.get_logger(__name__)
 _TICK_S = 0.25
@@ -44,7 +46,7 @@ _ACCEPT_PAUSE_S = 0.05
 class ReceiverEvents(Protocol):
     """Called on the service's event thread, one at a time. Exactly one call per hand-over that was not aborted here."""
 
-    def on_ready(self, key: TransferKey, payload: bytes, stats: HandoverStats) -> None:
+    def on_ready(self, key: TransferKey, payload: bytes, stats: TransferStats) -> None:
         """Every byte came and verified: adopt the blocks. The sender is told to free its own when this returns."""
         ...
 
@@ -101,7 +103,7 @@ class KvReceiverService:
         return self._endpoints
 
     def expect(
-        self, key: TransferKey, refs: Sequence[BlockRef], token_digest: bytes, deadline_left_s: float
+        self, key: TransferKey, refs: Sequence[BlockRef], token_digest: bytes, deadline_left_s: float | None
     ) -> KvGrant:
         """Grant these blocks, in prompt order, to whoever gets the returned grant.
 
@@ -113,7 +115,6 @@ class KvReceiverService:
         grant = KvGrant(
             request_id=key.request_id,
             attempt=key.attempt,
-            child=key.child,
             layout_fingerprint=self._fingerprint,
             dst_worker_id=self._identity.worker_id,
             dst_epoch=self._identity.epoch,
@@ -121,7 +122,9 @@ class KvReceiverService:
             chunk_bytes=min(MAX_CHUNK_BYTES, self._block_bytes),
             endpoints=self._endpoints,
             secret=secrets.token_bytes(SECRET_BYTES),
-            deadline_left_s=max(0.0, deadline_left_s),
+            deadline_left_s=MAX_DEADLINE_S
+            if deadline_left_s is None
+            else min(max(0.0, deadline_left_s), MAX_DEADLINE_S),
         )
         with self._lock:
             if self._is_closed:
@@ -245,7 +248,7 @@ class KvReceiverService:
             case ev.SendAbort(reason) if link is not None:
                 link.post(Abort(tag, epoch, reason))
 
-    def _adopt(self, transfer: ReceivingTransfer, payload: bytes, stats: HandoverStats) -> None:
+    def _adopt(self, transfer: ReceivingTransfer, payload: bytes, stats: TransferStats) -> None:
         """Hand verified KV to the worker, then tell the sender. If the worker can't take it, neither side keeps it."""
         if transfer.is_over():
             return
@@ -267,8 +270,8 @@ class KvReceiverService:
         self._ended_keys.add(transfer.key)
         self._ended_tags.add(transfer.tag)
 
-    def _stats(self, transfer: ReceivingTransfer, sender_lag_s: float) -> HandoverStats:
-        return HandoverStats(
+    def _stats(self, transfer: ReceivingTransfer, sender_lag_s: float) -> TransferStats:
+        return TransferStats(
             transport="" if transfer.link is None else transfer.link.transport,
             num_bytes=transfer.machine.num_bytes_landed,
             num_chunks=transfer.machine.num_chunks_landed,

@@ -25,10 +25,12 @@ from .machine.sender import HandoverSender
 from .memory import SourceBlocks
 from .recent import RecentSet
 from .sender_link import LinkSettings, SenderLink, SendingTransfer
-from .stats import HandoverStats
+from .stats import TransferStats
 from .threads import ServiceThread
 from .timing import REAPER_PERIOD_S
 from .transport.connect import connect
+
+__all__ = ["KvSenderService", "SenderEvents", "TransferStats"]
 
 _PREFERENCE = ("shm", "tcp")
 
@@ -36,7 +38,7 @@ _PREFERENCE = ("shm", "tcp")
 class SenderEvents(Protocol):
     """Called on the service's event thread, one at a time. Exactly one call per hand-over that was not aborted here."""
 
-    def on_committed(self, key: TransferKey, stats: HandoverStats) -> None:
+    def on_committed(self, key: TransferKey, stats: TransferStats) -> None:
         """The receiver has adopted the KV: free the source blocks."""
         ...
 
@@ -111,7 +113,7 @@ class KvSenderService:
             if transfer is not None:
                 self.apply(transfer, ev.Offered(ordinal, ref))
 
-    def seal(self, key: TransferKey, *, num_blocks: int, token_digest: bytes, payload: bytes) -> None:
+    def seal(self, key: TransferKey, num_blocks: int, token_digest: bytes, payload: bytes) -> None:
         """No more blocks will come. ``payload`` (at most 1 MiB) reaches the receiver's ``on_ready``, authenticated.
 
         ``token_digest`` is over the prompt's token ids, computed alike on both sides. A lease of 15 s begins.
@@ -266,11 +268,11 @@ class KvSenderService:
             self._by_tag.pop(transfer.tag, None)
             self._ended_tags.add(transfer.tag)
 
-    def _stats(self, transfer: SendingTransfer) -> HandoverStats:
+    def _stats(self, transfer: SendingTransfer) -> TransferStats:
         now_s = self._clock.now_s()
         machine = transfer.machine
         sealed_at_s = now_s if machine.sealed_at_s is None else machine.sealed_at_s
-        return HandoverStats(
+        return TransferStats(
             transport="" if transfer.link is None else transfer.link.transport,
             num_bytes=machine.num_bytes_sent,
             num_chunks=machine.num_chunks_sent,

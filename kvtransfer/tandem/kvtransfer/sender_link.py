@@ -227,7 +227,6 @@ class SenderLink:
                     self._settings.src_epoch,
                     epoch,
                     grant.attempt,
-                    grant.child,
                     len(grant.blocks),
                     grant.chunk_bytes,
                     grant.request_id,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HandoverStats:
+class TransferStats:
     """Measured on the clock of the side that reports it.
 
     ``total_s`` runs from the grant to the verified (receiver) or committed (sender) hand-over; ``exposed_s`` is the

@@ -2,11 +2,12 @@
 
 import pytest
 
+from tandem.core.ids import RequestId
 from tandem.kvtransfer import TransferKey
 from tandem.kvtransfer.grant import TransportName
 from tests.fakes.kv_pair import kv_pair
 
-KEY = TransferKey("a" * 32, 0)
+KEY = TransferKey(RequestId("a" * 32), 0)
 TRANSPORTS: list[TransportName] = ["shm", "tcp"]
 
 

@@ -124,7 +124,7 @@ class HandoverReceiver:
     def _on_opened(self, now_s: float, event: Opened) -> list[ReceiverAction]:
         frame = event.frame
         is_same = (
-            (frame.request_id, frame.attempt, frame.child) == (self.key.request_id, self.key.attempt, self.key.child)
+            (frame.request_id, frame.attempt) == (self.key.request_id, self.key.attempt)
             and frame.num_blocks == self._plan.num_blocks
             and frame.chunk_bytes == self._plan.chunk_bytes
         )

@@ -2,7 +2,8 @@
 # (triton.jit is untyped)
 """The soft cap of attention scores, shared by the attention kernels.
 
-Formula: ``cap * tanh(s / cap)`` with ``tanh(x) = sign(x) * (1 - e) / (1 + e)``, ``e = exp(-2 |x|)``, which can't overflow.
+Formula: ``cap * tanh(s / cap)``, with ``tanh(x) = sign(x) * (1 - e) / (1 + e)`` and ``e = exp(-2 |x|)``, which can't
+overflow.
 """
 
 import triton

@@ -105,20 +105,24 @@ class ChatRenderer:
         return self._text_of(reply, max_bytes)
 
     async def close(self) -> None:
-        """End every process. Renders under way fail with Unavailable or finish; later ones fail."""
+        """End every process. Renders under way finish (their limit is short); waiting and later ones get Unavailable."""
         self._closed = True
-        idle, self._idle = self._idle, []
-        async with asyncio.TaskGroup() as group:
-            for helper in idle:
-                group.create_task(helper.close())
-        # Every slot free means that no render is under way; new ones are refused.
+        await self._close_idle()
+        # Every slot free means that no render or start is under way; new ones are refused.
         for _ in range(self._limits.num_processes):
             async with asyncio.timeout(self._limits.start_limit_s + self._limits.compile_limit_s):
                 await self._slots.acquire()
         for _ in range(self._limits.num_processes):
             self._slots.release()
-        while self._ending:
-            await asyncio.wait(self._ending, timeout=self._limits.queue_limit_s)
+        await self._close_idle()  # a start under way has left its process here
+        for task in list(self._ending):
+            await task  # each has its own deadline
+
+    async def _close_idle(self) -> None:
+        idle, self._idle = self._idle, []
+        async with asyncio.TaskGroup() as group:
+            for helper in idle:
+                group.create_task(helper.close())
 
     def _request(
         self, messages: Sequence[ChatMessage], add_generation_prompt: bool, variables: Mapping[str, Scalar]

@@ -167,6 +167,8 @@ def check_variables(variables: Mapping[str, object], special_tokens: Mapping[str
                 f"is a {type(value).__name__}",
                 remedy="use a string, a number or a boolean",
             )
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise InvalidArgument(f"template_variables.{name}", "is too large", remedy="use a 64-bit integer")
         checked[name] = value  # type: ignore[assignment]
     return checked
 
@@ -202,6 +204,9 @@ class _Dict:
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
+
+    def fromkeys(self, *args: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args)
 
 
 class _Namespace(jinja2.utils.Namespace):

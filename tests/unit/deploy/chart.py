@@ -22,7 +22,10 @@ REDIS: Values = {
         "peers": [{"podSelector": {"matchLabels": {"app": "redis"}}}],
     }
 }
-TLS: Values = {"router": {"tls": {"secretName": "router-certificate"}}}
+OPEN: Values = {
+    "router": {"auth": {"secretName": None}, "tls": {"secretName": None}, "insecure": True},
+    "internalTls": {"secretName": None},
+}
 PINNED: Values = {
     "pools": {"prefill": {"replicas": 2}, "decode": {"replicas": 3}},
     "pinned": {
@@ -42,13 +45,14 @@ MONITORED: Values = {
 }
 COMBINATIONS: Mapping[str, Values] = {
     "defaults": {},
-    "tls": TLS,
     "redis": REDIS,
     "pinned": PINNED,
     "one pinned": {**PINNED, "pinned": {"prefill": {"enabled": True}}},
     "gpu": GPU,
     "monitored": MONITORED,
-    "insecure": {"router": {"auth": {"secretName": None}, "insecure": True}},
+    "insecure": OPEN,
+    "keys without tls": {"router": {"tls": {"secretName": None}, "insecure": True}},
+    "aggregated": {"pools": {"prefill": {"replicas": 0}, "decode": {"replicas": 2}}},
     "ray tls, own token, digest": {
         "ray": {"tls": {"enabled": True}, "auth": {"secretName": "ray-token"}},
         "image": {"digest": "sha256:" + "0" * 64, "pullSecrets": ["registry"]},
@@ -61,7 +65,9 @@ COMBINATIONS: Mapping[str, Values] = {
             "cache": {"existingClaim": "models"},
         },
         "networkPolicy": {
-            "extraEgress": [{"to": [{"ipBlock": {"cidr": "203.0.113.0/24"}}], "ports": [{"protocol": "TCP", "port": 443}]}]
+            "extraEgress": [
+                {"to": [{"ipBlock": {"cidr": "203.0.113.0/24"}}], "ports": [{"protocol": "TCP", "port": 443}]}
+            ]
         },
     },
     "room to scale": {"workers": {"replicas": 4, "minReplicas": 2, "maxReplicas": 8}},
@@ -75,7 +81,7 @@ COMBINATIONS: Mapping[str, Values] = {
         }
     },
     "policy": {"policy": {"apiVersion": "tandem/v1", "kind": "AutoscalingPolicy", "mode": "Off"}},
-    "everything": {**REDIS, **TLS, **PINNED, **MONITORED, "image": {"tag": "0.1.0-cuda"}},
+    "everything": {**REDIS, **PINNED, **MONITORED, "image": {"tag": "0.1.0-cuda"}},
 }
 
 

@@ -104,8 +104,10 @@ def _cluster_ports(document: Mapping[str, Any], pods: list[Pod]) -> Broken:
             for key, name in (("port", "grpc"), ("internal_port", "grpc-internal"), ("metrics_port", "tandem-metrics")):
                 if router[key] != pod.ports()[name]:
                     yield "config-port", f"router.{key} is {router[key]}, the pod declares {pod.ports()[name]}"
-    if not (router.get("tls") or router.get("auth") or router["insecure"]):
-        yield "config-open", "the router serves without TLS, without keys and without saying so"
+    mounts = {mount["mountPath"] for pod in pods if "grpc" in pod.ports() for mount in pod.mounts()}
+    protected = router.get("tls") and router.get("internal_tls") and "/etc/tandem/auth" in mounts
+    if not (protected or router["insecure"]):
+        yield "config-open", "TLS, mTLS or keys are missing, and `insecure` does not say so"
 
 
 def _ray_cluster(manifest: Manifest, pods: list[Pod]) -> Broken:
@@ -162,4 +164,4 @@ def _peer_in(peers: list[Manifest], pod: Pod) -> bool:
 
 
 def _port_in(ports: list[Manifest], port: int) -> bool:
-    return any(p["protocol"] == "TCP" and p["port"] <= port <= p.get("endPort", p["port"]) for p in ports)
+    return any(p["protocol"] == "TCP" and port in range(p["port"], p.get("endPort", p["port"]) + 1) for p in ports)

@@ -132,7 +132,9 @@ def spread(pod: Pod) -> Iterator[str]:
     constraints = pod.spec.get("topologySpreadConstraints", [])
     if not pod.is_head and not constraints:
         yield "no topologySpreadConstraints"
-    yield from ("a spread constraint counts other pods" for c in constraints if not selects(c["labelSelector"], pod.labels))
+    yield from (
+        "a spread constraint counts other pods" for c in constraints if not selects(c["labelSelector"], pod.labels)
+    )
 
 
 def container_security(container: Manifest) -> Iterator[str]:

@@ -34,6 +34,10 @@ class Pod:
         """All containers, those that initialise included."""
         return [*self.spec.get("initContainers", []), *self.spec["containers"]]
 
+    def mounts(self) -> list[Manifest]:
+        """Volume mounts of all containers."""
+        return [mount for container in self.containers for mount in container.get("volumeMounts", [])]
+
     def ports(self) -> dict[str, int]:
         """Container ports by name."""
         return {port["name"]: port["containerPort"] for c in self.spec["containers"] for port in c.get("ports", [])}

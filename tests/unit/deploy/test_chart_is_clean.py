@@ -45,7 +45,11 @@ def _objects(schema: object, path: str = "$") -> list[str]:
         return [open_ for i, item in enumerate(schema) for open_ in _objects(item, f"{path}[{i}]")]
     if not isinstance(schema, dict):
         return []
-    here = [path] if "properties" in schema and "type" in schema and schema.get("additionalProperties") is not False else []
+    here = (
+        [path]
+        if "properties" in schema and "type" in schema and schema.get("additionalProperties") is not False
+        else []
+    )
     return here + [open_ for key, value in schema.items() for open_ in _objects(value, f"{path}.{key}")]
 
 
@@ -65,7 +69,8 @@ def test_schema_closes_every_object_it_describes() -> None:
         {"ray": {"version": "latest"}},
         {"redis": {"enabled": True}},
         {"redis": {"enabled": True, "urlSecret": {"name": "redis", "key": "url"}}},
-        {"pools": {"prefill": {"replicas": 0}}},
+        {"pools": {"decode": {"replicas": 0}}},
+        {"fullnameOverride": "has.dots"},
         {"image": {"digest": "sha256:short"}},
         {"model": {"dtype": "int8"}},
         {"networkPolicy": {"clients": [{}]}},
@@ -81,7 +86,9 @@ def test_wrong_values_are_refused(values: Values) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"router": {"auth": {"secretName": None}}}, "without keys and without TLS"),
+        ({"router": {"auth": {"secretName": None}}}, "open to the pod network"),
+        ({"router": {"tls": {"secretName": None}}}, "open to the pod network"),
+        ({"internalTls": {"secretName": None}}, "open to the pod network"),
         ({"workers": {"replicas": 1}}, "raise its replicas"),
         ({"workers": {"replicas": 4, "maxReplicas": 3}}, "does not hold"),
         ({"workers": {"replicas": 4, "minReplicas": 5}}, "does not hold"),
@@ -133,13 +140,13 @@ def test_gpus_reach_kubernetes_ray_and_the_pools() -> None:
 
 
 def test_one_worker_fills_one_pod() -> None:
-    for values in (COMBINATIONS["defaults"], COMBINATIONS["pinned"]):
-        manifests = render(values)
+    group_of_role = {"defaults": {"prefill": "workers", "decode": "workers"}, "pinned": {"prefill": "prefill"}}
+    for name, groups in group_of_role.items():
+        manifests = render(COMBINATIONS[name])
         pools = yaml.safe_load(only(manifests, "ConfigMap")["data"]["cluster.yaml"])["pools"]
-        for pod in pods_of(manifests):
-            for role in {"workers": ("prefill", "decode"), "prefill": ("prefill",), "decode": ("decode",)}.get(pod.name, ()):
-                if pod.name != "workers" or values is COMBINATIONS["defaults"]:
-                    assert str(pools[role]["cpus"]) == pod.ray_start_params["num-cpus"]
+        pods = {pod.name: pod for pod in pods_of(manifests)}
+        for role, group in groups.items():
+            assert str(pools[role]["cpus"]) == pods[group].ray_start_params["num-cpus"]
 
 
 def test_policy_is_rendered_only_when_given() -> None:
@@ -173,8 +180,6 @@ def test_ray_version_is_the_one_in_the_images() -> None:
     docker = CHART.parents[1] / "docker"
     for path in (docker / "Dockerfile.cpu", docker / "Dockerfile.cuda"):
         assert f"ARG RAY_VERSION={version}\n" in path.read_text(encoding="utf-8")
-
-
 
 
 def test_every_custom_kind_has_a_schema_and_its_licence() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.deploy.chart import COMBINATIONS, Manifest, only, render
 from tests.unit.deploy.manifest_lint import lint
+from tests.unit.deploy.pod_rules import CONTAINER_RULES, POD_RULES
 
 Plant = Callable[[list[Manifest]], None]
 PLANTED: dict[str, tuple[str, Plant]] = {}
@@ -215,7 +216,7 @@ def probe_on_a_wrong_port_name(m: list[Manifest]) -> None:
 
 @plant("probes")
 def probe_on_a_wrong_port_number(m: list[Manifest]) -> None:
-    container(m, "router")["readinessProbe"]["grpc"]["port"] = 8702
+    container(m, "router")["readinessProbe"] = {"grpc": {"port": 8702}}
 
 
 @plant("probes")
@@ -332,9 +333,16 @@ def port_of_another_configuration(m: list[Manifest]) -> None:
 
 
 @plant("config-open")
-def router_without_keys(m: list[Manifest]) -> None:
+def router_without_tls(m: list[Manifest]) -> None:
     data = only(m, "ConfigMap")["data"]
-    data["cluster.yaml"] = data["cluster.yaml"].replace("auth:", "limits:")
+    data["cluster.yaml"] = data["cluster.yaml"].replace("  tls:", "  limits:")
+
+
+@plant("config-open")
+def router_without_keys(m: list[Manifest]) -> None:
+    container(m, "router")["volumeMounts"] = [
+        mount for mount in container(m, "router")["volumeMounts"] if mount["name"] != "api-keys"
+    ]
 
 
 @plant("reference")
@@ -369,6 +377,4 @@ def test_finding_says_where_and_nothing_else_is_blamed(name: str, clean: list[An
 
 def test_every_rule_has_a_planted_mistake() -> None:
     planted = {rule for rule, _ in PLANTED.values()}
-    from tests.unit.deploy.pod_rules import CONTAINER_RULES, POD_RULES
-
     assert {rule.__name__.replace("_", "-") for rule in (*POD_RULES, *CONTAINER_RULES)} <= planted

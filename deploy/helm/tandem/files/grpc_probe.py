@@ -1,3 +1,4 @@
+#!/opt/tandem/bin/python
 """Readiness of a router that serves TLS: the kubelet's own gRPC probe speaks plain text only.
 
 usage: grpc_probe.py HOST:PORT SERVICE CA_FILE.  Exit status 0: the service answers SERVING to a caller who verified the

@@ -5,7 +5,8 @@
 # both.  A termination signal goes to Tandem first, which drains its streams while Ray, and with it the workers, is
 # still there; only then does Ray leave.
 set -u
-config="$1"
+chart_config="$1"
+config="${TMPDIR:-/tmp}/cluster.yaml"
 ray_address_file="${TANDEM_RAY_FOLDER:-/tmp/ray}/ray_current_cluster"
 join_limit_s="${TANDEM_RAY_JOIN_LIMIT_S:-300}"
 ray_pid=""
@@ -20,6 +21,9 @@ leave() {
     exit "$status"
 }
 trap 'leave 0' TERM INT
+
+# The Secrets and the pod's address join the configuration before anything starts: a mistake in them ends here.
+python "$(dirname "$0")/compose_config.py" "$chart_config" "$config" || exit 1
 
 # A container that restarts finds the /tmp of the one before: an old address would be taken for a joined cluster.
 rm -f "$ray_address_file"

@@ -98,6 +98,9 @@ resources:
 {{- if .root.Values.redis.enabled }}
 - {name: redis-url, mountPath: /etc/tandem/redis, readOnly: true}
 {{- end }}
+{{- if .root.Values.internalTls.secretName }}
+- {name: internal-tls, mountPath: /etc/tandem/mtls, readOnly: true}
+{{- end }}
 {{- end }}
 {{- end -}}
 
@@ -125,6 +128,10 @@ resources:
     secretName: {{ .root.Values.redis.urlSecret.name }}
     defaultMode: 0440
     items: [{key: {{ .root.Values.redis.urlSecret.key }}, path: url}]
+{{- end }}
+{{- with .root.Values.internalTls.secretName }}
+- name: internal-tls
+  secret: {secretName: {{ . }}, defaultMode: 0440}
 {{- end }}
 {{- end }}
 {{- end -}}

@@ -99,11 +99,13 @@ class Supervisor:
         router = self._router_child
         if router is None:
             return
+        either = asyncio.Event()
         died = asyncio.create_task(router.wait())
         stopped = asyncio.create_task(stop.wait())
+        for task in (died, stopped):
+            task.add_done_callback(lambda _: either.set())
         try:
-            while not died.done() and not stopped.done():
-                await asyncio.sleep(0.1)
+            await either.wait()
         finally:
             for task in (died, stopped):
                 task.cancel()

@@ -3,22 +3,24 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from tandem.core.blocks import AttemptKey, BlockRef
-from tandem.kvtransfer.grant import KvGrant
-from tandem.kvtransfer.receiver import TransferStats
+from tandem.core.blocks import AttemptKey
+from tandem.kvtransfer.grant import BlockRef, KvGrant
+from tandem.kvtransfer.identity import TransferKey
+from tandem.kvtransfer.stats import HandoverStats
 from tandem.worker_host.inbox import Inbox
+from tandem.worker_host.kv_memory import to_attempt_key
 
 
 class KvReceiver(Protocol):
     """The part of `tandem.kvtransfer.KvReceiverService` that the role uses."""
 
     def expect(
-        self, key: AttemptKey, refs: Sequence[BlockRef], token_digest: bytes, deadline_left_s: float | None
+        self, key: TransferKey, refs: Sequence[BlockRef], token_digest: bytes, deadline_left_s: float
     ) -> KvGrant:
         """Allow one sender to fill ``refs``."""
         ...
 
-    def abort(self, key: AttemptKey, reason: str) -> None:
+    def abort(self, key: TransferKey, reason: str) -> None:
         """Stop; idempotent."""
         ...
 
@@ -34,20 +36,20 @@ class ReceiverRelay:
         self,
         *,
         inbox: Inbox,
-        on_ready: Callable[[AttemptKey, bytes, TransferStats], None],
-        on_failed: Callable[[AttemptKey, str, bool, str], None],
+        on_ready: Callable[[AttemptKey, bytes, HandoverStats], None],
+        on_failed: Callable[[AttemptKey, str, bool], None],
     ) -> None:
         self._inbox = inbox
         self._on_ready = on_ready
         self._on_failed = on_failed
 
-    def on_ready(self, key: AttemptKey, payload: bytes, stats: TransferStats) -> None:
+    def on_ready(self, key: TransferKey, payload: bytes, stats: HandoverStats) -> None:
         """Every chunk came and the digest fits."""
-        self._inbox.post(lambda: self._on_ready(key, payload, stats))
+        self._inbox.post(lambda: self._on_ready(to_attempt_key(key), payload, stats))
 
-    def on_failed(self, key: AttemptKey, reason: str, retryable: bool) -> None:
+    def on_failed(self, key: TransferKey, reason: str, retryable: bool) -> None:
         """The hand-over can't succeed any more."""
-        self._inbox.post(lambda: self._on_failed(key, reason, retryable, "the KV hand-over failed"))
+        self._inbox.post(lambda: self._on_failed(to_attempt_key(key), reason, retryable))
 
 
 ReceiverFactory = Callable[[ReceiverRelay], KvReceiver]

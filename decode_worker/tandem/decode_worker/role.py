@@ -16,11 +16,15 @@ from tandem.core.types import GenerationTask, KvSource, Role
 from tandem.decode_worker.receiver_events import KvReceiver, ReceiverFactory, ReceiverRelay
 from tandem.engine.engine import Engine
 from tandem.engine.results import StepResult
-from tandem.kvtransfer.receiver import TransferStats
+from tandem.kvtransfer.stats import HandoverStats
 from tandem.worker_host.first_tokens import decode_first_tokens
 from tandem.worker_host.inbox import Inbox
+from tandem.worker_host.kv_memory import to_transfer_key, to_wire_ref
 from tandem.worker_host.outbox import Outbox
 from tandem.worker_host.token_digest import digest_tokens
+
+_FAILED = "the KV hand-over failed"
+_NO_DEADLINE_S = 600.0  # the hand-over has time-outs of its own, much shorter
 
 
 class DecodeRole:
@@ -81,7 +85,12 @@ class DecodeRole:
         key = AttemptKey(request_id=task.request_id, attempt=task.attempt)
         refs = self._engine.reserve_decode(task)
         try:
-            grant = self._receiver.expect(key, refs, digest_tokens(task), task.deadline_left_s)
+            grant = self._receiver.expect(
+                to_transfer_key(key),
+                [to_wire_ref(ref) for ref in refs],
+                digest_tokens(task),
+                _NO_DEADLINE_S if task.deadline_left_s is None else task.deadline_left_s,
+            )
         except TandemError:
             self._engine.abort(key)
             raise
@@ -91,9 +100,9 @@ class DecodeRole:
     def _stop_receiving(self, key: AttemptKey, reason: str) -> None:
         if key in self._receiving:
             self._receiving.discard(key)
-            self._receiver.abort(key, reason)
+            self._receiver.abort(to_transfer_key(key), reason)
 
-    def _on_ready(self, key: AttemptKey, payload: bytes, stats: TransferStats) -> None:
+    def _on_ready(self, key: AttemptKey, payload: bytes, stats: HandoverStats) -> None:
         if key not in self._receiving:
             return  # aborted while the message was on its way here
         self._receiving.discard(key)
@@ -113,7 +122,7 @@ class DecodeRole:
             )
         )
 
-    def _on_transfer_failed(self, key: AttemptKey, reason: str, retryable: bool, message: str) -> None:
+    def _on_transfer_failed(self, key: AttemptKey, reason: str, retryable: bool, message: str = _FAILED) -> None:
         self._receiving.discard(key)
         self._engine.abort(key)
         self._outbox.event(

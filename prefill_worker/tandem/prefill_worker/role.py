@@ -3,7 +3,7 @@
 from tandem.core.blocks import AttemptKey
 from tandem.core.errors import TandemError
 from tandem.core.messages import Abort, AttemptFailed, AttemptReleased, Command, ForwardGrant, StartPrefill
-from tandem.core.reasons import INVALID_TASK, WRONG_ROLE
+from tandem.core.reasons import FINISHED, WRONG_ROLE
 from tandem.core.types import Role
 from tandem.engine.engine import Engine
 from tandem.engine.results import SealedPrefill, StepResult
@@ -11,8 +11,11 @@ from tandem.kvtransfer.grant import KvGrant
 from tandem.prefill_worker.sender_events import KvSender, SenderFactory, SenderRelay
 from tandem.worker_host.first_tokens import encode_first_tokens
 from tandem.worker_host.inbox import Inbox
+from tandem.worker_host.kv_memory import to_transfer_key, to_wire_ref
 from tandem.worker_host.outbox import Outbox
 from tandem.worker_host.token_digest import digest_tokens
+
+_FAILED = "the KV hand-over failed"
 
 
 class PrefillRole:
@@ -51,7 +54,7 @@ class PrefillRole:
         if command.child is not None:
             self._engine.abort(key, command.child)
             return
-        self._sender.abort(key, command.reason)
+        self._sender.abort(to_transfer_key(key), command.reason)
         self._engine.abort(key)
         self._ended(key)
 
@@ -59,7 +62,7 @@ class PrefillRole:
         """Offer finished blocks to the sender, seal finished prompts, pass tokens and events on."""
         for filled in result.filled:
             for ordinal, ref in enumerate(filled.refs, start=filled.first_ordinal):
-                self._sender.offer(filled.key, ordinal, ref)
+                self._sender.offer(to_transfer_key(filled.key), ordinal, to_wire_ref(ref))
         for delta in result.tokens:
             self._outbox.token(delta)
         for sealed in result.sealed:
@@ -68,7 +71,7 @@ class PrefillRole:
             self._outbox.event(event)
             if isinstance(event, AttemptFailed) and event.child is None:
                 key = AttemptKey(request_id=event.request_id, attempt=event.attempt)
-                self._sender.abort(key, event.reason)
+                self._sender.abort(to_transfer_key(key), event.reason)
                 self._token_digests.pop(key, None)
 
     def close(self) -> None:
@@ -83,23 +86,29 @@ class PrefillRole:
             grant = KvGrant.from_bytes(command.grant)
             self._sender.grant(grant)
         except TandemError as error:
-            self._on_transfer_failed(key, error.reason or INVALID_TASK, error.retryable, str(error))
+            self._sender.abort(to_transfer_key(key), error.reason)
+            self._on_transfer_failed(key, error.reason, error.retryable, str(error))
 
     def _seal(self, sealed: SealedPrefill) -> None:
         if all(token.finished for token in sealed.first_tokens):
             # Nothing is left to decode, so nothing is handed over.
-            self._sender.abort(sealed.key, "FINISHED")
+            self._sender.abort(to_transfer_key(sealed.key), FINISHED)
             self._engine.release(sealed.key)
             self._ended(sealed.key)
             return
         payload = encode_first_tokens(sealed.first_tokens)
-        self._sender.seal(sealed.key, sealed.num_blocks, self._token_digests[sealed.key], payload)
+        self._sender.seal(
+            to_transfer_key(sealed.key),
+            num_blocks=sealed.num_blocks,
+            token_digest=self._token_digests[sealed.key],
+            payload=payload,
+        )
 
     def _on_committed(self, key: AttemptKey) -> None:
         self._engine.release(key)
         self._ended(key)
 
-    def _on_transfer_failed(self, key: AttemptKey, reason: str, retryable: bool, message: str) -> None:
+    def _on_transfer_failed(self, key: AttemptKey, reason: str, retryable: bool, message: str = _FAILED) -> None:
         self._engine.abort(key)
         self._token_digests.pop(key, None)
         self._outbox.event(

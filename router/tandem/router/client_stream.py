@@ -7,7 +7,7 @@ ledger puts only what may be forwarded.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,6 +26,8 @@ from tandem.core.inference import (
 )
 from tandem.core.types import FinishReason, PositionLogprobs, TokenDelta
 from tandem.router.actions import Ended, Started
+
+_BURST_FACTOR = 16
 
 
 class Overflow(Exception):
@@ -70,13 +72,20 @@ class ClientStream:
         "_keep_alive",
         "_num_bytes",
         "_num_tokens",
+        "_on_overflow",
         "_started",
         "_waiter",
+        "_writing",
+        "overflowed",
         "request_id",
     )
 
-    def __init__(self, request_id: RequestId, bounds: StreamBounds) -> None:
+    def __init__(
+        self, request_id: RequestId, bounds: StreamBounds, *, on_overflow: Callable[[], object] | None = None
+    ) -> None:
         self.request_id = request_id
+        self.overflowed = False
+        self._on_overflow = on_overflow
         self._bounds = bounds
         self._started: Started | None = None
         self._deltas: list[TokenDelta] = []
@@ -85,6 +94,7 @@ class ClientStream:
         self._keep_alive = False
         self._ended: Ended | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._writing = False
 
     def put_started(self, started: Started) -> None:
         """Called once, before any delta."""
@@ -97,7 +107,7 @@ class ClientStream:
         self._num_tokens += len(delta.token_ids)
         self._num_bytes += len(delta.text) + 96 * len(delta.logprobs)
         if self._num_tokens > self._bounds.max_tokens or self._num_bytes > self._bounds.max_bytes:
-            raise Overflow
+            self._check_blame()
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
@@ -109,6 +119,8 @@ class ClientStream:
         self._ended = ended
         if ended.error is not None:
             self._deltas.clear()
+            if self.overflowed and self._on_overflow is not None:
+                self._on_overflow()
         self._wake()
 
     def put_keep_alive(self) -> None:
@@ -118,6 +130,7 @@ class ClientStream:
 
     async def wait(self) -> None:
         """Return when there is something to take. The dispatcher puts a keep-alive or the end, so this ends."""
+        self._writing = False
         if self._started is None and not self._deltas and self._ended is None and not self._keep_alive:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
@@ -125,6 +138,7 @@ class ClientStream:
     def take(self) -> "Taken":
         """Take all that has been put, coalesced."""
         events: list[StreamEvent] = []
+        self._writing = True
         if self._started is not None:
             started, self._started = self._started, None
             events.append(
@@ -147,6 +161,14 @@ class ClientStream:
         if ended is not None and ended.error is None:
             events.append(completed_event(ended))
         return Taken(events=events, ended=ended)
+
+    def _check_blame(self) -> None:
+        """Over the bound: the caller's fault while a write to it is pending, else only a burst that it had no turn to
+        take; that has a bound as well."""
+        factor = 1 if self._writing else _BURST_FACTOR
+        if self._num_tokens > factor * self._bounds.max_tokens or self._num_bytes > factor * self._bounds.max_bytes:
+            self.overflowed = True
+            raise Overflow
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None

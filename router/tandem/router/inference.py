@@ -1,0 +1,100 @@
+"""The public services: generate, stream, tokenize, detokenize, models. No policy; errors are Tandem's."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from tandem.core import reasons
+from tandem.core.clock import Clock
+from tandem.core.errors import Cancelled, DeadlineExceeded
+from tandem.core.inference import (
+    DetokenizeRequest,
+    GenerateRequest,
+    Generation,
+    ModelCard,
+    StreamEvent,
+    TokenizeRequest,
+)
+from tandem.router.client_stream import ClientStream, Collector, Sink, StreamBounds
+from tandem.router.dispatcher import Dispatcher
+from tandem.router.intake import Intake
+from tandem.router.tracing import RequestTrace, Tracing
+from tandem.rpc.context import CallContext
+
+
+class InferenceFront:
+    """Handler of InferenceService and ModelService."""
+
+    def __init__(
+        self, *, intake: Intake, dispatcher: Dispatcher, bounds: StreamBounds, clock: Clock, tracing: Tracing
+    ) -> None:
+        self._intake = intake
+        self._dispatcher = dispatcher
+        self._bounds = bounds
+        self._clock = clock
+        self._tracing = tracing
+
+    async def generate(self, request: GenerateRequest, call: CallContext) -> Generation:
+        """Run a request to its end."""
+        sink = Collector(call.request_id, max(request.num_sequences, 0))
+        await self._submit(request, call, sink)
+        try:
+            return await sink.result()
+        finally:
+            self._dispatcher.cancel(call.request_id)
+
+    async def stream_generate(self, request: GenerateRequest, call: CallContext) -> AsyncIterator[StreamEvent]:
+        """Run a request and yield its events. Leaving the iterator cancels the request."""
+        task = asyncio.current_task()
+        sink = ClientStream(call.request_id, self._bounds, on_overflow=task.cancel if task is not None else None)
+        await self._submit(request, call, sink)
+        try:
+            while True:
+                await sink.wait()
+                taken = sink.take()
+                for event in taken.events:
+                    yield event
+                if taken.ended is not None:
+                    if taken.ended.error is not None:
+                        raise taken.ended.error
+                    return
+        finally:
+            self._dispatcher.cancel(call.request_id)
+            if sink.overflowed:
+                # Whoever waited on a write to a slow caller was cancelled by the overflow: the caller gets the reason.
+                if task is not None:
+                    task.uncancel()
+                raise Cancelled("the caller reads too slowly", reason=reasons.SLOW_CONSUMER)
+
+    async def tokenize(self, request: TokenizeRequest, call: CallContext) -> Sequence[int]:
+        """Tokens of a text or a conversation."""
+        return await self._intake.tokenize(request)
+
+    async def detokenize(self, request: DetokenizeRequest, call: CallContext) -> str:
+        """Text of tokens."""
+        return await self._intake.detokenize(request)
+
+    async def list_models(self, call: CallContext) -> Sequence[ModelCard]:
+        """The one served model."""
+        return [self._intake.model.card]
+
+    async def get_model(self, name: str, call: CallContext) -> ModelCard:
+        """One model. Raises NotFound."""
+        self._intake.model.require(name)
+        return self._intake.model.card
+
+    async def _submit(self, request: GenerateRequest, call: CallContext, sink: Sink) -> None:
+        arrived_s = self._clock.now_s()
+        deadline_s = None if call.deadline_left_s is None else arrived_s + call.deadline_left_s
+        if call.deadline_left_s is not None and call.deadline_left_s <= 0.0:
+            raise DeadlineExceeded("the deadline had passed when the request arrived", stage="arrival")
+        prepared = await self._intake.prepare(request, request_id=call.request_id, tenant=call.tenant)
+        if deadline_s is not None and self._clock.now_s() >= deadline_s:
+            raise DeadlineExceeded("the deadline passed while the prompt was read", stage="tokenize")
+        trace: RequestTrace = self._tracing.begin(prepared.task, parent=call.traceparent, label=request.label)
+        self._dispatcher.submit(
+            trace.task,
+            sink,
+            deadline_s=deadline_s,
+            arrived_s=arrived_s,
+            tokenize_ms=prepared.tokenize_ms,
+        )

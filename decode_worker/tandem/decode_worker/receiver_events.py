@@ -6,7 +6,7 @@ from typing import Protocol
 from tandem.core.blocks import AttemptKey
 from tandem.kvtransfer.grant import BlockRef, KvGrant
 from tandem.kvtransfer.identity import TransferKey
-from tandem.kvtransfer.stats import HandoverStats
+from tandem.kvtransfer.stats import TransferStats
 from tandem.worker_host.inbox import Inbox
 from tandem.worker_host.kv_memory import to_attempt_key
 
@@ -36,14 +36,14 @@ class ReceiverRelay:
         self,
         *,
         inbox: Inbox,
-        on_ready: Callable[[AttemptKey, bytes, HandoverStats], None],
+        on_ready: Callable[[AttemptKey, bytes, TransferStats], None],
         on_failed: Callable[[AttemptKey, str, bool], None],
     ) -> None:
         self._inbox = inbox
         self._on_ready = on_ready
         self._on_failed = on_failed
 
-    def on_ready(self, key: TransferKey, payload: bytes, stats: HandoverStats) -> None:
+    def on_ready(self, key: TransferKey, payload: bytes, stats: TransferStats) -> None:
         """Every chunk came and the digest fits."""
         self._inbox.post(lambda: self._on_ready(to_attempt_key(key), payload, stats))
 

@@ -16,7 +16,7 @@ from tandem.core.types import GenerationTask, KvSource, Role
 from tandem.decode_worker.receiver_events import KvReceiver, ReceiverFactory, ReceiverRelay
 from tandem.engine.engine import Engine
 from tandem.engine.results import StepResult
-from tandem.kvtransfer.stats import HandoverStats
+from tandem.kvtransfer.stats import TransferStats
 from tandem.worker_host.first_tokens import decode_first_tokens
 from tandem.worker_host.inbox import Inbox
 from tandem.worker_host.kv_memory import to_transfer_key, to_wire_ref
@@ -102,7 +102,7 @@ class DecodeRole:
             self._receiving.discard(key)
             self._receiver.abort(to_transfer_key(key), reason)
 
-    def _on_ready(self, key: AttemptKey, payload: bytes, stats: HandoverStats) -> None:
+    def _on_ready(self, key: AttemptKey, payload: bytes, stats: TransferStats) -> None:
         if key not in self._receiving:
             return  # aborted while the message was on its way here
         self._receiving.discard(key)

@@ -6,7 +6,7 @@ from typing import Protocol
 from tandem.core.blocks import AttemptKey
 from tandem.kvtransfer.grant import BlockRef, KvGrant
 from tandem.kvtransfer.identity import TransferKey
-from tandem.kvtransfer.stats import HandoverStats
+from tandem.kvtransfer.stats import TransferStats
 from tandem.worker_host.inbox import Inbox
 from tandem.worker_host.kv_memory import to_attempt_key
 
@@ -49,7 +49,7 @@ class SenderRelay:
         self._on_committed = on_committed
         self._on_failed = on_failed
 
-    def on_committed(self, key: TransferKey, stats: HandoverStats) -> None:
+    def on_committed(self, key: TransferKey, stats: TransferStats) -> None:
         """D holds verified KV: P's copy may go."""
         self._inbox.post(lambda: self._on_committed(to_attempt_key(key)))
 

@@ -1,0 +1,48 @@
+"""The router as a subprocess of ours. Never loads torch."""
+
+import asyncio
+import sys
+
+from tandem.cluster.processes.lifeline import read_config_line, report, stop_event_on_lifeline
+from tandem.cluster.programs.config import RegistryTarget, RouterProgramConfig
+from tandem.cluster.registry.redis_directory import RedisDirectory
+from tandem.cluster.registry.redis_registry import RedisRegistry
+from tandem.core.clock import MonotonicClock
+from tandem.core.errors import TandemError
+from tandem.core.log import configure_logging
+from tandem.router.directory import MemoryDirectory, WorkerDirectory
+from tandem.router.served_model import ServedModel
+from tandem.router.server import Router
+
+
+async def serve(config: RouterProgramConfig) -> None:
+    """Serve until the lifeline ends, then drain."""
+    stop = stop_event_on_lifeline(asyncio.get_running_loop())
+    registry = _redis_registry(config.registry)
+    directory: WorkerDirectory = MemoryDirectory(MonotonicClock()) if registry is None else RedisDirectory(registry)
+    model = await asyncio.to_thread(ServedModel.load, config.model_folder, name=config.router.served_model)
+    router = Router(config.router, model, directory)
+    await router.start()
+    report("ready", public_address=router.address, internal_address=router.internal_address)
+    await router.serve_until(stop)
+    if registry is not None:
+        await registry.close()
+
+
+def _redis_registry(target: RegistryTarget) -> RedisRegistry | None:
+    return RedisRegistry(target.url, namespace=target.namespace) if target.kind == "redis" else None
+
+
+def main() -> None:
+    """Run the program; a problem a person can solve is reported to the parent in one line."""
+    config = RouterProgramConfig.model_validate_json(read_config_line())
+    configure_logging(level=config.log_level, style=config.log_style, worker=config.router.router_id)
+    try:
+        asyncio.run(serve(config))
+    except TandemError as error:
+        report("failed", message=str(error), reason=error.reason)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -72,7 +72,8 @@ class ChatRenderer:
             ModelError: the template does not compile.
         """
         async with self._slots:
-            self._idle.append(await self._take())
+            helper = await self._take()
+            self._idle.append(helper)  # only now: `close` may have replaced the list meanwhile
 
     async def render(
         self,
@@ -105,7 +106,7 @@ class ChatRenderer:
         return self._text_of(reply, max_bytes)
 
     async def close(self) -> None:
-        """End every process. Renders under way finish (their limit is short); waiting and later ones get Unavailable."""
+        """End every process. Renders under way finish within their limit; waiting ones get Unavailable."""
         self._closed = True
         await self._close_idle()
         # Every slot free means that no render or start is under way; new ones are refused.

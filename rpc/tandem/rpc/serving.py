@@ -14,36 +14,20 @@ from typing import Any, NoReturn, Protocol, TypeVar
 import grpc
 import grpc.aio
 import structlog
-from google.protobuf.message import DecodeError
 
-from tandem.core.errors import InvalidArgument, TandemError
+from tandem.core.errors import TandemError
 from tandem.rpc.auth import Context, header
 from tandem.rpc.context import CallContext, current_tenant
 from tandem.rpc.deadline import usable_s
 from tandem.rpc.errors import ERROR_TABLE, abort_with, public_error
+from tandem.rpc.wire import WireMessage, WireType, read_message
 
 _log = structlog.get_logger(__name__)
 
 WireT_co = TypeVar("WireT_co", covariant=True)
-WireT = TypeVar("WireT", bound="WireMessage")
+WireT = TypeVar("WireT", bound=WireMessage)
 In = TypeVar("In")
 Out = TypeVar("Out")
-
-
-class WireMessage(Protocol):
-    """The part of a protobuf message that is used here."""
-
-    def SerializeToString(self) -> bytes:
-        """Return the encoded message."""
-        ...
-
-
-class WireType(Protocol[WireT_co]):
-    """The part of a protobuf message class that is used here."""
-
-    def FromString(self, data: bytes) -> WireT_co:
-        """Decode a message."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,19 +40,6 @@ class Service:
     def paths(self) -> list[str]:
         """Return the full names of the methods."""
         return [f"/{self.name}/{method}" for method in self.methods]
-
-
-def read_message(wire: WireType[WireT], data: bytes, decode: Callable[[WireT], In]) -> In:
-    """Decode bytes to a core value. Raises InvalidArgument for bytes that are no such message."""
-    try:
-        message = wire.FromString(data)
-    except DecodeError as error:
-        raise InvalidArgument(
-            "request",
-            "is not a valid message",
-            remedy="check that every text is valid UTF-8 and that both sides use the same .proto files",
-        ) from error
-    return decode(message)
 
 
 def unary(

@@ -6,7 +6,7 @@ from typing import TypeVar
 import grpc.aio
 
 from tandem.rpc.errors import rpc_errors
-from tandem.rpc.serving import WireMessage, WireType, read_message
+from tandem.rpc.wire import WireMessage, WireType, read_message
 
 WireT = TypeVar("WireT", bound=WireMessage)
 Out = TypeVar("Out")

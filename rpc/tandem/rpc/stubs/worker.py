@@ -17,8 +17,8 @@ from tandem.rpc.codec.description import decode_description
 from tandem.rpc.codec.reports import decode_worker_message
 from tandem.rpc.errors import rpc_errors
 from tandem.rpc.services.worker import WORKER_SERVICE
-from tandem.rpc.serving import read_message
 from tandem.rpc.stubs.calls import call_unary
+from tandem.rpc.wire import read_message
 from tandem.worker.v1 import worker_pb2 as pb
 
 

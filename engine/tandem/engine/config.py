@@ -1,7 +1,7 @@
 """Settings of one worker's engine."""
 
 from enum import StrEnum
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -50,7 +50,7 @@ class EngineConfig(ConfigModel):
     """Where the model runs; auto = the first GPU, else the CPU."""
     num_threads: int = Field(default=1, ge=1, le=256)
     """CPU threads of one forward pass."""
-    attention: str = Field(default="auto", pattern="^(auto|torch|triton)$")
+    attention: Literal["auto", "torch", "triton"] = "auto"
     """Attention backend; auto = triton on a GPU, torch on a CPU."""
     profile_budget_s: float = Field(default=2.0, ge=0.0, le=60.0)
     """Time the start-up profile of the latency model may take; 0 skips it."""

@@ -1,6 +1,6 @@
 """What one engine step brought about, as plain values for the worker around the engine."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tandem.core.blocks import AttemptKey, BlockRef, FirstToken
 from tandem.core.messages import RequestEvent
@@ -44,12 +44,17 @@ class StepStats:
     num_context_tokens: int = 0
     num_preempted: int = 0
 
+    def timed(self, wall_s: float) -> "StepStats":
+        """Return the same with the step's wall time."""
+        return replace(self, wall_s=wall_s)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
     """Everything one step brought about. ``events`` come before ``tokens``, ``filled`` before ``sealed``.
 
-    The AttemptReleased of an attempt comes one step after its last token.
+    AttemptReleased tells of attempts that ended by themselves, one step after their last token; what a command ended
+    (abort, release) is told by the command's result alone.
     """
 
     tokens: tuple[TokenDelta, ...] = ()

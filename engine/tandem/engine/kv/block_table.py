@@ -4,9 +4,9 @@ It is the one object that the engine thread shares with the hand-over threads; e
 
 States of a block, and who may do what in each::
 
-    FREE ──allocate──► FILLING    this engine computes its KV            ──seal──►   SEALED   complete; may be pinned
-      ▲      (gen+1)   RECEIVING  a peer's bytes are written under a pin ──commit──► COMMITTED decoding reads and writes
-      │                COMMITTED  (growth of a decoding sequence)          FILLING ──commit──► COMMITTED
+    FREE ──allocate──► FILLING    computed here for another worker      ──seal──►   SEALED  may be pinned and read
+      ▲      (gen+1)   RECEIVING  a peer's bytes are written under a pin ──commit──► COMMITTED  decoding uses it
+      │                COMMITTED  computed and decoded here, never pinned
       └── last reference released; while pinned the block waits in RELEASED and is free at the last unpin
 
 A reference (block id, generation) is good for one use of the block: every allocation adds 1 to the generation, so late
@@ -136,12 +136,14 @@ class BlockTable:
                 self._set_state(block_id, BlockState.SEALED)
 
     def commit(self, key: AttemptKey) -> None:
-        """RECEIVING or FILLING → COMMITTED for all blocks of ``key``: their KV is complete and verified.
+        """RECEIVING → COMMITTED for all blocks of ``key``: their KV is complete and verified.
 
         Raises IntegrityError if a writer still holds one of them: it could write over what decoding writes next.
         """
         with self._lock:
             block_ids = self._owned.get(key, set())
+            if any(self._state[block_id] is not BlockState.RECEIVING for block_id in block_ids):
+                raise self._broken(f"{key} has blocks to commit that were not received")
             pinned = [block_id for block_id in block_ids if self._pins[block_id]]
             if pinned:
                 raise self._broken(f"blocks {pinned} of {key} are committed while a writer holds them")

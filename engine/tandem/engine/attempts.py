@@ -1,0 +1,114 @@
+"""The attempts on this worker, and the one place where they end: then everything they hold goes back."""
+
+from collections.abc import Iterator
+
+from tandem.core.blocks import AttemptKey, BlockRef
+from tandem.core.messages import AttemptFailed
+from tandem.core.reasons import DEADLINE
+from tandem.engine.kv.block_table import IntegrityError, NoBlocks
+from tandem.engine.kv.memory import KvMemory
+from tandem.engine.scheduling.scheduler import Scheduler
+from tandem.engine.sequence import Attempt, Sequence
+
+
+class AttemptBook:
+    """Attempts by key. An attempt that is in the book may hold blocks; one that is not holds none."""
+
+    def __init__(self, memory: KvMemory, scheduler: Scheduler) -> None:
+        self._memory = memory
+        self._scheduler = scheduler
+        self._attempts: dict[AttemptKey, Attempt] = {}
+
+    def __len__(self) -> int:
+        return len(self._attempts)
+
+    def __iter__(self) -> Iterator[Attempt]:
+        return iter(tuple(self._attempts.values()))
+
+    def __contains__(self, attempt: Attempt) -> bool:
+        return self._attempts.get(attempt.key) is attempt
+
+    def get(self, key: AttemptKey) -> Attempt | None:
+        """Return the attempt, None if it has ended or never was."""
+        return self._attempts.get(key)
+
+    def add(self, attempt: Attempt) -> None:
+        """Enter a new attempt."""
+        self._attempts[attempt.key] = attempt
+
+    def end(self, attempt: Attempt) -> None:
+        """Take the attempt out: its sequences run no more, its blocks are free (or will be at their last unpin)."""
+        del self._attempts[attempt.key]
+        self._scheduler.unreserve(attempt)
+        for sequence in attempt.sequences:
+            self._scheduler.remove(sequence)
+        attempt.sequences.clear()
+        self._memory.table.release_all(attempt.key)
+
+    def fail(self, attempt: Attempt, reason: str, message: str, *, retryable: bool) -> AttemptFailed:
+        """End the attempt and return the event that says why."""
+        self.end(attempt)
+        return AttemptFailed(
+            request_id=attempt.key.request_id,
+            attempt=attempt.key.attempt,
+            reason=reason,
+            message=message,
+            retryable=retryable,
+        )
+
+    def fail_scrubbed(self, attempt: Attempt, reason: str, message: str, *, retryable: bool) -> AttemptFailed:
+        """Like ``fail``, and clear its blocks first: what they hold is not finite."""
+        for sequence in attempt.sequences:
+            self._memory.scrub(sequence.blocks)
+        return self.fail(attempt, reason, message, retryable=retryable)
+
+    def end_child(self, sequence: Sequence) -> bool:
+        """Take one child out and free its blocks; True if it was the attempt's last."""
+        attempt = sequence.attempt
+        attempt.open_children.discard(sequence.child)
+        self._scheduler.remove(sequence)
+        if sequence in attempt.sequences:
+            attempt.sequences.remove(sequence)
+        self._memory.table.release(attempt.key, sequence.drop_blocks())
+        if attempt.open_children:
+            return False
+        self.end(attempt)
+        return True
+
+    def spread(self, attempt: Attempt, refs: list[BlockRef], num_tokens: int, children: list[Sequence]) -> None:
+        """Give the KV of the first ``num_tokens`` tokens to every child: the first takes the blocks, the rest fork.
+
+        A child for which no block is left is queued to compute its own KV later.
+        """
+        attempt.sequences.extend(children)
+        forks = [(child, self._fork(attempt, refs, num_tokens)) for child in children[1:]]
+        children[0].adopt(refs)
+        children[0].num_computed = num_tokens
+        for child, fork in forks:
+            if fork is not None:
+                child.adopt(fork)
+                child.num_computed = num_tokens
+
+    def expire(self, now_s: float) -> list[AttemptFailed]:
+        """Fail every attempt whose deadline has passed."""
+        return [
+            self.fail(attempt, DEADLINE, f"the deadline passed {now_s - attempt.deadline_s:.3f} s ago", retryable=False)
+            for attempt in self
+            if attempt.deadline_s is not None and attempt.deadline_s <= now_s
+        ]
+
+    def next_deadline_s(self) -> float | None:
+        """Return the earliest deadline, None without one."""
+        return min((a.deadline_s for a in self._attempts.values() if a.deadline_s is not None), default=None)
+
+    def check_idle(self) -> None:
+        """Raise IntegrityError if blocks are owned although no attempt is left."""
+        counts = self._memory.table.counts()
+        if not self._attempts and counts.free + counts.released != counts.total:
+            raise IntegrityError(f"no attempt is left and blocks are still owned: {counts}")
+
+    def _fork(self, attempt: Attempt, refs: list[BlockRef], num_tokens: int) -> tuple[BlockRef, ...] | None:
+        try:
+            return self._memory.fork(attempt.key, refs, num_tokens)
+        except NoBlocks:
+            return None

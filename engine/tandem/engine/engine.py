@@ -1,0 +1,316 @@
+"""The facade over one worker's engine: what the role services call, and nothing else.
+
+Engine thread only, except ``table`` (and the bytes of the blocks it lets a thread hold), which hand-over threads share.
+"""
+
+from collections.abc import Sequence as Items
+
+import structlog
+import torch
+
+from tandem.core.blocks import AttemptKey, BlockRef, FirstToken
+from tandem.core.clock import Clock, MonotonicClock
+from tandem.core.errors import InvalidArgument, NotFound, Overloaded
+from tandem.core.limits import ModelLimits, RequestLimits
+from tandem.core.messages import AttemptFailed, AttemptReleased, RequestEvent
+from tandem.core.reasons import ENGINE, NO_SLOT
+from tandem.core.types import GenerationTask, WorkerLoad
+from tandem.engine.attempts import AttemptBook
+from tandem.engine.config import EngineConfig
+from tandem.engine.execution import Executor, Runner
+from tandem.engine.intake import Capacity, Intake
+from tandem.engine.kv.block_table import BlockState, BlockTable, NoBlocks
+from tandem.engine.kv.memory import KvMemory
+from tandem.engine.kv.pool import KvPool
+from tandem.engine.progress import Progress
+from tandem.engine.results import StepResult, StepStats
+from tandem.engine.sampling.sampler import TokenSampler
+from tandem.engine.scheduling.scheduler import Scheduler, StepPlan
+from tandem.engine.sequence import Attempt, AttemptKind, Sequence
+from tandem.engine.text_output import TextFactory
+
+_log = structlog.get_logger(__name__)
+
+
+class Engine:
+    """Computes prompts and decodes, for any number of attempts at once.
+
+    Guarantees: an attempt that ended holds no block; tokens of a sequence come in order without gap; one bad request
+    fails alone. Abort and release are idempotent and free at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        runner: Runner,
+        sampler: TokenSampler,
+        make_text: TextFactory,
+        config: EngineConfig,
+        limits: RequestLimits | None = None,
+        eos_token_ids: frozenset[int] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """``eos_token_ids`` default to the model spec's; ``make_text`` is ``text_factory(tokenizer)``."""
+        self.spec = runner.spec
+        self.pool: KvPool = runner.pool
+        self.config = config
+        self._clock: Clock = clock or MonotonicClock()
+        self._memory = KvMemory(runner.pool)
+        self._scheduler = Scheduler(self._memory, config)
+        self._book = AttemptBook(self._memory, self._scheduler)
+        self._executor = Executor(runner, sampler)
+        self._intake = Intake(
+            model=ModelLimits(vocab_size=self.spec.vocab_size, max_context_tokens=self.spec.max_context_tokens),
+            limits=limits or RequestLimits(),
+            capacity=Capacity(
+                num_blocks=runner.pool.num_blocks,
+                block_size=runner.pool.block_size,
+                max_sequences=config.max_sequences,
+            ),
+            eos_token_ids=frozenset(self.spec.eos_token_ids) if eos_token_ids is None else eos_token_ids,
+            make_text=make_text,
+        )
+        self._progress = Progress(memory=self._memory, scheduler=self._scheduler, book=self._book, intake=self._intake)
+        self._outbox: list[RequestEvent] = []  # for the next step's result
+        self._num_steps = 0
+        self._last_step_ms = 0.0
+
+    @property
+    def table(self) -> BlockTable:
+        """Who owns which block; thread-safe."""
+        return self._memory.table
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the KV pool."""
+        return self._memory.num_blocks
+
+    # --- commands ----------------------------------------------------------------------------------------------------
+
+    def start_prefill(self, task: GenerationTask) -> None:
+        """Compute the prompt's KV and the first tokens, then hold the blocks until ``release`` or ``abort``.
+
+        Raises InvalidArgument, or Overloaded when too much waits already. A second start of the same attempt is no-op.
+        """
+        self._start(task, AttemptKind.PREFILL)
+
+    def start_local(self, task: GenerationTask) -> None:
+        """Compute the prompt here, then decode. Raises like ``start_prefill``; any ``emitted`` is served."""
+        self._start(task, AttemptKind.LOCAL)
+
+    def reserve_decode(self, task: GenerationTask) -> tuple[BlockRef, ...]:
+        """Reserve a place and blocks for the KV of prompt and emitted tokens; return them in token order.
+
+        Raises InvalidArgument, Overloaded (NO_SLOT) or NoBlocks. A second call for the same attempt returns the same.
+        """
+        known = self._book.get(AttemptKey(task.request_id, task.attempt))
+        if known is not None:
+            return known.reserved
+        attempt = self._intake.open(task, AttemptKind.HANDOVER, tick=self._num_steps, now_s=self._clock.now_s())
+        num_children = len(attempt.open_children)
+        num_free_slots = self.config.max_sequences - self._scheduler.num_slots_used()
+        if num_children > num_free_slots:
+            raise Overloaded(f"{num_children} sequences, {num_free_slots} free places", reason=NO_SLOT)
+        num_tokens = len(task.prompt_token_ids) + len(attempt.emitted(min(attempt.open_children)))
+        num_blocks = self._memory.blocks_for(num_tokens)
+        growth = self._scheduler.growth_of(attempt, num_sequences=num_children, num_blocks=num_blocks)
+        if not self._scheduler.fits_reservation(num_blocks=num_blocks, growth_blocks=growth):
+            raise NoBlocks(f"{num_blocks} KV blocks and room to grow do not fit: {self._memory.num_free} are free")
+        attempt.reserved = self._memory.allocate(attempt.key, num_blocks, BlockState.RECEIVING)
+        self._book.add(attempt)
+        self._scheduler.reserve(attempt)
+        return attempt.reserved
+
+    def commit_handover(self, key: AttemptKey, first_tokens: Items[FirstToken]) -> None:
+        """The reserved blocks hold verified KV: every child that has not finished goes on decoding.
+
+        Raises NotFound when nothing is reserved under ``key`` (any more), InvalidArgument when the first tokens do not
+        fit the task, IntegrityError when a writer still holds a block; then the reservation stands, to be aborted.
+        """
+        attempt = self._book.get(key)
+        if attempt is None or attempt.kind is not AttemptKind.HANDOVER or not attempt.reserved:
+            raise NotFound(f"no KV is expected for attempt {key.attempt} of request {key.request_id}")
+        children = self._children_after(attempt, first_tokens)
+        self.table.commit(key)
+        self._scheduler.unreserve(attempt)
+        refs, attempt.reserved = list(attempt.reserved), ()
+        attempt.open_children = {child.child for child in children}
+        if not children:
+            self._end_released(attempt)
+            return
+        self._book.spread(attempt, refs, children[0].num_tokens - 1, children)
+        for child in children:
+            if child.blocks:
+                self._scheduler.arrive(child)
+            else:
+                self._scheduler.preempt(child)
+
+    def abort(self, key: AttemptKey, child: int | None = None) -> bool:
+        """Stop an attempt, or one child of it, and free its blocks at once. False: nothing of it was here.
+
+        No event follows, except AttemptReleased when the last open child is aborted by number.
+        """
+        attempt = self._book.get(key)
+        if attempt is None:
+            return False
+        if child is None:
+            self._book.end(attempt)
+            return True
+        if child not in attempt.open_children:
+            return False
+        self._abort_child(attempt, child)
+        return True
+
+    def release(self, key: AttemptKey) -> bool:
+        """The hand-over of a sealed prefill is committed: free its blocks. False: nothing sealed under ``key``."""
+        attempt = self._book.get(key)
+        if attempt is None or not attempt.is_sealed:
+            return False
+        self._book.end(attempt)
+        return True
+
+    # --- state -------------------------------------------------------------------------------------------------------
+
+    def has_work(self) -> bool:
+        """Whether ``step`` would do something now: compute, or report what is due."""
+        if self._outbox:
+            return True
+        now_s = self._clock.now_s()
+        deadline_s = self._book.next_deadline_s()
+        return (deadline_s is not None and deadline_s <= now_s) or self._scheduler.can_run(now_s)
+
+    def next_work_s(self) -> float | None:
+        """Seconds until ``has_work`` turns true by itself (a deadline, a batch time-out); None: only a command can."""
+        if self.has_work():
+            return 0.0
+        now_s = self._clock.now_s()
+        deadline_s = self._book.next_deadline_s()
+        waits = [self._scheduler.ready_in_s(now_s), None if deadline_s is None else max(deadline_s - now_s, 0.0)]
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    def load(self) -> WorkerLoad:
+        """What this worker carries at the moment."""
+        scheduler, counts = self._scheduler, self.table.counts()
+        prompts = (*scheduler.waiting, *scheduler.prefilling)
+        return WorkerLoad(
+            num_running=len(scheduler.decoding) + sum(s.num_slots for s in scheduler.prefilling),
+            num_waiting=scheduler.num_waiting(),
+            waiting_prefill_tokens=sum(s.num_left for s in prompts),
+            running_context_tokens=sum(s.num_tokens for s in scheduler.decoding),
+            free_blocks=counts.free,
+            total_blocks=counts.total,
+            receiving_blocks=counts.receiving,
+            step_ms=self._last_step_ms,
+        )
+
+    def check_integrity(self) -> None:
+        """Raise IntegrityError unless every block is accounted for; without attempts all must be free."""
+        self.table.check_integrity()
+        self._book.check_idle()
+
+    # --- the step ----------------------------------------------------------------------------------------------------
+
+    def step(self) -> StepResult:
+        """Run one forward pass over everything that can run, and return what it brought about.
+
+        A failing pass fails the attempts in it (ENGINE_FAILED, retryable); running out of device memory is raised,
+        for then nothing that follows can be trusted to work.
+        """
+        began_s = self._clock.now_s()
+        self._num_steps += 1
+        events, self._outbox = self._outbox, []
+        events += self._book.expire(began_s)
+        plan = self._scheduler.plan(began_s)
+        if plan.is_empty:
+            self._book.check_idle()
+            return StepResult(events=tuple(events), stats=StepStats(num_preempted=plan.num_preempted))
+        for chunk in plan.chunks:
+            if chunk.sequence.attempt.started_s is None:
+                chunk.sequence.attempt.started_s = began_s
+        stats = _stats(plan)
+        try:
+            draws = self._executor.run(plan)
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001  whatever the model raises must not stop the other requests
+            _log.exception("forward pass failed", num_sequences=len(plan.decoding) + len(plan.chunks))
+            return StepResult(events=(*events, *self._fail_all(plan, error)))
+        now_s = self._clock.now_s()
+        progressed = self._progress.apply(plan, draws, now_s)
+        self._outbox += progressed.released
+        self._last_step_ms = 1e3 * (now_s - began_s)
+        self._book.check_idle()
+        return StepResult(
+            tokens=tuple(progressed.tokens),
+            events=(*events, *progressed.events),
+            filled=tuple(progressed.filled),
+            sealed=tuple(progressed.sealed),
+            stats=stats.timed(now_s - began_s),
+        )
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _start(self, task: GenerationTask, kind: AttemptKind) -> None:
+        if self._book.get(AttemptKey(task.request_id, task.attempt)) is not None:
+            return
+        attempt = self._intake.open(task, kind, tick=self._num_steps, now_s=self._clock.now_s())
+        num_waiting = self._scheduler.num_waiting()
+        if num_waiting + len(attempt.open_children) > self.config.max_waiting_sequences:
+            raise Overloaded(f"{num_waiting} sequences wait already", reason=NO_SLOT)
+        sequence = self._intake.first_sequence(attempt)
+        attempt.sequences.append(sequence)
+        self._book.add(attempt)
+        self._scheduler.submit(sequence)
+
+    def _children_after(self, attempt: Attempt, first_tokens: Items[FirstToken]) -> list[Sequence]:
+        """Return the children that go on after their first token."""
+        firsts = {first.child: first for first in first_tokens}
+        if len(firsts) != len(first_tokens) or not attempt.open_children <= firsts.keys():
+            raise InvalidArgument("first_tokens", f"name children {sorted(firsts)}, not {attempt.open_children}")
+        children = []
+        for child in sorted(attempt.open_children):
+            first = firsts[child]
+            if not 0 <= first.token_id < self.spec.vocab_size:
+                raise InvalidArgument("first_tokens", f"hold the id {first.token_id}")
+            if first.finished:
+                continue
+            sequence = self._intake.sequence(attempt, child)
+            if len(sequence.output) + 1 >= attempt.task.stop.max_tokens:
+                raise InvalidArgument("first_tokens", f"child {child} has all its tokens and is not finished")
+            sequence.output.append(first.token_id)
+            sequence.text.replay((first.token_id,))
+            children.append(sequence)
+        return children
+
+    def _abort_child(self, attempt: Attempt, child: int) -> None:
+        attempt.open_children.discard(child)
+        if not attempt.open_children:
+            self._end_released(attempt)
+            return
+        for sequence in tuple(attempt.sequences):
+            if sequence.is_lead:
+                sequence.child, *siblings = sorted(attempt.open_children)
+                sequence.siblings = tuple(siblings)
+            elif sequence.child == child:
+                self._book.end_child(sequence)
+
+    def _end_released(self, attempt: Attempt) -> None:
+        self._book.end(attempt)
+        self._outbox.append(AttemptReleased(request_id=attempt.key.request_id, attempt=attempt.key.attempt))
+
+    def _fail_all(self, plan: StepPlan, error: Exception) -> list[AttemptFailed]:
+        sequences = (*plan.decoding, *(chunk.sequence for chunk in plan.chunks))
+        attempts = {id(s.attempt): s.attempt for s in sequences}
+        message = f"the forward pass failed: {type(error).__name__}"
+        return [self._book.fail(attempt, ENGINE, message, retryable=True) for attempt in attempts.values()]
+
+
+def _stats(plan: StepPlan) -> StepStats:
+    return StepStats(
+        num_prefill_sequences=len(plan.chunks),
+        num_prefill_tokens=sum(chunk.num_tokens for chunk in plan.chunks),
+        num_cached_tokens=sum(chunk.sequence.num_computed for chunk in plan.chunks),
+        num_decode_rows=len(plan.decoding),
+        num_context_tokens=sum(sequence.num_tokens for sequence in plan.decoding),
+        num_preempted=plan.num_preempted,
+    )

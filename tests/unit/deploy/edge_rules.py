@@ -164,4 +164,5 @@ def _peer_in(peers: list[Manifest], pod: Pod) -> bool:
 
 
 def _port_in(ports: list[Manifest], port: int) -> bool:
-    return any(p["protocol"] == "TCP" and port in range(p["port"], p.get("endPort", p["port"]) + 1) for p in ports)
+    spans = [(p["port"], p["endPort"] if "endPort" in p else p["port"]) for p in ports if p["protocol"] == "TCP"]
+    return any(first <= port <= last for first, last in spans)

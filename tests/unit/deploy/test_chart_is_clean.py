@@ -8,8 +8,9 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.unit.deploy.chart import CHART, COMBINATIONS, NAMESPACE, Values, notes, only, render
+from tests.unit.deploy.chart import CHART, COMBINATIONS, NAMESPACE, OPEN, Values, notes, only, render
 from tests.unit.deploy.manifest_lint import lint
+from tests.unit.deploy.pod_rules import PROBES
 from tests.unit.deploy.schema_rules import custom_kinds
 from tests.unit.deploy.selectors import pods_of
 
@@ -147,6 +148,36 @@ def test_one_worker_fills_one_pod() -> None:
         pods = {pod.name: pod for pod in pods_of(manifests)}
         for role, group in groups.items():
             assert str(pools[role]["cpus"]) == pods[group].ray_start_params["num-cpus"]
+
+
+def _router_probes(values: Values) -> dict[str, str]:
+    (router,) = [pod for pod in pods_of(render(values)) if pod.name == "router"]
+    container = router.spec["containers"][0]
+    return {name: next(h for h in ("grpc", "tcpSocket", "exec") if h in container[name]) for name in PROBES}
+
+
+def test_router_without_tls_is_asked_over_grpc() -> None:
+    assert set(_router_probes(OPEN).values()) == {"grpc"}
+
+
+def test_router_with_tls_is_asked_by_its_own_probe_since_the_kubelet_speaks_plain_text_only() -> None:
+    kinds = _router_probes({})
+    assert kinds == {"startupProbe": "tcpSocket", "livenessProbe": "tcpSocket", "readinessProbe": "exec"}
+    manifests = render({})
+    (router,) = [pod for pod in pods_of(manifests) if pod.name == "router"]
+    python, script, target, _, authority = router.spec["containers"][0]["readinessProbe"]["exec"]["command"]
+    assert python == "/opt/tandem/bin/python"
+    assert script.removeprefix("/etc/tandem/config/") in only(manifests, "ConfigMap")["data"]
+    assert target == "demo-tandem.serving.svc:8700"
+    assert router.spec["hostAliases"] == [{"ip": "127.0.0.1", "hostnames": ["demo-tandem.serving.svc"]}]
+    assert any(m["mountPath"] == authority.rsplit("/", 1)[0] for m in router.mounts())
+
+
+def test_commands_that_replace_the_generated_one_say_so() -> None:
+    for group in only(render({}), "RayCluster")["spec"]["workerGroupSpecs"]:
+        replaced = "command" in group["template"]["spec"]["containers"][0]
+        annotations = group["template"]["metadata"].get("annotations", {})
+        assert (annotations.get("ray.io/overwrite-container-cmd") == "true") == replaced
 
 
 def test_policy_is_rendered_only_when_given() -> None:

@@ -173,7 +173,8 @@ class EngineLoop:
         while not self._stopping.is_set():
             try:
                 if not self.step():
-                    self._inbox.wait_and_run(_IDLE_WAIT_S)
+                    next_work_s = self._engine.next_work_s()
+                    self._inbox.wait_and_run(_IDLE_WAIT_S if next_work_s is None else min(next_work_s, _IDLE_WAIT_S))
             except Exception as error:  # noqa: BLE001 - the thread's outermost shell
                 # The engine has already failed and freed what it could blame on a request. What arrives here is a
                 # defect or a lost device: state is unknown, so the process ends and its supervisor starts another.

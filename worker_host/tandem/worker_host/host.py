@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
@@ -58,6 +59,10 @@ class WorkerHost:
         """Start the engine thread and the heartbeat."""
         self._loop.start()
         self._heartbeat.start()
+
+    def set_address(self, address: str) -> None:
+        """Complete the registration with the address that was bound, before the start."""
+        self.info = replace(self.info, address=address)
 
     @property
     def failure(self) -> BaseException | None:

@@ -1,0 +1,39 @@
+"""A worker as a subprocess of ours."""
+
+import asyncio
+import sys
+
+from tandem.cluster.processes.lifeline import read_config_line, report, stop_event_on_lifeline
+from tandem.cluster.programs.config import WorkerProgramConfig
+from tandem.cluster.programs.worker_program import ReadyWorker, WorkerProgram
+from tandem.core.errors import TandemError
+from tandem.core.log import configure_logging
+
+
+def _report_status(detail: str) -> None:
+    report("status", detail=detail)
+
+
+def _report_ready(worker: ReadyWorker) -> None:
+    report("ready", address=worker.address, epoch=worker.info.epoch)
+
+
+async def serve(config: WorkerProgramConfig) -> None:
+    """Serve until the lifeline ends, then drain."""
+    stop = stop_event_on_lifeline(asyncio.get_running_loop())
+    await WorkerProgram(config).run(stop, on_status=_report_status, on_ready=_report_ready)
+
+
+def main() -> None:
+    """Run the program; a problem a person can solve is reported to the parent in one line."""
+    config = WorkerProgramConfig.model_validate_json(read_config_line())
+    configure_logging(level=config.log_level, style=config.log_style, worker=config.worker_id)
+    try:
+        asyncio.run(serve(config))
+    except TandemError as error:
+        report("failed", message=str(error), reason=error.reason)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""The worker program, the same under every runtime: load, profile, serve, announce, drain.
+
+A subprocess runs it from `tandem.cluster.programs.worker_process`, a Ray actor from `tandem.cluster.runtime.ray_actor`.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from tandem.cluster.programs.config import WorkerProgramConfig
+from tandem.cluster.programs.roles import role_factory
+from tandem.cluster.registry.announcer import Registry, keep_announced
+from tandem.cluster.registry.redis_registry import RedisRegistry
+from tandem.cluster.registry.router_registry import RouterRegistry
+from tandem.core.clock import MonotonicClock
+from tandem.core.ids import WorkerId, new_epoch
+from tandem.core.latency import LatencyEstimator
+from tandem.core.prepared_model import PreparedModel, read_prepared_model
+from tandem.core.types import WorkerInfo
+from tandem.engine.profile import profile_engine
+from tandem.rpc.access import AccessControl
+from tandem.rpc.addresses import join_address
+from tandem.rpc.channels import INTERNAL_LIMITS
+from tandem.rpc.server import RpcServer
+from tandem.rpc.services.worker import WORKER_SERVICE, worker_service
+from tandem.rpc.tls import TlsMaterial
+from tandem.worker_host.assembly import BuiltEngine, build_engine
+from tandem.worker_host.host import WorkerHost
+from tandem.worker_host.service import WorkerServiceHandler
+
+_log = structlog.get_logger(__name__)
+_DRAIN_S = 60.0
+_FAILURE_POLL_S = 0.2
+
+OnStatus = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadyWorker:
+    """A worker that serves."""
+
+    info: WorkerInfo
+    address: str
+
+
+class EngineThreadFailed(RuntimeError):
+    """The engine thread ended with an error: the process must end and be started again."""
+
+
+class WorkerProgram:
+    """One life of one worker. `run` returns after a drain; it raises when the engine thread dies."""
+
+    def __init__(self, config: WorkerProgramConfig) -> None:
+        self._config = config
+        self._clock = MonotonicClock()
+        self._tls: TlsMaterial | None = config.tls.load() if config.tls else None
+
+    async def run(self, stop: asyncio.Event, *, on_status: OnStatus, on_ready: Callable[[ReadyWorker], None]) -> None:
+        """Serve until ``stop`` is set, then drain and end. Loading runs off the event loop."""
+        config = self._config
+        prepared = read_prepared_model(config.model_folder)
+        on_status("loading the model")
+        built = await asyncio.to_thread(build_engine, prepared, config.engine, clock=self._clock)
+        on_status("measuring its speed")
+        estimator = LatencyEstimator(
+            await asyncio.to_thread(profile_engine, built.runner, budget_s=config.engine.profile_budget_s)
+        )
+        server = RpcServer(
+            address=join_address(config.host, 0),
+            access=AccessControl(mutual_tls=config.tls is not None and config.tls.ca is not None),
+            load_tls=config.tls.load if config.tls else None,
+            insecure=config.insecure,
+            limits=INTERNAL_LIMITS,
+        )
+        host = self._make_host(built, prepared, estimator)
+        try:
+            server.add(worker_service(WorkerServiceHandler(host)))
+            address = await server.start()
+            host.set_address(address)
+            host.start()
+            await server.mark_serving(WORKER_SERVICE)
+            await server.mark_serving("")
+            on_ready(ReadyWorker(info=host.info, address=address))
+            await self._serve(host, stop)
+        finally:
+            await server.stop(grace_s=1.0)
+            await asyncio.to_thread(host.close)
+
+    async def _serve(self, host: WorkerHost, stop: asyncio.Event) -> None:
+        withdrawn = asyncio.Event()
+        announcing = asyncio.create_task(keep_announced(self._registry(), host.info, withdrawn))
+        try:
+            while host.failure is None:
+                try:
+                    await asyncio.wait_for(stop.wait(), _FAILURE_POLL_S)
+                    break
+                except TimeoutError:
+                    continue
+            withdrawn.set()
+            if host.failure is not None:
+                raise EngineThreadFailed("the engine thread ended") from host.failure
+            num_left = await host.drain(_DRAIN_S)
+            _log.info("drained", num_left=num_left)
+        finally:
+            withdrawn.set()
+            await asyncio.gather(announcing, return_exceptions=True)
+
+    def _registry(self) -> Registry:
+        target = self._config.registry
+        if target.kind == "redis":
+            return RedisRegistry(target.url, namespace=target.namespace)
+        return RouterRegistry(target.address, tls=self._tls, insecure=self._config.insecure)
+
+    def _make_host(self, built: BuiltEngine, prepared: PreparedModel, estimator: LatencyEstimator) -> WorkerHost:
+        config, spec = self._config, built.engine.spec
+        info = WorkerInfo(
+            worker_id=WorkerId(config.worker_id),
+            epoch=new_epoch(),
+            role=config.role,
+            address="",
+            model=prepared.name,
+            model_digest=prepared.digest,
+            layout_fingerprint=built.layout.fingerprint,
+            block_size=config.engine.block_size,
+            total_blocks=built.engine.num_blocks,
+            max_context_tokens=spec.max_context_tokens,
+            max_sequences=config.engine.max_sequences,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+        )
+        return WorkerHost(
+            info=info,
+            engine=built.engine,
+            make_role=role_factory(config, info, built.layout, self._clock),
+            estimator=estimator,
+            clock=self._clock,
+        )

@@ -51,6 +51,7 @@ class Requeue:
     """
 
     task: GenerationTask
+    reason: str
     avoid: frozenset[WorkerKey]
     delay_s: float
 

@@ -384,7 +384,7 @@ class Dispatcher:
                 self._room_changed = True
             case Requeue():
                 live.avoid = action.avoid
-                self._observer.retried(action.task)
+                self._observer.retried(action.task, reason=action.reason)
                 if action.delay_s > 0.0:
                     timer = Timer(kind=TimerKind.PLACE_AGAIN, request_id=live.entry.request_id)
                     self._timers.add(now_s + action.delay_s, timer)

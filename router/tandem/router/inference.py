@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from tandem.core import reasons
 from tandem.core.clock import Clock
-from tandem.core.errors import Cancelled, DeadlineExceeded
+from tandem.core.errors import Cancelled, DeadlineExceeded, TandemError
 from tandem.core.inference import (
     DetokenizeRequest,
     GenerateRequest,
@@ -17,7 +17,7 @@ from tandem.core.inference import (
 from tandem.router.client_stream import ClientStream, Collector, Sink, StreamBounds
 from tandem.router.dispatcher import Dispatcher
 from tandem.router.intake import Intake
-from tandem.router.tracing import RequestTrace, Tracing
+from tandem.router.tracing import Tracing
 from tandem.rpc.context import CallContext
 
 
@@ -90,11 +90,11 @@ class InferenceFront:
         prepared = await self._intake.prepare(request, request_id=call.request_id, tenant=call.tenant)
         if deadline_s is not None and self._clock.now_s() >= deadline_s:
             raise DeadlineExceeded("the deadline passed while the prompt was read", stage="tokenize")
-        trace: RequestTrace = self._tracing.begin(prepared.task, parent=call.traceparent, label=request.label)
-        self._dispatcher.submit(
-            trace.task,
-            sink,
-            deadline_s=deadline_s,
-            arrived_s=arrived_s,
-            tokenize_ms=prepared.tokenize_ms,
-        )
+        task = self._tracing.begin(prepared.task, parent=call.traceparent, label=request.label)
+        try:
+            self._dispatcher.submit(
+                task, sink, deadline_s=deadline_s, arrived_s=arrived_s, tokenize_ms=prepared.tokenize_ms
+            )
+        except TandemError as error:
+            self._tracing.refuse(task.request_id, error.reason)
+            raise

@@ -285,7 +285,10 @@ class RequestLedger:
             done_children=frozenset(index for index, child in enumerate(self.children) if child.finished),
         )
         self.stage = Stage.ADMITTED
-        return [*closing, Requeue(task=self.task, avoid=frozenset(self._avoid), delay_s=choice.delay_s)]
+        return [
+            *closing,
+            Requeue(task=self.task, reason=failure.reason, avoid=frozenset(self._avoid), delay_s=choice.delay_s),
+        ]
 
     def _close_attempt(self, reason: str) -> Sequence[Action]:
         """Leave the running attempt: tell every side that may hold something of it."""

@@ -1,4 +1,4 @@
-"""The router's metrics, by OpenTelemetry; a Prometheus text endpoint when a port is given."""
+"""The router's metrics and, when a port is given, the Prometheus text endpoint that shows them."""
 
 import threading
 from wsgiref.simple_server import WSGIServer
@@ -13,65 +13,53 @@ from tandem.core.types import GenerationTask
 from tandem.router.actions import Ended
 from tandem.router.placement import Placement
 from tandem.router.tracing import Tracing
+from tandem.rpc.telemetry import ATTRIBUTE_OUTCOME, ATTRIBUTE_REASON, SCOPE, router_metrics
 
 
-class RouterMetrics:
-    """Observer of the dispatcher that counts. Names follow gen_ai.server.* where that has one; seconds throughout."""
+class MeasuringObserver:
+    """Observer of the dispatcher that fills the instruments and closes the traces."""
 
     def __init__(self, meter: Meter, tracing: Tracing) -> None:
         self._tracing = tracing
-        self._requests = meter.create_counter("tandem.router.requests", description="Ended requests by outcome")
-        self._attempts = meter.create_counter("tandem.router.attempts", description="Attempts placed, by kind")
-        self._retries = meter.create_counter("tandem.router.retries", description="Further attempts decided")
-        self._tokens = meter.create_counter("tandem.router.output_tokens", description="Tokens forwarded")
-        self._ttft = meter.create_histogram(
-            "gen_ai.server.time_to_first_token", unit="s", description="From arrival to the first token"
-        )
-        self._tpot = meter.create_histogram(
-            "gen_ai.server.time_per_output_token", unit="s", description="Mean time per token after the first"
-        )
-        self._duration = meter.create_histogram(
-            "gen_ai.server.request.duration", unit="s", description="From arrival to the end"
-        )
-        self._queued = meter.create_gauge("tandem.router.queued", description="Requests that wait for a worker")
-        self._live = meter.create_gauge("tandem.router.in_flight", description="Requests that have not ended")
-        self._waits = meter.create_histogram(
-            "tandem.router.queue_wait", unit="s", description="From arrival to the first dispatch"
-        )
+        self._metrics = router_metrics(meter)
+        self._num_queued = 0
+        self._num_running = 0
 
     def placed(self, task: GenerationTask, placement: Placement, *, waited_s: float) -> None:
-        """Count an attempt."""
-        self._attempts.add(1, {"kind": "local" if placement.prefill is None else "pair"})
+        """Record the wait of a first attempt."""
         if task.attempt == 0:
-            self._waits.record(waited_s)
+            self._metrics.queue_wait_s.record(waited_s)
 
-    def retried(self, task: GenerationTask) -> None:
-        """Count a retry."""
-        self._retries.add(1)
+    def retried(self, task: GenerationTask, *, reason: str) -> None:
+        """Count a further attempt."""
+        self._metrics.attempts.add(1, {ATTRIBUTE_REASON: reason})
 
     def ended(self, task: GenerationTask, ended: Ended) -> None:
-        """Count an ended request."""
+        """Record an ended request."""
+        metrics, timings, usage = self._metrics, ended.timings, ended.usage
         reason = "" if ended.error is None else ended.error.reason
-        self._requests.add(1, {"outcome": ended.outcome.value, "reason": reason})
-        self._tokens.add(ended.usage.output_tokens)
-        timings = ended.timings
+        metrics.requests.add(1, {ATTRIBUTE_OUTCOME: ended.outcome.value, ATTRIBUTE_REASON: reason})
+        metrics.prompt_tokens.record(usage.prompt_tokens)
+        metrics.output_tokens.record(usage.output_tokens)
         if timings.total_ms is not None:
-            self._duration.record(timings.total_ms / 1e3)
+            metrics.request_duration_s.record(timings.total_ms / 1e3)
         if timings.ttft_ms is not None:
-            self._ttft.record(timings.ttft_ms / 1e3)
-            per_child = ended.usage.output_tokens / task.num_sequences
-            if timings.total_ms is not None and per_child > 1.0:
-                self._tpot.record((timings.total_ms - timings.ttft_ms) / 1e3 / (per_child - 1.0))
+            metrics.time_to_first_token_s.record(timings.ttft_ms / 1e3)
+            num_further = usage.output_tokens / task.num_sequences - 1.0
+            if timings.total_ms is not None and num_further > 0.0:
+                metrics.time_per_output_token_s.record((timings.total_ms - timings.ttft_ms) / 1e3 / num_further)
         self._tracing.end(task, ended)
 
     def depth(self, *, num_queued: int, num_live: int) -> None:
-        """Set the gauges."""
-        self._queued.set(num_queued)
-        self._live.set(num_live)
+        """Move the gauges to the present state."""
+        num_running = num_live - num_queued
+        self._metrics.queued_requests.add(num_queued - self._num_queued)
+        self._metrics.running_requests.add(num_running - self._num_running)
+        self._num_queued, self._num_running = num_queued, num_running
 
 
 class MetricsEndpoint:
-    """A meter provider of this router's own and, with a port, the HTTP server that shows it."""
+    """A meter provider of this router's own and, once started, the HTTP server that shows it."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -82,7 +70,7 @@ class MetricsEndpoint:
     @property
     def meter(self) -> Meter:
         """The meter of the router."""
-        return self._provider.get_meter("tandem.router")
+        return self._provider.get_meter(SCOPE)
 
     def start(self, host: str, port: int) -> int:
         """Serve the text format; returns the port. Raises EnvironmentProblem when it is taken."""

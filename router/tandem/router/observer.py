@@ -14,7 +14,7 @@ class Observer(Protocol):
         """An attempt goes to its workers."""
         ...
 
-    def retried(self, task: GenerationTask) -> None:
+    def retried(self, task: GenerationTask, *, reason: str) -> None:
         """Another attempt was decided."""
         ...
 
@@ -33,7 +33,7 @@ class SilentObserver:
     def placed(self, task: GenerationTask, placement: Placement, *, waited_s: float) -> None:
         """Nothing."""
 
-    def retried(self, task: GenerationTask) -> None:
+    def retried(self, task: GenerationTask, *, reason: str) -> None:
         """Nothing."""
 
     def ended(self, task: GenerationTask, ended: Ended) -> None:

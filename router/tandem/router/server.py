@@ -20,7 +20,7 @@ from tandem.router.fleet import Fleet
 from tandem.router.inference import InferenceFront
 from tandem.router.intake import Intake
 from tandem.router.links import WorkerLinks
-from tandem.router.metrics import MetricsEndpoint, RouterMetrics
+from tandem.router.metrics import MeasuringObserver, MetricsEndpoint
 from tandem.router.queue import CentralQueue
 from tandem.router.registry_service import RegistryFront
 from tandem.router.served_model import ServedModel
@@ -75,7 +75,7 @@ class Router:
             policy=config.dispatcher_policy(),
             clock=self._clock,
             send=self._links.send,
-            observer=RouterMetrics(self._metrics.meter, self._tracing),
+            observer=MeasuringObserver(self._metrics.meter, self._tracing),
         )
         self.cluster = ClusterFront(
             model=model.name,

@@ -89,14 +89,9 @@ def test_pinned_and_generic_groups_size_their_pools() -> None:
     assert pools["decode"] == {"replicas": 3, "cpus": 2, "gpus": 0}
 
 
-def _run(source: Path, output: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def _run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(SCRIPT), str(source), str(output)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
+        [sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, timeout=30, check=False
     )
 
 
@@ -105,16 +100,15 @@ def test_output_is_readable_by_its_user_only_and_replaces_an_older_one(secrets: 
     source.write_text(yaml.safe_dump(_rendered(REDIS)), encoding="utf-8")
     output.write_text("old", encoding="utf-8")
     output.chmod(0o644)
-    result = _run(source, output, POD_IP=POD_IP, TANDEM_SECRETS_FOLDER=str(secrets))
+    result = _run(source, output, POD_IP, secrets)
     assert result.returncode == 0, result.stderr
     assert stat.S_IMODE(output.stat().st_mode) == 0o600
     assert yaml.safe_load(output.read_text(encoding="utf-8"))["registry"]["redis_url"] == URL
 
 
-def test_missing_address_is_a_failure(secrets: Path, tmp_path: Path) -> None:
+def test_broken_keys_are_a_failure_that_leaves_nothing(secrets: Path, tmp_path: Path) -> None:
     source = tmp_path / "chart.yaml"
     source.write_text(yaml.safe_dump(_rendered({})), encoding="utf-8")
-    result = _run(source, tmp_path / "cluster.yaml", TANDEM_SECRETS_FOLDER=str(secrets))
-    assert result.returncode != 0
-    assert "POD_IP" in result.stderr
+    (secrets / "auth" / "keys.yaml").write_text("- id: [", encoding="utf-8")
+    assert _run(source, tmp_path / "cluster.yaml", POD_IP, secrets).returncode != 0
     assert not (tmp_path / "cluster.yaml").exists()

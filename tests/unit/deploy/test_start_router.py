@@ -47,6 +47,7 @@ class Stand:
                 "LOG": str(self.folder / "log"),
                 "TANDEM_RAY_FOLDER": str(self.folder),
                 "TMPDIR": str(self.folder),
+                "POD_IP": "10.1.2.3",
                 "KUBERAY_GEN_RAY_START_CMD": "ray start --address=head:6379 --block",
                 **environment,
             },
@@ -72,7 +73,7 @@ def stand(tmp_path: Path) -> Iterator[Stand]:
     stand.program("ray", 'sleep 0.1; echo head:6379 > "$TANDEM_RAY_FOLDER/ray_current_cluster"')
     stand.program("tandem", ":")
     # Stands for the interpreter that completes the configuration; test_composed_config.py tests what it runs.
-    stand.program("python", 'echo "$2 $3" > "$TMPDIR/composed"; exit "${COMPOSE_STATUS:-0}"')
+    stand.program("python", 'echo "${*:2}" > "$TMPDIR/composed"; exit "${COMPOSE_STATUS:-0}"')
     yield stand
     for process in stand.started:
         if process.poll() is None:
@@ -103,7 +104,9 @@ def test_tandem_starts_after_ray_has_joined(stand: Stand) -> None:
 def test_configuration_is_completed_first(stand: Stand) -> None:
     stand.start()
     stand.wait_for(lambda log: len(log) == 2)
-    assert (stand.folder / "composed").read_text(encoding="utf-8") == f"chart.yaml {stand.folder / 'cluster.yaml'}\n"
+    assert (stand.folder / "composed").read_text(encoding="utf-8") == (
+        f"chart.yaml {stand.folder / 'cluster.yaml'} 10.1.2.3 /etc/tandem\n"
+    )
 
 
 def test_configuration_that_cannot_be_completed_starts_nothing(stand: Stand) -> None:

@@ -23,7 +23,7 @@ leave() {
 trap 'leave 0' TERM INT
 
 # The Secrets and the pod's address join the configuration before anything starts: a mistake in them ends here.
-python "$(dirname "$0")/compose_config.py" "$chart_config" "$config" || exit 1
+python "$(dirname "$0")/compose_config.py" "$chart_config" "$config" "${POD_IP:?}" /etc/tandem || exit 1
 
 # A container that restarts finds the /tmp of the one before: an old address would be taken for a joined cluster.
 rm -f "$ray_address_file"

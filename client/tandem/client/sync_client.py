@@ -1,0 +1,213 @@
+"""The blocking client."""
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import TypeVar, Unpack
+
+import grpc
+
+from tandem.client.attempts import Attempts
+from tandem.client.metadata import call_metadata
+from tandem.client.requests import (
+    ChatOptions,
+    GenerateOptions,
+    Message,
+    build_generate,
+    build_tokenize,
+    checked_token_ids,
+)
+from tandem.client.retry import RetryBudget
+from tandem.client.settings import DEFAULT_RETRIES, DEFAULT_TIMEOUT_S, Settings
+from tandem.client.sync_stream import GenerationStream, StreamCall
+from tandem.core.cluster import ClusterStatus
+from tandem.core.errors import FailedPrecondition, TandemError, Unavailable
+from tandem.core.inference import DetokenizeRequest, Generation, ModelCard
+from tandem.rpc.channels import open_sync_channel
+from tandem.rpc.errors import rpc_errors
+from tandem.rpc.stubs import public
+from tandem.rpc.tls import TlsMaterial
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+class _Channels:
+    """The connections of one client, taken in turns."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._open = [
+            open_sync_channel(settings.address, tls=settings.tls, insecure=settings.insecure)
+            for _ in range(settings.num_connections)
+        ]
+        self._turns = itertools.cycle(self._open)
+        self._closed = False
+
+    def next(self) -> grpc.Channel:
+        if self._closed:
+            raise FailedPrecondition("this client is closed", reason="CLIENT_CLOSED")
+        return next(self._turns)
+
+    def close(self) -> None:
+        self._closed = True
+        for channel in self._open:
+            channel.close()
+
+
+class Client:
+    """Calls to a Tandem server. Thread-safe; close it, or use it as a context manager.
+
+    Every method raises the errors of ``tandem.core.errors``, and nothing else on purpose.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        api_key: str | None = None,
+        tls: TlsMaterial | None = None,
+        insecure: bool = False,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retries: int = DEFAULT_RETRIES,
+        num_connections: int = 1,
+    ) -> None:
+        """Make a client for ``host:port``; it connects with the first call.
+
+        Plain text is for loopback; elsewhere give ``tls`` (``TlsMaterial()`` trusts the system's authorities) or say
+        ``insecure``. ``timeout_s`` bounds each call with its retries.
+        """
+        self._settings = Settings(
+            address=address,
+            api_key=api_key,
+            tls=tls,
+            insecure=insecure,
+            timeout_s=timeout_s,
+            retries=retries,
+            num_connections=num_connections,
+        )
+        self._budget = RetryBudget()
+        self._channels = _Channels(self._settings)
+
+    def with_options(self, *, timeout_s: float | None = None, retries: int | None = None) -> "Client":
+        """Return a client with other options over the same connections; closing either closes both."""
+        other = object.__new__(Client)
+        other._settings = replace(
+            self._settings,
+            timeout_s=self._settings.timeout_s if timeout_s is None else timeout_s,
+            retries=self._settings.retries if retries is None else retries,
+        )
+        other._budget, other._channels = self._budget, self._channels
+        return other
+
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        token_ids: Sequence[int] | None = None,
+        messages: Sequence[Message] | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Generation:
+        """Generate from a text, from tokens or from a conversation, and return the whole answer."""
+        return self._call(public.GENERATE, build_generate(prompt, token_ids, messages, **options))
+
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        token_ids: Sequence[int] | None = None,
+        messages: Sequence[Message] | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> GenerationStream:
+        """Generate and yield the output as it comes; use the result in a ``with`` statement."""
+        data = public.STREAM_GENERATE.encode(build_generate(prompt, token_ids, messages, **options))
+
+        def open_call(timeout_s: float) -> StreamCall:
+            method = self._channels.next().unary_stream(
+                public.STREAM_GENERATE.path, request_serializer=None, response_deserializer=None
+            )
+            call: StreamCall = method(data, timeout=timeout_s, metadata=call_metadata(self._settings))
+            return call
+
+        return GenerationStream(open_call, Attempts(self._settings, self._budget))
+
+    def chat(self, messages: Sequence[Message], **options: Unpack[GenerateOptions]) -> Generation:
+        """Generate the next turn of a conversation."""
+        return self.generate(messages=messages, **options)
+
+    def tokenize(
+        self,
+        prompt: str | None = None,
+        *,
+        messages: Sequence[Message] | None = None,
+        model: str = "",
+        add_special_tokens: bool = True,
+        **options: Unpack[ChatOptions],
+    ) -> tuple[int, ...]:
+        """Return the tokens of a text or a conversation, as ``generate`` would see them."""
+        return self._call(public.TOKENIZE, build_tokenize(prompt, messages, model, add_special_tokens, options))
+
+    def detokenize(self, token_ids: Sequence[int], *, model: str = "", skip_special_tokens: bool = True) -> str:
+        """Return the text of tokens."""
+        request = DetokenizeRequest(
+            token_ids=checked_token_ids(token_ids), model=model, skip_special_tokens=skip_special_tokens
+        )
+        return self._call(public.DETOKENIZE, request)
+
+    def models(self) -> tuple[ModelCard, ...]:
+        """Return the served models."""
+        return self._call(public.LIST_MODELS, None)
+
+    def status(self) -> ClusterStatus:
+        """Return the state of the cluster; with keys configured it takes an operator's."""
+        return self._call(public.GET_STATUS, None)
+
+    def wait_until_ready(self, timeout_s: float = 60.0) -> None:
+        """Return when the server serves requests. Raises Unavailable when it does not within ``timeout_s``."""
+        end_s = time.monotonic() + timeout_s
+        once = self.with_options(timeout_s=min(timeout_s, 2.0), retries=0)
+        last = "it is not ready yet"
+        while time.monotonic() < end_s:
+            try:
+                if once._call(public.CHECK_SERVING, ""):
+                    return
+                last = "it is not ready yet"
+            except TandemError as error:
+                last = error.message
+            time.sleep(min(0.1, max(end_s - time.monotonic(), 0.0)))
+        raise Unavailable(
+            f"{self._settings.address} did not become ready within {timeout_s:g} s: {last}", reason="NOT_READY"
+        )
+
+    def close(self) -> None:
+        """Close the connections; running calls end as cancelled."""
+        self._channels.close()
+
+    def __enter__(self) -> "Client":
+        """Return the client itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the client."""
+        self.close()
+
+    def _call(self, method: public.Method[In, Out], request: In) -> Out:
+        data = method.encode(request)
+        attempts = Attempts(self._settings, self._budget)
+        while True:
+            try:
+                answer = self._call_once(self._channels.next(), method, data, attempts.timeout_s())
+            except TandemError as error:
+                time.sleep(attempts.pause_after(error))
+            else:
+                attempts.note_success()
+                return answer
+
+    def _call_once(self, channel: grpc.Channel, method: public.Method[In, Out], data: bytes, timeout_s: float) -> Out:
+        call = channel.unary_unary(method.path, request_serializer=None, response_deserializer=None)
+        with rpc_errors():
+            answer: bytes = call(data, timeout=timeout_s, metadata=call_metadata(self._settings))
+        return method.decode(answer)

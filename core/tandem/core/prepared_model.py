@@ -59,8 +59,14 @@ def read_prepared_model(folder: Path) -> PreparedModel:
         model = _from_fields(folder, fields)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path} is broken: {error!r}", remedy=remedy) from error
-    if not (folder / WEIGHTS_NAME).is_file():
-        raise ModelError(f"{folder} has lost its {WEIGHTS_NAME}", remedy=remedy)
+    try:
+        found_bytes = (folder / WEIGHTS_NAME).stat().st_size
+    except OSError:
+        raise ModelError(f"{folder} has lost its {WEIGHTS_NAME}", remedy=remedy) from None
+    if found_bytes != model.weights_bytes:
+        raise ModelError(
+            f"{folder / WEIGHTS_NAME} has {found_bytes} bytes, its manifest says {model.weights_bytes}", remedy=remedy
+        )
     return model
 
 

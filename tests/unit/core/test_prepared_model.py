@@ -88,3 +88,9 @@ def test_lost_weights(model: PreparedModel) -> None:
 def test_reading_does_not_load_torch() -> None:
     code = "import sys, tandem.core.prepared_model; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_weights_cut_short(model: PreparedModel) -> None:
+    (model.folder / "model.safetensors").write_bytes(b"dat")
+    with pytest.raises(ModelError, match="has 3 bytes, its manifest says 4"):
+        read_prepared_model(model.folder)

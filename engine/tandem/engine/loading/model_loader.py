@@ -5,6 +5,7 @@ Order of a worker's start: ``read_model_spec`` (no weights) sizes the KV pool, t
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from tandem.engine.models.hf import TransformersDecoder
 from tandem.engine.models.lean import LeanDecoder
 from tandem.engine.models.lean_config import lean_config, why_not_lean
 from tandem.engine.models.model import LoadedModel, PathChoice
-from tandem.engine.models.probe import probe_layers
+from tandem.engine.models.probe import probe_layers, refuse_by_config
 from tandem.engine.models.rope import context_limit, rope_digest, serve_within_original_context
 from tandem.engine.models.tensors import TensorFile
 from tandem.engine.spec import LayerSpec, ModelSpec
@@ -107,3 +108,19 @@ def _spec(prepared: PreparedModel, config: PreTrainedConfig, layers: tuple[Layer
         rope_digest=rope_digest(config),
         eos_token_ids=prepared.eos_token_ids,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What a manifest says about a model's shape."""
+
+    vocab_size: int
+    max_context_tokens: int
+
+
+def check_supported(folder: Path) -> ModelFacts:
+    """Find out, from the config alone, whether Tandem can serve a model folder. Raises ModelError when it can't."""
+    config = _read_config(folder)
+    refuse_by_config(config)
+    _layers(config, _choose(config, "auto"))
+    return ModelFacts(vocab_size=int(config.vocab_size), max_context_tokens=context_limit(config))

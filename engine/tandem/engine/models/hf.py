@@ -4,7 +4,8 @@ import inspect
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers.utils import logging as transformers_logging
 
 from tandem.core.errors import ModelError
 from tandem.core.prepared_model import PreparedModel
@@ -28,7 +29,7 @@ class TransformersDecoder:
         dtype: torch.dtype,
     ) -> None:
         """Load the weights. Raises ModelError when they do not fit the config."""
-        self._model: torch.nn.Module = _load(prepared, config, dtype)
+        self._model = _load(prepared, config, dtype)
         self._model.to(device).train(False)
         self._port = PagedPort(attention, layers)
         connect(self._model, self._port)
@@ -49,7 +50,8 @@ class TransformersDecoder:
         return logits
 
 
-def _load(prepared: PreparedModel, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+def _load(prepared: PreparedModel, config: PreTrainedConfig, dtype: torch.dtype) -> torch.nn.Module:
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         prepared.folder,
         config=config,
@@ -60,7 +62,7 @@ def _load(prepared: PreparedModel, config: PreTrainedConfig, dtype: torch.dtype)
         trust_remote_code=False,
         output_loading_info=True,
     )
-    model: PreTrainedModel = loaded[0]
+    model: torch.nn.Module = loaded[0]
     info: dict[str, Any] = loaded[1]
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
         raise unsupported(str(config.model_type), "its forward pass can't limit the logits to some rows")

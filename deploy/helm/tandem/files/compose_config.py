@@ -1,8 +1,10 @@
 #!/opt/tandem/bin/python
 """Writes the cluster.yaml that the router pod starts with: the chart's, the pod's address, and what came as Secrets.
 
-usage: compose_config.py CONFIG OUTPUT POD_ADDRESS SECRETS_FOLDER.  The ConfigMap must not hold secrets and cannot know a pod's address, and the
-command reads one file.  So the three are put together in the pod's temporary folder, readable by its user only.
+usage: compose_config.py CONFIG OUTPUT POD_ADDRESS SECRETS_FOLDER
+
+The ConfigMap must not hold secrets and cannot know a pod's address, and the command reads one file.  So the three are
+put together in the pod's temporary folder, readable by its user only.
 """
 
 import os

@@ -78,6 +78,19 @@ def gemma() -> tokenizers.Tokenizer:
     return backend
 
 
+def awkward() -> tokenizers.Tokenizer:
+    """Drops two spaces in front, and has a token without text: what is the text's start is then not the first token."""
+    tokens = ["<unk>", "", "▁", "▁a", "b", "▁▁c", *(f"<0x{byte:02X}>" for byte in range(256))]
+    backend = tokenizers.Tokenizer(
+        models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[], unk_token="<unk>", byte_fallback=True)
+    )
+    backend.normalizer = normalizers.Replace(" ", "▁")
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 2, 0)]
+    )
+    return backend
+
+
 def metaspace() -> tokenizers.Tokenizer:
     """A unigram model with the Metaspace decoder."""
     backend = tokenizers.Tokenizer(models.Unigram())
@@ -128,6 +141,7 @@ EXACT: dict[str, Callable[[], tokenizers.Tokenizer]] = {
     "byte_level": byte_level,
     "llama2": llama2,
     "gemma": gemma,
+    "awkward": awkward,
     "metaspace": metaspace,
     "word_level": word_level,
     "word_piece": word_piece,

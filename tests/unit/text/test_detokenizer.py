@@ -67,6 +67,23 @@ def test_runs_of_byte_tokens(name: str, prompt: list[int], output: list[int]) ->
     assert streamed(tokenizer, prompt, output) == whole(tokenizer, prompt, output)
 
 
+@settings(max_examples=500, deadline=None)
+@given(prompt=st.lists(st.integers(1, 6), max_size=4), output=st.lists(st.integers(1, 6), max_size=6))
+@example(prompt=[1], output=[2, 2, 2, 3])
+@example(prompt=[4], output=[1, 5, 1, 3])
+@example(prompt=[2], output=[1, 5])
+def test_the_start_of_the_text_is_not_always_the_first_token(prompt: list[int], output: list[int]) -> None:
+    tokenizer = wrapped("awkward")
+    assert streamed(tokenizer, prompt, output) == whole(tokenizer, prompt, output)
+
+
+@pytest.mark.parametrize("text", ["<tool>", "a b", "héé", "x a b", "<|wörk|>"])
+def test_added_tokens_that_are_not_written_in_the_byte_alphabet(text: str) -> None:
+    tokenizer = wrapped("byte_level")
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert streamed(tokenizer, [], ids) == tokenizer.decode(ids)
+
+
 @settings(max_examples=300, deadline=None)
 @given(prompt=st.binary(max_size=6), output=st.binary(max_size=16))
 @example(prompt=b"\xf0\x9f", output=b"\x99\x82!")  # the prompt ends inside a character that the output completes

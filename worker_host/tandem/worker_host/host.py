@@ -69,6 +69,11 @@ class WorkerHost:
         """What ended the engine thread; None while it is well. The process should end with it."""
         return self._loop.failure
 
+    @property
+    def num_attempts(self) -> int:
+        """Attempts that have not ended here; safe from any thread."""
+        return self._loop.num_attempts
+
     def attach(self, hello: Hello) -> RouterSession:
         """A router attached: return its session; it gets a beat at once, so that it knows the state."""
         session_id = f"{hello.router_id}#{next(self._session_numbers)}"

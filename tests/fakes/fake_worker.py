@@ -42,6 +42,7 @@ from tandem.rpc.services.worker import worker_service
 
 MODEL = "fake"
 DIGEST = "fake-digest"
+STAMP_CHARS = 13
 
 
 def token_at(child: int, position: int) -> int:
@@ -55,8 +56,8 @@ def text_at(child: int, position: int) -> str:
 
 
 def emission_time(child: int, position: int) -> str:
-    """For benchmarks: the text says when it was emitted, in microseconds of the machine's monotonic clock."""
-    return str(time.monotonic_ns() // 1000)
+    """For benchmarks: the text is when it was emitted, in microseconds of the machine's monotonic clock."""
+    return f"{time.monotonic_ns() // 1000:0{STAMP_CHARS}d}"
 
 
 @dataclass
@@ -149,7 +150,7 @@ class FakeWorker:
     async def get_info(self, call: CallContext) -> WorkerDescription:
         """A fast worker that is not busy."""
         coefficients = LatencyCoefficients(
-            prefill=(self.pace.prefill_s, 1e-7, 0.0), step=(self.pace.step_s, 0.0, 0.0), transfer=(1e-3, 0.0)
+            prefill=(self.pace.prefill_s, 1e-7, 0.0), step=(self.pace.step_s, 1e-6, 0.0), transfer=(1e-3, 0.0)
         )
         return WorkerDescription(info=self.info, latency=coefficients, load=self._load(), draining=self.draining)
 

@@ -34,6 +34,7 @@ from tandem.core.inference import (
 )
 from tandem.core.types import FinishReason, PhaseTimings, Usage
 from tandem.rpc.access import AccessControl
+from tandem.rpc.channels import ServerLimits
 from tandem.rpc.context import CallContext
 from tandem.rpc.server import RpcServer
 from tandem.rpc.services.admin import cluster_service
@@ -68,6 +69,7 @@ class FakeInference:
     calls: list[CallContext] = field(default_factory=list)
     requests: list[GenerateRequest] = field(default_factory=list)
     num_closed: int = 0
+    begun: threading.Event = field(default_factory=threading.Event)
     closed: threading.Event = field(default_factory=threading.Event)
 
     async def generate(self, request: GenerateRequest, call: CallContext) -> Generation:
@@ -98,6 +100,7 @@ class FakeInference:
         """Yield one delta per word and sequence."""
         self.calls.append(call)
         self.requests.append(request)
+        self.begun.set()
         try:
             if self.fail_after == 0:
                 self._fail()
@@ -179,6 +182,7 @@ def fake_inference_server(
     access: AccessControl | None = None,
     tls: TlsMaterial | None = None,
     address: str = "127.0.0.1:0",
+    limits: ServerLimits | None = None,
 ) -> Iterator[RunningServer]:
     """Run a fake server until the block ends."""
     handler = handler or FakeInference()
@@ -189,7 +193,11 @@ def fake_inference_server(
 
     async def run() -> None:
         server = RpcServer(
-            address=address, access=access, load_tls=None if tls is None else (lambda: tls), with_reflection=True
+            address=address,
+            access=access,
+            load_tls=None if tls is None else (lambda: tls),
+            limits=limits,
+            with_reflection=True,
         )
         server.add(inference_service(handler))
         server.add(model_service(handler))

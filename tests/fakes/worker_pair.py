@@ -44,9 +44,14 @@ class Child:
     """What came of one child."""
 
     tokens: dict[int, int] = field(default_factory=dict)
-    text: str = ""
+    texts: dict[int, str] = field(default_factory=dict)  # by position: P's and D's streams may race
     finish_reason: FinishReason | None = None
     num_repeated: int = 0
+
+    @property
+    def text(self) -> str:
+        """The text in order."""
+        return "".join(self.texts[position] for position in sorted(self.texts))
 
     def token_ids(self) -> tuple[int, ...]:
         """Tokens in order; fails when a position is missing."""
@@ -218,7 +223,7 @@ class WorkerPair:
         for position, token_id in enumerate(delta.token_ids, start=delta.position):
             sequence.num_repeated += position in sequence.tokens
             sequence.tokens[position] = token_id
-        sequence.text += delta.text
+        sequence.texts[delta.position] = delta.text
         if delta.finish_reason is not None:
             sequence.finish_reason = delta.finish_reason
             left = self._open[delta.request_id]

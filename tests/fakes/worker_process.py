@@ -1,5 +1,5 @@
-"""Fake workers in a process of their own: prints their registrations as one JSON line, then serves until it is killed
-or its standard input closes.
+"""Fake workers in a process of their own: prints their registrations as one JSON line, then serves until its standard
+input closes. A line like ``{"step_s": 0.01}`` on standard input changes the pace of the decode workers.
 
 ``python -m tests.fakes.worker_process '{"workers": [{"name": "decode-0", "role": "decode", "step_s": 0.02}, …]}'``
 """
@@ -44,7 +44,13 @@ async def serve(plan: dict[str, Any]) -> None:
     print(json.dumps(infos), flush=True)
     gc.collect()
     gc.freeze()
-    await asyncio.to_thread(sys.stdin.read)
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        step_s = json.loads(line)["step_s"]
+        decodes = [worker for worker in workers if worker.role is Role.DECODE]
+        for index, worker in enumerate(decodes):
+            worker.pace.step_s = step_s
+            worker.pace.phase_s = step_s * index / len(decodes)
+        print(json.dumps({"step_s": step_s}), flush=True)
     for worker in workers:
         await worker.stop()
 

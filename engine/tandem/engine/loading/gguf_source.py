@@ -1,5 +1,7 @@
 """Turns a GGUF file into a plain model folder, dequantised, with the reader of ``transformers``."""
 
+import contextlib
+import io
 from pathlib import Path
 
 import torch
@@ -20,12 +22,14 @@ def unpack_gguf(path: Path, folder: Path, progress: Progress) -> None:
         progress.at("reading the GGUF tokenizer")
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         progress.at("dequantising the GGUF weights")
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            path.parent,
-            gguf_file=path.name,
-            dtype=torch.float32,
-            quantization_config=GgufConfig(dequantize=True),
-        )
+        # The reader draws a bar of its own on stderr, which no setting turns off.
+        with contextlib.redirect_stderr(io.StringIO()):
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                path.parent,
+                gguf_file=path.name,
+                dtype=torch.float32,
+                quantization_config=GgufConfig(dequantize=True),
+            )
     except Exception as error:
         # Readers of binary formats fail in many ways on a broken file; all mean that it can't be served.
         raise ModelError(

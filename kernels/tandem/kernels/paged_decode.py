@@ -116,10 +116,9 @@ def _partial_kernel(  # noqa: PLR0917 (a launch passes positionally)
         scores = tl.where(visible[None, :], scores, float("-inf"))
 
         new_max = tl.maximum(running_max, tl.max(scores, 1))
-        # Before the window begins there is no key yet and the maximum is -inf; -inf - (-inf) would be NaN.
-        shift = tl.where(new_max == float("-inf"), 0.0, new_max)
-        weights = tl.exp(scores - shift[:, None])
-        decay = tl.exp(running_max - shift)
+        # Finite: tiles begin at multiples of their size and the first is the first visible key's, so each has a key.
+        weights = tl.exp(scores - new_max[:, None])
+        decay = tl.exp(running_max - new_max)
         running_sum = running_sum * decay + tl.sum(weights, 1)
         accumulator = accumulator * decay[:, None]
         accumulator += tl.dot(weights.to(value.dtype), value, input_precision="ieee")
@@ -205,6 +204,8 @@ def paged_decode(
     num_kv_heads = cache.shape[3]
     group = num_heads // num_kv_heads
     tiles = tiles or decode_tiles(head_dim, query.dtype, group)
+    if _MIN_SPLIT_TOKENS % tiles.keys:
+        raise ValueError(f"tiles.keys is {tiles.keys}; it must divide {_MIN_SPLIT_TOKENS}, the tokens of a split")
     num_splits = num_splits_of(batch.max_context_tokens)
     per_split = (num_sequences, num_heads, num_splits)
     partials = torch.empty((*per_split, head_dim), dtype=torch.float32, device=query.device)

@@ -184,3 +184,12 @@ def test_decode_refuses_several_queries_per_sequence() -> None:
     problem = build(Case(name="two", query_lens=(2,), context_lens=(3,)), torch.float32)
     with pytest.raises(ValueError, match="one per sequence"):
         paged_decode(problem.query, problem.cache, problem.blank_output(), problem.batch(), problem.case.scoring)
+
+
+def test_decode_refuses_key_tiles_that_would_straddle_splits() -> None:
+    problem = build(Case(name="one", query_lens=(1,), context_lens=(3,)), torch.float32)
+    tiles = dataclasses.replace(SMALL, keys=512)
+    with pytest.raises(ValueError, match="must divide 256"):
+        paged_decode(
+            problem.query, problem.cache, problem.blank_output(), problem.batch(), problem.case.scoring, tiles=tiles
+        )

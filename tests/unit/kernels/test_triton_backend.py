@@ -23,7 +23,7 @@ CASES = [
 ]
 
 
-def make_pool(case: Case, num_blocks: int, dtype: torch.dtype) -> KvPool:
+def make_pool(case: Case, num_blocks: int, dtype: torch.dtype, device: str = "cpu") -> KvPool:
     layers: tuple[LayerSpec, ...] = tuple(layer_of(case, index) for index in range(3))
     spec = ModelSpec(
         architecture="llama",
@@ -36,7 +36,7 @@ def make_pool(case: Case, num_blocks: int, dtype: torch.dtype) -> KvPool:
         head_dim=case.head_dim,
         rope_digest="",
     )
-    return KvPool(spec, num_blocks=num_blocks, block_size=case.block_size, device="cpu", dtype=dtype)
+    return KvPool(spec, num_blocks=num_blocks, block_size=case.block_size, device=device, dtype=dtype)
 
 
 @interpreted_only

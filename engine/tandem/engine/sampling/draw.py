@@ -56,9 +56,8 @@ def _draw_chunk(
     if dropped is not None:
         weights.masked_fill_(dropped, 0.0)
     mass = weights.cumsum_(1)
-    total = mass[:, -1:]
-    # floor(u·total) is below total but for rounding when total is near 2^53.
-    target = torch.minimum((column(uniform.tolist()) * total).floor_(), total - 1.0)
+    # At most 1 - 2^-53 of an exact total: the product rounds to less than the total, so there is always such a token.
+    target = (column(uniform.tolist()) * mass[:, -1:]).floor_()
     return torch.searchsorted(mass, target, right=True).squeeze(1)
 
 

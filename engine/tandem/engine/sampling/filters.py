@@ -37,9 +37,9 @@ def rank_mask(logits: torch.Tensor, weights: torch.Tensor, params: Sequence[Samp
     if any(row.top_p < 1.0 for row in params):
         top_p = torch.tensor([row.top_p for row in params], dtype=torch.float64, device=logits.device).unsqueeze(1)
         mass = _descending(weights).cumsum(1)  # exact: integers, and their sum is below 2**53
-        target = (top_p * mass.gather(1, num_kept - 1)).ceil_().clamp_(min=1.0)
-        in_nucleus = torch.searchsorted(mass, target) + 1  # the first rank at which the mass reaches the target
-        num_kept = torch.where(top_p < 1.0, torch.minimum(in_nucleus, num_kept), num_kept)
+        target = (top_p * mass.gather(1, num_kept - 1)).ceil_()
+        in_nucleus = torch.searchsorted(mass, target) + 1  # up to the first rank at which the mass reaches the target
+        num_kept = torch.where(top_p < 1.0, in_nucleus, num_kept)
     cutoff = ranked.gather(1, num_kept - 1)
     above = logits > cutoff
     level = logits == cutoff

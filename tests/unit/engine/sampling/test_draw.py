@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tandem.core.types import SamplingParams
 from tandem.engine.sampling.draw import draw, token_weights, weight_scale
@@ -75,3 +77,17 @@ def test_rank_mask_counts() -> None:
         [1, 0, 1, 1, 1],
         [1, 1, 1, 1, 1],
     ]
+
+
+@pytest.mark.parametrize(("top_p", "num_kept"), [(0.1, 1), (0.25, 1), (0.26, 2), (0.5, 2), (0.75, 3), (0.76, 4)])
+def test_top_p_stops_exactly_where_the_mass_is_reached(top_p: float, num_kept: int) -> None:
+    logits, weights = torch.zeros((1, 4)), torch.ones((1, 4), dtype=torch.float64)
+    mask = rank_mask(logits, weights, [SamplingParams(temperature=1.0, top_p=top_p)])
+    assert mask.tolist() == [[index < num_kept for index in range(4)]]
+
+
+@given(st.integers(1, 2**53 - 1), st.integers(0, 2**53 - 1))
+def test_a_uniform_times_an_exact_total_stays_below_it(total: int, bits: int) -> None:
+    """Why ``draw`` needs no bound on its target."""
+    assert float(bits) * 2.0**-53 * float(total) < total
+    assert (1.0 - 2.0**-53) * float(total) < total

@@ -215,9 +215,9 @@ def test_bias_comes_before_the_repetition_penalty() -> None:
 
 def test_penalties_count_output_only_but_repetition_counts_the_prompt() -> None:
     logits = torch.tensor([[1.0, 0.9]])
-    prompt_only = {"prompt": (0, 0, 0), "output": ()}
-    assert tokens(logits, [row(SamplingParams(presence_penalty=1.0, frequency_penalty=1.0), **prompt_only)]) == [0]
-    assert tokens(logits, [row(SamplingParams(repetition_penalty=1.5), **prompt_only)]) == [1]
+    prompt = (0, 0, 0)
+    assert tokens(logits, [row(SamplingParams(presence_penalty=1.0, frequency_penalty=1.0), prompt=prompt)]) == [0]
+    assert tokens(logits, [row(SamplingParams(repetition_penalty=1.5), prompt=prompt)]) == [1]
     assert tokens(logits, [row(SamplingParams(presence_penalty=1.0), output=(0,))]) == [1]
     once, thrice = row(SamplingParams(frequency_penalty=0.04), output=(0,)), (0, 0, 0)
     assert tokens(logits, [once]) == [0]

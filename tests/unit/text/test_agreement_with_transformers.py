@@ -2,12 +2,14 @@
 
 import importlib
 import importlib.util
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tandem.text.chat import ChatMessage
+from tandem.text.stream import TextStream
 from tandem.text.tokenizer import Tokenizer
 from tests.unit.text.small_tokenizers import CORPUS, EXACT, write_folder
 
@@ -61,6 +63,22 @@ def test_chat_template_agrees_with_transformers_on_the_real_model(smollm2: Path)
             )
             messages = [ChatMessage(role=role, content=content) for role, content in start]
             assert template.render(messages, add_generation_prompt=generation) == expected
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_streamed_text_of_the_real_model_equals_transformers(smollm2: Path, seed: int) -> None:
+    tokenizer = Tokenizer.load(smollm2)
+    theirs = transformers().AutoTokenizer.from_pretrained(smollm2)
+    draw = random.Random(seed)
+    prompt = tokenizer.encode(draw.choice(TEXTS))
+    random_ids = [draw.randrange(tokenizer.vocab_size) for _ in range(400)]
+    for output in (random_ids, tokenizer.encode("".join(draw.choices(TEXTS, k=10)))):
+        stream = TextStream(tokenizer, prompt)
+        pieces = [stream.feed(token_id).text for token_id in output]
+        text = "".join([*pieces, stream.finish()])
+        assert text == theirs.decode([*prompt, *output], skip_special_tokens=True).removeprefix(
+            theirs.decode(prompt, skip_special_tokens=True)
+        )
 
 
 def _assert_agreement(ours: Tokenizer, theirs: Any) -> None:

@@ -31,44 +31,12 @@ _MAX_VARIABLES = 32
 _MAX_NAME_CHARS = 64
 # Names a template or its surroundings give a meaning to; a caller that could set them could change the prompt's frame.
 _RESERVED = frozenset(
-    {
-        "messages",
-        "tools",
-        "documents",
-        "add_generation_prompt",
-        "continue_final_message",
-        "tokenize",
-        "chat_template",
-        "conversation",
-        "padding",
-        "truncation",
-        "max_length",
-        "return_tensors",
-        "return_dict",
-        "return_assistant_tokens_mask",
-        "tokenizer_kwargs",
-        "raise_exception",
-        "strftime_now",
-        "namespace",
-        "range",
-        "dict",
-        "lipsum",
-        "cycler",
-        "joiner",
-        "loop",
-        "self",
-        "super",
-        "caller",
-        "varargs",
-        "kwargs",
-        "true",
-        "false",
-        "none",
-        "True",
-        "False",
-        "None",
-    }
-)
+    {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "tokenize",
+     "chat_template", "conversation", "padding", "truncation", "max_length", "return_tensors", "return_dict",
+     "return_assistant_tokens_mask", "tokenizer_kwargs", "raise_exception", "strftime_now", "namespace",
+     "range", "dict", "lipsum", "cycler", "joiner", "loop", "self", "super", "caller", "varargs", "kwargs",
+     "true", "false", "none", "True", "False", "None"}
+)  # fmt: skip
 
 
 class TemplateRefused(jinja2.TemplateError):

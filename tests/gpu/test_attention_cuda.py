@@ -1,4 +1,4 @@
-"""The compiled attention kernels on a CUDA device against their reference: the interpreter's cases, bf16, real sizes."""
+"""The compiled attention kernels against their reference: the interpreter's cases, bf16, real sizes."""
 
 import dataclasses
 

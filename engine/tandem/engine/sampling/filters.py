@@ -18,10 +18,10 @@ def has_rank_filter(params: SamplingParams, vocab_size: int) -> bool:
     return 0 < params.top_k < vocab_size or params.top_p < 1.0
 
 
-def _descending(values: torch.Tensor) -> torch.Tensor:
+def _ascending(values: torch.Tensor) -> torch.Tensor:
     if values.device.type == "cpu":  # numpy sorts with SIMD: 20 times faster than torch here
-        return torch.from_numpy(np.sort(values.numpy(), axis=1)).flip(1)
-    return values.sort(dim=1, descending=True).values
+        return torch.from_numpy(np.sort(values.numpy(), axis=1))
+    return values.sort(dim=1).values
 
 
 def rank_mask(logits: torch.Tensor, weights: torch.Tensor, params: Sequence[SamplingParams]) -> torch.Tensor:
@@ -33,17 +33,17 @@ def rank_mask(logits: torch.Tensor, weights: torch.Tensor, params: Sequence[Samp
     vocab_size = logits.shape[1]
     limits = [row.top_k if 0 < row.top_k < vocab_size else vocab_size for row in params]
     num_kept = torch.tensor(limits, dtype=torch.int64, device=logits.device).unsqueeze(1)
-    ranked = _descending(logits)
+    ranked = _ascending(logits)
     if any(row.top_p < 1.0 for row in params):
         top_p = torch.tensor([row.top_p for row in params], dtype=torch.float64, device=logits.device).unsqueeze(1)
-        mass = _descending(weights).cumsum(1)  # exact: integers, and their sum is below 2**53
+        mass = _ascending(weights).flip(1).cumsum_(1)  # exact: integers, and their sum is below 2**53
         target = (top_p * mass.gather(1, num_kept - 1)).ceil_()
         in_nucleus = torch.searchsorted(mass, target) + 1  # up to the first rank at which the mass reaches the target
         num_kept = torch.where(top_p < 1.0, in_nucleus, num_kept)
-    cutoff = ranked.gather(1, num_kept - 1)
-    above = logits > cutoff
+    cutoff = ranked.gather(1, vocab_size - num_kept)
+    num_reaching = vocab_size - torch.searchsorted(ranked, cutoff)
+    if bool((num_reaching == num_kept).all()):
+        return logits >= cutoff
     level = logits == cutoff
-    num_level = num_kept - above.sum(1, keepdim=True)
-    if bool((level.sum(1, keepdim=True) > num_level).any()):
-        level &= level.cumsum(1) <= num_level
-    return above | level
+    num_above = vocab_size - torch.searchsorted(ranked, cutoff, right=True)
+    return (logits > cutoff) | (level & (level.cumsum(1) <= num_kept - num_above))

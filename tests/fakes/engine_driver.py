@@ -161,12 +161,14 @@ def copy_blocks(source: Engine, target: Engine, key: AttemptKey, pairs: Iterable
             raise AssertionError("a block was lost during its copy")
 
 
-def run_split(source: Engine, target: Engine, tasks: Iterable[GenerationTask]) -> Collected:
+def run_split(
+    source: Engine, target: Engine, tasks: Iterable[GenerationTask], collected: Collected | None = None
+) -> Collected:
     """Prefill on ``source``, hand over, decode on ``target``, all of them to their end."""
     tasks = list(tasks)
     for task in tasks:
         source.start_prefill(task)
-    out = drive(source)
+    out = drive(source, collected)
     for task in tasks:
         sealed = next(s for s in out.sealed if s.key == key_of(task))
         if not all(first.finished for first in sealed.first_tokens):

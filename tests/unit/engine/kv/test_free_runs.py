@@ -1,7 +1,5 @@
 """Free runs: a set of ids first of all, and contiguous where it can be."""
 
-from functools import partial
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +11,12 @@ COMMANDS = st.lists(
 )
 
 
+def _take(runs: FreeRuns, how: str, count: int, place: int) -> list[int]:
+    if how == "after":
+        return runs.take_after(place, count)
+    return runs.take_packed(count) if how == "packed" else runs.take_with_room(count)
+
+
 @given(size=st.integers(1, 24), commands=COMMANDS)
 def test_behaves_like_a_set(size: int, commands: list[tuple[str, int, int]]) -> None:
     runs, free = FreeRuns(size), set(range(size))
@@ -22,11 +26,7 @@ def test_behaves_like_a_set(size: int, commands: list[tuple[str, int, int]]) -> 
             runs.put(back)
             free.update(back)
         elif count <= len(free):
-            taken = {
-                "packed": runs.take_packed,
-                "room": runs.take_with_room,
-                "after": partial(runs.take_after, place % size),
-            }[command](count)
+            taken = _take(runs, command, count, place % size)
             assert len(set(taken)) == count
             assert set(taken) <= free
             free -= set(taken)

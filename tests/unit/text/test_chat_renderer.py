@@ -170,7 +170,7 @@ async def test_a_process_killed_from_outside_is_replaced() -> None:
         await renderer.start()
         (pid,) = children()
         os.kill(pid, signal.SIGKILL)
-        while pid in children():  # noqa: ASYNC110  (another process's end has no event here)
+        while pid in children():
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)
         assert await renderer.render(user("hi")) == "<user>hi"

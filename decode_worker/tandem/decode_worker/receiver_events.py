@@ -3,24 +3,20 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from tandem.core.blocks import AttemptKey
-from tandem.kvtransfer.grant import BlockRef, KvGrant
-from tandem.kvtransfer.identity import TransferKey
+from tandem.core.blocks import AttemptKey, BlockRef
+from tandem.kvtransfer.grant import KvGrant
 from tandem.kvtransfer.stats import TransferStats
 from tandem.worker_host.inbox import Inbox
-from tandem.worker_host.kv_memory import to_attempt_key
 
 
 class KvReceiver(Protocol):
     """The part of `tandem.kvtransfer.KvReceiverService` that the role uses."""
 
-    def expect(
-        self, key: TransferKey, refs: Sequence[BlockRef], token_digest: bytes, deadline_left_s: float
-    ) -> KvGrant:
+    def expect(self, key: AttemptKey, refs: Sequence[BlockRef], token_digest: bytes, deadline_left_s: float) -> KvGrant:
         """Allow one sender to fill ``refs``."""
         ...
 
-    def abort(self, key: TransferKey, reason: str) -> None:
+    def abort(self, key: AttemptKey, reason: str) -> None:
         """Stop; idempotent."""
         ...
 
@@ -43,13 +39,13 @@ class ReceiverRelay:
         self._on_ready = on_ready
         self._on_failed = on_failed
 
-    def on_ready(self, key: TransferKey, payload: bytes, stats: TransferStats) -> None:
+    def on_ready(self, key: AttemptKey, payload: bytes, stats: TransferStats) -> None:
         """Every chunk came and the digest fits."""
-        self._inbox.post(lambda: self._on_ready(to_attempt_key(key), payload, stats))
+        self._inbox.post(lambda: self._on_ready(key, payload, stats))
 
-    def on_failed(self, key: TransferKey, reason: str, retryable: bool) -> None:
+    def on_failed(self, key: AttemptKey, reason: str, retryable: bool) -> None:
         """The hand-over can't succeed any more."""
-        self._inbox.post(lambda: self._on_failed(to_attempt_key(key), reason, retryable))
+        self._inbox.post(lambda: self._on_failed(key, reason, retryable))
 
 
 ReceiverFactory = Callable[[ReceiverRelay], KvReceiver]

@@ -19,7 +19,6 @@ from tandem.engine.results import StepResult
 from tandem.kvtransfer.stats import TransferStats
 from tandem.worker_host.first_tokens import decode_first_tokens
 from tandem.worker_host.inbox import Inbox
-from tandem.worker_host.kv_memory import to_transfer_key, to_wire_ref
 from tandem.worker_host.outbox import Outbox
 from tandem.worker_host.token_digest import digest_tokens
 
@@ -86,8 +85,8 @@ class DecodeRole:
         refs = self._engine.reserve_decode(task)
         try:
             grant = self._receiver.expect(
-                to_transfer_key(key),
-                [to_wire_ref(ref) for ref in refs],
+                key,
+                refs,
                 digest_tokens(task),
                 _NO_DEADLINE_S if task.deadline_left_s is None else task.deadline_left_s,
             )
@@ -100,7 +99,7 @@ class DecodeRole:
     def _stop_receiving(self, key: AttemptKey, reason: str) -> None:
         if key in self._receiving:
             self._receiving.discard(key)
-            self._receiver.abort(to_transfer_key(key), reason)
+            self._receiver.abort(key, reason)
 
     def _on_ready(self, key: AttemptKey, payload: bytes, stats: TransferStats) -> None:
         if key not in self._receiving:

@@ -11,7 +11,6 @@ from tandem.kvtransfer.grant import KvGrant
 from tandem.prefill_worker.sender_events import KvSender, SenderFactory, SenderRelay
 from tandem.worker_host.first_tokens import encode_first_tokens
 from tandem.worker_host.inbox import Inbox
-from tandem.worker_host.kv_memory import to_transfer_key, to_wire_ref
 from tandem.worker_host.outbox import Outbox
 from tandem.worker_host.token_digest import digest_tokens
 
@@ -54,7 +53,7 @@ class PrefillRole:
         if command.child is not None:
             self._engine.abort(key, command.child)
             return
-        self._sender.abort(to_transfer_key(key), command.reason)
+        self._sender.abort(key, command.reason)
         self._engine.abort(key)
         self._ended(key)
 
@@ -62,7 +61,7 @@ class PrefillRole:
         """Offer finished blocks to the sender, seal finished prompts, pass tokens and events on."""
         for filled in result.filled:
             for ordinal, ref in enumerate(filled.refs, start=filled.first_ordinal):
-                self._sender.offer(to_transfer_key(filled.key), ordinal, to_wire_ref(ref))
+                self._sender.offer(filled.key, ordinal, ref)
         for delta in result.tokens:
             self._outbox.token(delta)
         for sealed in result.sealed:
@@ -71,7 +70,7 @@ class PrefillRole:
             self._outbox.event(event)
             if isinstance(event, AttemptFailed) and event.child is None:
                 key = AttemptKey(request_id=event.request_id, attempt=event.attempt)
-                self._sender.abort(to_transfer_key(key), event.reason)
+                self._sender.abort(key, event.reason)
                 self._token_digests.pop(key, None)
 
     def close(self) -> None:
@@ -86,19 +85,19 @@ class PrefillRole:
             grant = KvGrant.from_bytes(command.grant)
             self._sender.grant(grant)
         except TandemError as error:
-            self._sender.abort(to_transfer_key(key), error.reason)
+            self._sender.abort(key, error.reason)
             self._on_transfer_failed(key, error.reason, error.retryable, str(error))
 
     def _seal(self, sealed: SealedPrefill) -> None:
         if all(token.finished for token in sealed.first_tokens):
             # Nothing is left to decode, so nothing is handed over.
-            self._sender.abort(to_transfer_key(sealed.key), FINISHED)
+            self._sender.abort(sealed.key, FINISHED)
             self._engine.release(sealed.key)
             self._ended(sealed.key)
             return
         payload = encode_first_tokens(sealed.first_tokens)
         self._sender.seal(
-            to_transfer_key(sealed.key),
+            sealed.key,
             num_blocks=sealed.num_blocks,
             token_digest=self._token_digests[sealed.key],
             payload=payload,

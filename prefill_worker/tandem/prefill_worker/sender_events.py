@@ -3,12 +3,10 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from tandem.core.blocks import AttemptKey
-from tandem.kvtransfer.grant import BlockRef, KvGrant
-from tandem.kvtransfer.identity import TransferKey
+from tandem.core.blocks import AttemptKey, BlockRef
+from tandem.kvtransfer.grant import KvGrant
 from tandem.kvtransfer.stats import TransferStats
 from tandem.worker_host.inbox import Inbox
-from tandem.worker_host.kv_memory import to_attempt_key
 
 
 class KvSender(Protocol):
@@ -18,15 +16,15 @@ class KvSender(Protocol):
         """Take D's grant; raises LayoutMismatch before any byte is sent."""
         ...
 
-    def offer(self, key: TransferKey, ordinal: int, ref: BlockRef) -> None:
+    def offer(self, key: AttemptKey, ordinal: int, ref: BlockRef) -> None:
         """Block ``ordinal`` of the prompt is complete."""
         ...
 
-    def seal(self, key: TransferKey, *, num_blocks: int, token_digest: bytes, payload: bytes) -> None:
+    def seal(self, key: AttemptKey, *, num_blocks: int, token_digest: bytes, payload: bytes) -> None:
         """All blocks were offered; the first tokens are known."""
         ...
 
-    def abort(self, key: TransferKey, reason: str) -> None:
+    def abort(self, key: AttemptKey, reason: str) -> None:
         """Stop; idempotent."""
         ...
 
@@ -49,13 +47,13 @@ class SenderRelay:
         self._on_committed = on_committed
         self._on_failed = on_failed
 
-    def on_committed(self, key: TransferKey, stats: TransferStats) -> None:
+    def on_committed(self, key: AttemptKey, stats: TransferStats) -> None:
         """D holds verified KV: P's copy may go."""
-        self._inbox.post(lambda: self._on_committed(to_attempt_key(key)))
+        self._inbox.post(lambda: self._on_committed(key))
 
-    def on_failed(self, key: TransferKey, reason: str, retryable: bool) -> None:
+    def on_failed(self, key: AttemptKey, reason: str, retryable: bool) -> None:
         """The hand-over can't succeed any more."""
-        self._inbox.post(lambda: self._on_failed(to_attempt_key(key), reason, retryable))
+        self._inbox.post(lambda: self._on_failed(key, reason, retryable))
 
 
 SenderFactory = Callable[[SenderRelay], KvSender]

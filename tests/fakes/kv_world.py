@@ -1,11 +1,13 @@
 """Both hand-over machines over a hostile network on virtual time: messages are lost, repeated, held and reordered.
 
-One ``KvWorld`` is one prefill worker, one decode worker, and a bag of messages. Contents are tagged with their owner, so
-a foreign, stale or torn byte is seen at the write or, at the latest, at Ready. The dispatch by tag is the service's.
+One ``KvWorld`` is one prefill worker, one decode worker, and a bag of messages. Contents are tagged with their owner,
+so a foreign, stale or torn byte is seen at the write or, at the latest, at Ready. The dispatch by tag is the service's.
 """
 
 import random
 from dataclasses import dataclass, field
+
+from xxhash import xxh3_128_digest
 
 from tandem.core.blocks import AttemptKey, BlockRef
 from tandem.core.ids import RequestId
@@ -16,8 +18,6 @@ from tandem.kvtransfer.machine import receiver_events as rx
 from tandem.kvtransfer.machine import sender_events as tx
 from tandem.kvtransfer.machine.receiver import HandoverReceiver
 from tandem.kvtransfer.machine.sender import HandoverSender
-from xxhash import xxh3_128_digest
-
 from tests.fakes.kv_blocks import FakeBlocks
 
 BLOCK_BYTES = 8
@@ -101,10 +101,10 @@ class KvWorld:
 
     def begin(self) -> None:
         """P finishes a prompt: blocks filled, offered, sealed."""
-        request, attempt = self.rng.randrange(3), self.rng.randrange(3)
+        request, attempt = self.rng.randrange(6), self.rng.randrange(3)
         key = AttemptKey(RequestId(f"{request:032x}"), attempt)
         count = self.rng.randint(1, self.pool_blocks)
-        if key in self.sending or ("P", key) in self._over or self.source.num_free() < count:
+        if key in self.sending or key in self.used or self.source.num_free() < count:
             return
         refs = self.source.allocate(key, count)
         for ordinal, ref in enumerate(refs):
@@ -118,7 +118,7 @@ class KvWorld:
     def reserve(self) -> None:
         """D reserves blocks for an attempt that P works on, and grants them."""
         for key, sending in self.sending.items():
-            if key in self.used or key in self.receiving or self.target.num_free() < len(sending.refs):
+            if sending.machine.is_done or key in self.used or self.target.num_free() < len(sending.refs):
                 continue
             self.used.add(key)
             grant = KvGrant(
@@ -192,10 +192,6 @@ class KvWorld:
 
     # --- private ---------------------------------------------------------------------------------------------------
 
-    @property
-    def _over(self) -> set[tuple[str, AttemptKey]]:
-        return {("P", key) for key in self.used if key not in self.sending}
-
     def _tag(self, grant: KvGrant) -> bytes:
         if self._weak_tags:
             return grant.request_id.encode()[-16:]
@@ -209,7 +205,9 @@ class KvWorld:
                     sending.grant, sending.tag = message, self._tag(message)
                     self._feed_sender(sending, tx.Granted(message))
             case Commit(tag) | Credit(tag):
-                event = tx.CommitGot(message.reason) if isinstance(message, Commit) else tx.CreditGiven(message.num_landed)
+                event = (
+                    tx.CommitGot(message.reason) if isinstance(message, Commit) else tx.CreditGiven(message.num_landed)
+                )
                 for sending in list(self.sending.values()):
                     if sending.tag == tag:
                         self._feed_sender(sending, event)
@@ -310,9 +308,7 @@ class KvWorld:
         self.used.add(key)
         self.source.free(key)
         # Actions still queued go on being carried out: this is the race of an abort with the link's thread.
-        if not sending.queue:
-            del self.sending[key]
-        elif all(not isinstance(action, tx.SendChunk) for action in sending.queue):
+        if all(not isinstance(action, tx.SendChunk) for action in sending.queue):
             del self.sending[key]
 
     def _end_receiver(self, key: AttemptKey) -> None:

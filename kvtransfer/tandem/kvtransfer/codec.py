@@ -116,10 +116,12 @@ def encode(frame: Frame) -> bytes:
     return _header(kind, body, len(payload), crc32(payload)) + payload
 
 
-def encode_chunk(chunk: Chunk) -> bytes:
-    """Return a chunk's header; the fast path of ``encode``."""
-    slot = 0 if chunk.slot is None else chunk.slot
-    kind, payload_bytes = (FrameType.CHUNK, chunk.length) if chunk.slot is None else (FrameType.SLOT_CHUNK, 0)
+def encode_chunk(chunk: Chunk, *, digest: bytes, slot: int | None) -> bytes:
+    """Return a chunk's header with this digest and slot (None: inline); those in ``chunk`` do not count.
+
+    They are known only once the payload was read, and a copy of the frame per chunk would cost as much as its encoding.
+    """
+    kind, payload_bytes = (FrameType.CHUNK, chunk.length) if slot is None else (FrameType.SLOT_CHUNK, 0)
     body = _CHUNK.pack(
         chunk.tag,
         chunk.epoch,
@@ -128,8 +130,8 @@ def encode_chunk(chunk: Chunk) -> bytes:
         chunk.generation,
         chunk.offset,
         chunk.length,
-        slot,
-        chunk.digest,
+        slot or 0,
+        digest,
     )
     return _header(kind, body, payload_bytes, 0)
 

@@ -5,7 +5,6 @@ Slots are used strictly in turn, so "so many were freed" is all the sender must 
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from xxhash import xxh3_128
 
@@ -44,7 +43,7 @@ class ShmSendingChannel:
                 copy_piece(slot[start : start + PIECE_BYTES], piece)
         digest = hasher.digest()
         self._num_used += 1
-        self.wire.send(encode_chunk(replace(head, digest=digest, slot=index)))
+        self.wire.send(encode_chunk(head, digest=digest, slot=index))
         return digest
 
     def slots_freed(self, num_freed: int) -> None:

@@ -1,7 +1,6 @@
 """Chunks inline in a TCP (or TLS) stream: sent from block memory, received straight into block memory."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from xxhash import xxh3_128, xxh3_128_digest
 
@@ -27,7 +26,7 @@ class TcpSendingChannel:
     def send_chunk(self, head: Chunk, payload: memoryview, *, seed: int) -> bytes:
         """See SendingChannel."""
         digest: bytes = xxh3_128_digest(payload, seed)
-        self.wire.send(encode_chunk(replace(head, digest=digest)), payload)
+        self.wire.send(encode_chunk(head, digest=digest, slot=None), payload)
         return digest
 
     def slots_freed(self, num_freed: int) -> None:

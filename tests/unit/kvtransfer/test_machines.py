@@ -1,0 +1,465 @@
+"""Each transition of the two machines and the lease table, one at a time, on virtual time."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tandem.core import reasons
+from tandem.core.blocks import AttemptKey, BlockRef
+from tandem.core.ids import RequestId
+from tandem.kvtransfer import KvEndpoint, KvGrant
+from tandem.kvtransfer.digest import derive_keys, seal_mac
+from tandem.kvtransfer.frames import Chunk, Open, Seal
+from tandem.kvtransfer.machine import receiver_events as rx
+from tandem.kvtransfer.machine import sender_events as tx
+from tandem.kvtransfer.machine.lease import (
+    LeaseDropped,
+    LeaseExpired,
+    LeaseRenewed,
+    LeaseScan,
+    LeaseStarted,
+    LeaseTable,
+)
+from tandem.kvtransfer.machine.receiver import HandoverReceiver, ReceiverState
+from tandem.kvtransfer.machine.sender import CREDIT_WINDOW_CHUNKS, HandoverSender, SenderState
+from tandem.kvtransfer.timing import IdleTimer
+
+KEY = AttemptKey(RequestId("a" * 32), 0)
+TAG = b"t" * 16
+BLOCK_BYTES = 10
+CHUNK_BYTES = 4  # three chunks a block: 4, 4, 2
+
+
+def grant_of(num_blocks: int, *, deadline_left_s: float = 100.0) -> KvGrant:
+    return KvGrant(
+        request_id=KEY.request_id,
+        attempt=KEY.attempt,
+        layout_fingerprint="0" * 64,
+        dst_worker_id="d",
+        dst_epoch=7,
+        blocks=tuple(BlockRef(10 + index, 3) for index in range(num_blocks)),
+        chunk_bytes=CHUNK_BYTES,
+        endpoints=(KvEndpoint(transport="tcp", address="x:1", host_id=""),),
+        secret=b"s" * 16,
+        deadline_left_s=deadline_left_s,
+    )
+
+
+def new_sender() -> HandoverSender:
+    return HandoverSender(key=KEY, fingerprint="0" * 64, block_bytes=BLOCK_BYTES, now_s=0.0)
+
+
+def run_sender(sender: HandoverSender, events: Sequence[tx.SenderEvent]) -> list[tx.SenderAction]:
+    """Feed events; every chunk is sent at once and lands at once."""
+    done: list[tx.SenderAction] = []
+    queue: list[tx.SenderEvent] = list(events)
+    landed = 0
+    while queue:
+        for action in sender.on_event(1.0, queue.pop(0)):
+            done.append(action)
+            if isinstance(action, tx.SendChunk):
+                landed += 1
+                queue = [tx.ChunkSent(action.seq, bytes([action.seq] * 16)), tx.CreditGiven(landed), *queue]
+    return done
+
+
+def start(num_blocks: int) -> list[tx.SenderEvent]:
+    offers = [tx.Offered(index, BlockRef(index, 1)) for index in range(num_blocks)]
+    return [tx.Granted(grant_of(num_blocks)), *offers, tx.Sealed(num_blocks, b"tok", b"pay")]
+
+
+# --- sender ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_grant_offers_and_seal_come_in_any_order(order: tuple[int, ...]) -> None:
+    events = start(2)
+    actions = run_sender(new_sender(), [events[index] for index in order])
+    chunks = [action for action in actions if isinstance(action, tx.SendChunk)]
+    assert sorted(chunk.seq for chunk in chunks) == list(range(6))
+    assert {(chunk.source.block_id, chunk.target.block_id) for chunk in chunks} == {(0, 10), (1, 11)}
+    seals = [action for action in actions if isinstance(action, tx.SendSeal)]
+    assert len(seals) == 1
+    assert isinstance(actions[-1], tx.SendSeal)
+    digests = b"".join(bytes([seq] * 16) for seq in range(6))
+    keys = derive_keys(b"s" * 16)
+    mac = seal_mac(keys, fingerprint="0" * 64, token_digest=b"tok", num_blocks=2, digests=digests, payload=b"pay")
+    assert seals[0].mac == mac
+
+
+def test_open_comes_before_every_chunk() -> None:
+    actions = run_sender(new_sender(), start(2))
+    assert isinstance(next(a for a in actions if not isinstance(a, tx.StartLease)), tx.SendOpen)
+
+
+def test_window_bounds_what_is_on_its_way() -> None:
+    sender = new_sender()
+    sender.on_event(0.0, tx.Granted(grant_of(10)))
+    emitted = 0
+    for index in range(10):
+        emitted += len(sender.on_event(0.0, tx.Offered(index, BlockRef(index, 1))))
+    assert emitted == CREDIT_WINDOW_CHUNKS
+    assert len(sender.on_event(0.0, tx.CreditGiven(3))) == 3
+    assert sender.on_event(0.0, tx.CreditGiven(3)) == []  # repeated
+    assert sender.on_event(0.0, tx.CreditGiven(2)) == []  # older
+    assert sender.on_event(0.0, tx.CreditGiven(99)) == []  # never sent so many
+
+
+def test_commit_ends_it_and_is_answered_again() -> None:
+    sender = new_sender()
+    run_sender(sender, start(1))
+    assert sender.state is SenderState.SEALED
+    assert sender.on_event(1.0, tx.CommitGot("")) == [tx.SendCommitAck(), tx.Committed()]
+    assert sender.on_event(1.0, tx.CommitGot("")) == [tx.SendCommitAck()]
+    assert sender.on_event(1.0, tx.AbortAsked("X")) == []
+
+
+def test_commit_before_the_seal_is_ignored() -> None:
+    sender = new_sender()
+    run_sender(sender, start(1)[:-1])
+    assert sender.on_event(1.0, tx.CommitGot("")) == []
+    assert not sender.is_done
+
+
+ENDINGS: list[tuple[tx.SenderEvent, list[tx.SenderAction]]] = [
+    (tx.AbortAsked("WHY"), [tx.SendAbort("WHY")]),
+    (tx.AbortGot("WHY"), [tx.Failed("WHY", True)]),
+    (tx.Ended("WHY", False), [tx.Failed("WHY", False)]),
+    (tx.SourceGone(), [tx.SendAbort(reasons.KV_LEASE), tx.Failed(reasons.KV_LEASE, True)]),
+    (tx.CommitGot("WHY"), [tx.SendCommitAck(), tx.Failed("WHY", True)]),
+]
+
+
+@pytest.mark.parametrize(("event", "expected"), ENDINGS)
+@pytest.mark.parametrize("progress", [0, 1, 2, 3, 4])
+def test_endings_from_every_state(event: tx.SenderEvent, expected: list[tx.SenderAction], progress: int) -> None:
+    sender = new_sender()
+    run_sender(sender, start(2)[:progress])
+    assert sender.on_event(1.0, event) == expected
+    for late in (*start(2), tx.Tick(), tx.CreditGiven(1), tx.ChunkSent(0, b""), event):
+        assert [a for a in sender.on_event(1e9, late) if not isinstance(a, tx.SendCommitAck)] == []
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [tx.Granted(grant_of(2)), tx.Offered(2, BlockRef(0, 1))],
+        [tx.Offered(2, BlockRef(0, 1)), tx.Granted(grant_of(2))],
+        [tx.Granted(grant_of(2)), tx.Sealed(3, b"", b"")],
+        [tx.Sealed(1, b"", b""), tx.Granted(grant_of(2))],
+    ],
+)
+def test_different_block_counts_are_refused(events: list[tx.SenderEvent]) -> None:
+    actions = run_sender(new_sender(), events)
+    assert actions[-1] == tx.Failed(reasons.KV_INTEGRITY, False)
+
+
+def test_sender_idle_timeout_needs_something_outstanding() -> None:
+    sender = new_sender()
+    sender.on_event(0.0, tx.Granted(grant_of(2)))
+    assert sender.on_event(60.0, tx.Tick()) == []  # nothing offered yet: the engine computes
+    sender.on_event(60.0, tx.Offered(0, BlockRef(0, 1)))
+    assert sender.on_event(61.9, tx.Tick()) == []
+    assert sender.on_event(62.1, tx.Tick())[-1] == tx.Failed(reasons.KV_TIMEOUT, True)
+
+
+def test_sender_deadlines() -> None:
+    sender = new_sender()
+    sender.on_event(0.0, tx.Granted(grant_of(1, deadline_left_s=5.0)))
+    assert sender.on_event(5.1, tx.Tick())[-1] == tx.Failed(reasons.DEADLINE, False)
+    sealed = new_sender()
+    run_sender(sealed, start(1))
+    assert sealed.on_event(30.9, tx.Tick()) == []
+    assert sealed.on_event(31.1, tx.Tick())[-1] == tx.Failed(reasons.DEADLINE, False)
+
+
+def test_two_beats_without_it_release_the_blocks() -> None:
+    sender = new_sender()
+    run_sender(sender, start(1))
+    assert sender.on_event(1.0, tx.BeatGot(True)) == [tx.RenewLease()]
+    assert sender.on_event(1.0, tx.BeatGot(False)) == []
+    assert sender.on_event(1.0, tx.BeatGot(True)) == [tx.RenewLease()]
+    assert sender.on_event(1.0, tx.BeatGot(False)) == []
+    assert sender.on_event(1.0, tx.BeatGot(False)) == [tx.Failed(reasons.KV_PEER_LOST, True)]
+
+
+# --- receiver --------------------------------------------------------------------------------------------------------
+
+
+def opened(num_blocks: int = 2, *, deadline_left_s: float = 100.0) -> HandoverReceiver:
+    grant = grant_of(num_blocks, deadline_left_s=deadline_left_s)
+    receiver = HandoverReceiver(grant=grant, block_bytes=BLOCK_BYTES, token_digest=b"tok", now_s=0.0)
+    receiver.on_event(0.0, rx.Opened(Open(TAG, 1, 7, 0, num_blocks, CHUNK_BYTES, KEY.request_id)))
+    return receiver
+
+
+def chunk_of(seq: int) -> Chunk:
+    ordinal, piece = divmod(seq, 3)
+    return Chunk(TAG, 7, seq, 10 + ordinal, 3, piece * 4, (4, 4, 2)[piece], bytes([seq] * 16), None)
+
+
+def seal_of(num_blocks: int = 2, *, payload: bytes = b"pay", token_digest: bytes = b"tok") -> Seal:
+    num_chunks = num_blocks * 3
+    digests = b"".join(bytes([seq] * 16) for seq in range(num_chunks))
+    mac = seal_mac(
+        derive_keys(b"s" * 16),
+        fingerprint="0" * 64,
+        token_digest=token_digest,
+        num_blocks=num_blocks,
+        digests=digests,
+        payload=payload,
+    )
+    return Seal(TAG, 7, num_blocks, num_chunks, num_blocks * BLOCK_BYTES, 1500, mac, payload)
+
+
+def land(receiver: HandoverReceiver, seq: int) -> list[rx.ReceiverAction]:
+    chunk = chunk_of(seq)
+    write = receiver.on_event(1.0, rx.ChunkArrived(chunk))
+    assert write == [rx.Write(BlockRef(chunk.block_id, 3), chunk.offset, chunk.length)]
+    return receiver.on_event(1.0, rx.ChunkLanded(chunk, chunk.digest))
+
+
+@given(st.permutations(range(7)))
+def test_ready_once_and_only_when_all_is_there(order: list[int]) -> None:
+    """Failure mode 20: the seal is event 6, in any place."""
+    receiver = opened()
+    results = [receiver.on_event(1.0, rx.SealGot(seal_of())) if seq == 6 else land(receiver, seq) for seq in order]
+    ready = [action for actions in results for action in actions if isinstance(action, rx.Ready)]
+    assert ready == [rx.Ready(b"pay", 0.0015)]
+    assert isinstance(results[-1][-1], rx.Ready)
+    assert receiver.on_event(1.0, rx.Adopted()) == [rx.SendCommit("")]
+
+
+BAD_CHUNKS: list[tuple[dict[str, int], str, bool]] = [
+    ({"epoch": 6}, "stale_epoch", False),
+    ({"generation": 2}, "stale_generation", False),
+    ({"generation": 4}, "stale_generation", False),
+    ({"block_id": 11}, "not_granted", True),
+    ({"block_id": 2**32 - 1}, "not_granted", True),
+    ({"seq": 6}, "out_of_bounds", True),
+    ({"seq": 2**32 - 1}, "out_of_bounds", True),
+    ({"seq": 1}, "out_of_bounds", True),
+    ({"offset": 1}, "out_of_bounds", True),
+    ({"offset": 8}, "out_of_bounds", True),
+    ({"offset": 2**32 - 1}, "out_of_bounds", True),
+    ({"length": 3}, "out_of_bounds", True),
+    ({"length": 5}, "out_of_bounds", True),
+    ({"length": 0}, "out_of_bounds", True),
+]
+
+
+@pytest.mark.parametrize(("change", "counter", "is_hostile"), BAD_CHUNKS)
+def test_chunks_outside_the_grant_are_dropped(change: dict[str, int], counter: str, is_hostile: bool) -> None:
+    receiver = opened()
+    actions = receiver.on_event(1.0, rx.ChunkArrived(replace(chunk_of(0), **change)))  # type: ignore[arg-type]
+    assert actions[0] == rx.Drop(counter)
+    assert receiver.is_done is is_hostile
+    assert (rx.Failed(reasons.KV_INTEGRITY, True) in actions) is is_hostile
+
+
+@given(st.builds(Chunk, st.just(TAG), *[st.integers(0, 2**32 - 1)] * 6, st.just(b"d" * 16), st.none()))
+def test_no_chunk_writes_outside_its_place(chunk: Chunk) -> None:
+    for action in opened().on_event(1.0, rx.ChunkArrived(chunk)):
+        if isinstance(action, rx.Write):
+            assert chunk == replace(chunk_of(chunk.seq), digest=chunk.digest)
+
+
+def test_duplicates_change_nothing() -> None:
+    receiver = opened()
+    receiver.on_event(1.0, rx.ChunkArrived(chunk_of(0)))
+    assert receiver.on_event(1.0, rx.ChunkArrived(chunk_of(0))) == [rx.Drop("duplicate_chunk")]  # still being written
+    receiver.on_event(1.0, rx.ChunkLanded(chunk_of(0), chunk_of(0).digest))
+    assert receiver.on_event(1.0, rx.ChunkArrived(chunk_of(0))) == [rx.Drop("duplicate_chunk")]
+    assert receiver.num_chunks_landed == 1
+    for seq in range(1, 6):
+        land(receiver, seq)
+    receiver.on_event(1.0, rx.SealGot(seal_of()))
+    assert receiver.on_event(1.0, rx.SealGot(seal_of())) == []  # verified, not adopted yet
+    receiver.on_event(1.0, rx.Adopted())
+    assert receiver.on_event(1.0, rx.SealGot(seal_of())) == [rx.SendCommit("")]
+    assert receiver.on_event(1.0, rx.ChunkArrived(chunk_of(1))) == [rx.Drop("duplicate_chunk")]
+    assert receiver.on_event(1.0, rx.Adopted()) == []
+    assert receiver.on_event(1.0, rx.CommitAckGot()) == [rx.Forget()]
+    assert receiver.on_event(1.0, rx.ChunkArrived(chunk_of(1))) == [rx.Drop("stale_generation")]
+
+
+def test_digest_of_what_landed_counts() -> None:
+    receiver = opened()
+    receiver.on_event(1.0, rx.ChunkArrived(chunk_of(0)))
+    actions = receiver.on_event(1.0, rx.ChunkLanded(chunk_of(0), b"x" * 16))
+    assert actions == [
+        rx.Drop("digest_mismatch"),
+        rx.SendAbort(reasons.KV_INTEGRITY),
+        rx.Failed(reasons.KV_INTEGRITY, True),
+        rx.Forget(),
+    ]
+
+
+WRONG_SEALS = [
+    replace(seal_of(), mac=bytes(32)),
+    replace(seal_of(), payload=b"other first tokens"),
+    replace(seal_of(), num_blocks=1),
+    replace(seal_of(), num_chunks=5),
+    replace(seal_of(), num_bytes=1),
+    seal_of(token_digest=b"other prompt"),
+    seal_of(1),
+]
+
+
+@pytest.mark.parametrize("seal", WRONG_SEALS)
+def test_seals_that_do_not_fit_fail_it(seal: Seal) -> None:
+    receiver = opened()
+    for seq in range(6):
+        land(receiver, seq)
+    assert receiver.on_event(1.0, rx.SealGot(seal))[0] == rx.Drop("digest_mismatch")
+    assert receiver.is_done
+
+
+def test_swapped_blocks_do_not_fit_the_seal() -> None:
+    """The seal binds the order: the right chunks in each other's places are found, though each digest is right."""
+    receiver = opened()
+    for seq in range(6):
+        other = (seq + 3) % 6
+        chunk = replace(chunk_of(seq), digest=bytes([other] * 16))
+        receiver.on_event(1.0, rx.ChunkArrived(chunk))
+        receiver.on_event(1.0, rx.ChunkLanded(chunk, chunk.digest))
+    assert receiver.on_event(1.0, rx.SealGot(seal_of()))[0] == rx.Drop("digest_mismatch")
+
+
+@pytest.mark.parametrize("change", [{"request_id": "b" * 32}, {"attempt": 1}, {"num_blocks": 1}, {"chunk_bytes": 5}])
+def test_open_must_name_the_same_transfer(change: dict[str, object]) -> None:
+    receiver = HandoverReceiver(grant=grant_of(2), block_bytes=BLOCK_BYTES, token_digest=b"", now_s=0.0)
+    frame = replace(Open(TAG, 1, 7, 0, 2, CHUNK_BYTES, KEY.request_id), **change)  # type: ignore[arg-type]
+    assert rx.Failed(reasons.KV_INTEGRITY, False) in receiver.on_event(0.0, rx.Opened(frame))
+
+
+def test_chunk_before_open_is_not_written() -> None:
+    receiver = HandoverReceiver(grant=grant_of(2), block_bytes=BLOCK_BYTES, token_digest=b"", now_s=0.0)
+    assert receiver.on_event(0.0, rx.ChunkArrived(chunk_of(0))) == [rx.Drop("unknown_transfer")]
+    assert receiver.on_event(0.0, rx.SealGot(seal_of())) == []
+
+
+def test_receiver_idle_timeout_and_the_senders_beats() -> None:
+    receiver = opened()
+    for now_s in range(1, 60):
+        receiver.on_event(float(now_s), rx.PeerBeat())
+        assert receiver.on_event(now_s + 0.9, rx.Tick()) == []
+    assert receiver.on_event(61.5, rx.Tick())[-2:] == [rx.Failed(reasons.KV_TIMEOUT, True), rx.Forget()]
+
+
+def test_beats_do_not_excuse_a_chunk_that_never_ends() -> None:
+    receiver = opened()
+    receiver.on_event(1.0, rx.ChunkArrived(chunk_of(0)))
+    receiver.on_event(2.9, rx.PeerBeat())
+    assert rx.Failed(reasons.KV_TIMEOUT, True) in receiver.on_event(3.1, rx.Tick())
+
+
+def test_waiting_for_the_sender_is_bounded_by_the_deadline_only() -> None:
+    receiver = HandoverReceiver(
+        grant=grant_of(2, deadline_left_s=20.0), block_bytes=BLOCK_BYTES, token_digest=b"", now_s=0.0
+    )
+    assert receiver.on_event(19.0, rx.Tick()) == []
+    assert rx.Failed(reasons.DEADLINE, False) in receiver.on_event(20.1, rx.Tick())
+
+
+def test_commit_is_repeated_until_acknowledged_or_given_up() -> None:
+    receiver = opened(1)
+    for seq in range(3):
+        land(receiver, seq)
+    receiver.on_event(1.0, rx.SealGot(seal_of(1)))
+    assert receiver.on_event(500.0, rx.Tick()) == []  # verified: no clock takes it back
+    receiver.on_event(10.0, rx.Adopted())
+    assert receiver.on_event(10.5, rx.Tick()) == []
+    assert receiver.on_event(11.0, rx.Tick()) == [rx.SendCommit("")]
+    assert receiver.on_event(11.5, rx.Tick()) == []
+    assert receiver.on_event(25.0, rx.Tick()) == [rx.Forget()]
+    assert receiver.state is ReceiverState.DONE
+
+
+@pytest.mark.parametrize("event", [rx.Ended("LOST"), rx.AbortGot("LOST")])
+def test_a_lost_sender_matters_only_before_the_verdict(event: rx.ReceiverEvent) -> None:
+    early = opened(1)
+    land(early, 0)
+    assert early.on_event(1.0, event) == [rx.Failed("LOST", True), rx.Forget()]
+    verified = opened(1)
+    for seq in range(3):
+        land(verified, seq)
+    verified.on_event(1.0, rx.SealGot(seal_of(1)))
+    assert verified.on_event(1.0, event) == []
+    assert verified.on_event(1.0, rx.Adopted()) == [rx.SendCommit("")]
+    assert verified.on_event(1.0, event) == [rx.Forget()]
+
+
+@pytest.mark.parametrize("num_landed", range(4))
+def test_abort_at_each_chunk_index(num_landed: int) -> None:
+    receiver = opened(1)
+    for seq in range(num_landed):
+        land(receiver, seq)
+    assert receiver.on_event(1.0, rx.AbortAsked("X")) == [rx.SendAbort("X"), rx.Forget()]
+    assert receiver.on_event(1.0, rx.AbortAsked("X")) == []
+    assert receiver.on_event(1.0, rx.ChunkArrived(chunk_of(0))) == [rx.Drop("stale_generation")]
+    assert receiver.on_event(1.0, rx.SealGot(seal_of(1))) == []
+
+
+# --- leases and timers -----------------------------------------------------------------------------------------------
+
+
+def test_scan_looks_at_every_lease() -> None:
+    """Like vllm #58222: a renewed lease in front must not hide expired ones behind it."""
+    table = LeaseTable()
+    keys = [AttemptKey(RequestId(f"{n:032x}"), 0) for n in range(3)]
+    for key in keys:
+        table.on_event(0.0, LeaseStarted(key))
+    table.on_event(14.0, LeaseRenewed(keys[0]))
+    assert table.on_event(14.9, LeaseScan()) == []
+    assert table.on_event(15.0, LeaseScan()) == [LeaseExpired(keys[1]), LeaseExpired(keys[2])]
+    assert table.on_event(24.0, LeaseScan()) == [LeaseExpired(keys[0])]
+    assert len(table) == 0
+
+
+def test_renewal_neither_shortens_nor_revives() -> None:
+    table = LeaseTable()
+    table.on_event(0.0, LeaseStarted(KEY))
+    table.on_event(1.0, LeaseRenewed(KEY))  # to 11 s would be shorter
+    assert table.on_event(14.0, LeaseScan()) == []
+    table.on_event(14.0, LeaseDropped(KEY))
+    table.on_event(14.0, LeaseRenewed(KEY))
+    assert len(table) == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["start", "renew", "drop", "scan"]), st.floats(0, 5))))
+def test_leases_against_the_obvious_model(steps: list[tuple[int, str, float]]) -> None:
+    table, model, now_s = LeaseTable(), dict[int, float](), 0.0
+    keys = [AttemptKey(RequestId(f"{n:032x}"), 0) for n in range(4)]
+    for index, kind, wait_s in steps:
+        now_s += wait_s
+        if kind == "start":
+            table.on_event(now_s, LeaseStarted(keys[index]))
+            model.setdefault(index, now_s + 15.0)
+        elif kind == "renew":
+            table.on_event(now_s, LeaseRenewed(keys[index]))
+            if index in model:
+                model[index] = max(model[index], now_s + 10.0)
+        elif kind == "drop":
+            table.on_event(now_s, LeaseDropped(keys[index]))
+            model.pop(index, None)
+        else:
+            expired = {expired.key for expired in table.on_event(now_s, LeaseScan())}
+            assert expired == {keys[i] for i, end_s in model.items() if end_s <= now_s}
+            model = {i: end_s for i, end_s in model.items() if end_s > now_s}
+        assert len(table) == len(model)
+
+
+def test_idle_timer_adapts_to_slow_steps() -> None:
+    timer = IdleTimer(0.0)
+    assert not timer.expired(2.0)
+    assert timer.expired(2.1)
+    timer.progress(1.0)  # one step of a second: 8 s are normal now
+    assert not timer.expired(8.9)
+    assert timer.expired(9.1)
+    timer.rest(100.0)
+    assert timer.limit_s == 8.0

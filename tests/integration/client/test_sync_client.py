@@ -1,5 +1,6 @@
 """The blocking client against a real gRPC server on loopback."""
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -24,7 +25,15 @@ from tandem.client import (
     Unavailable,
 )
 from tandem.core.inference import SamplingOptions
-from tests.fakes.inference_server import CARD, TIMINGS, WORKERS, RunningServer, fake_inference_server
+from tandem.rpc.channels import ServerLimits
+from tests.fakes.inference_server import (
+    CARD,
+    TIMINGS,
+    WORKERS,
+    FakeInference,
+    RunningServer,
+    fake_inference_server,
+)
 
 
 @pytest.fixture
@@ -142,7 +151,7 @@ def test_leaving_a_stream_cancels_the_request(client: Client, server: RunningSer
 
 
 def test_a_stream_outside_with_is_refused(client: Client) -> None:
-    with pytest.raises(RuntimeError, match="with client.stream"):
+    with pytest.raises(RuntimeError, match=r"with client\.stream"):
         list(client.stream("a"))
 
 
@@ -220,7 +229,7 @@ def test_the_deadline_ends_the_call_by_name(client: Client, server: RunningServe
 
 
 def test_wait_until_ready(client: Client, server: RunningServer) -> None:
-    with pytest.raises(Unavailable, match="did not become ready within 0.3 s"):
+    with pytest.raises(Unavailable, match=r"did not become ready within 0\.3 s"):
         client.wait_until_ready(timeout_s=0.3)
     server.serve()
     client.wait_until_ready(timeout_s=5)
@@ -246,9 +255,18 @@ def test_a_request_over_the_size_limit_names_it(client: Client) -> None:
         client.generate("x" * (2 * 1024 * 1024))
 
 
-def test_several_connections_share_the_calls(server: RunningServer) -> None:
-    with Client(server.address, num_connections=3) as client:
-        assert [client.generate("a").text for _ in range(6)] == ["a"] * 6
+@pytest.mark.parametrize(("num_connections", "num_begun"), [(1, 1), (2, 2)])
+def test_streams_over_a_connections_limit_need_another_connection(num_connections: int, num_begun: int) -> None:
+    handler = FakeInference(delay_s=30)
+    with (
+        fake_inference_server(handler, limits=ServerLimits(max_concurrent_streams=1)) as server,
+        Client(server.address, num_connections=num_connections, timeout_s=20) as client,
+        client.stream("a") as first,
+    ):
+        next(iter(first))
+        with client.with_options(timeout_s=0.5).stream("b") as second, contextlib.suppress(DeadlineExceeded):
+            next(iter(second))
+        assert len(handler.requests) == num_begun
 
 
 def test_import_is_light() -> None:

@@ -193,10 +193,9 @@ class Scheduler:
         return len(joining)
 
     def _admit(self, quota: int) -> None:
-        # Late binding: no blocks for prompts that this step could not work on, unless they belong to one batch.
-        while self._policy.separates_phases or self._num_prompt_tokens() < self._config.max_batched_tokens:
+        while True:
             head = self._head(quota)
-            if head is None or not self._may_start(head):
+            if head is None or not self._has_tokens_for(head) or not self._may_start(head):
                 return
             self.waiting.pop(0)
             quota -= 0 if head.was_preempted else head.num_slots
@@ -241,8 +240,10 @@ class Scheduler:
     def _num_reserved(self) -> int:
         return sum(len(attempt.open_children) for attempt in self._reserved.values())
 
-    def _num_prompt_tokens(self) -> int:
-        return sum(s.num_left for s in self.prefilling)
+    def _has_tokens_for(self, head: Sequence) -> bool:
+        """Late binding: no blocks for a prompt that this step would not work on, unless it belongs to a batch."""
+        before = sum(s.num_left for s in self.prefilling if s.order < head.order)
+        return self._policy.separates_phases or before < self._config.max_batched_tokens
 
     def _view(self, now_s: float) -> BatchView:
         candidates = [s for s in self.waiting if not s.was_preempted] + self.arrived

@@ -60,7 +60,7 @@ class RetryBudget:
 
     def spend(self) -> bool:
         """Take one retry; False when the budget is used up."""
-        if self._left < 1.0:
+        if self._left < 1.0 - 1e-9:  # ten times a tenth is a little less than one
             return False
         self._left -= 1.0
         return True

@@ -81,7 +81,12 @@ def test_many_transfers_share_one_connection(transport: TransportName) -> None:
             grants[key] = pair.expect(key, 4)
             pair.sender.grant(grants[key])
         num_links = len([thread for thread in threading.enumerate() if thread.name == "kv-send"])
-        threads = [threading.Thread(target=lambda k=key: (pair.offer_all(k), pair.seal(k))) for key in grants]
+
+        def offer_and_seal(key: AttemptKey) -> None:
+            pair.offer_all(key)
+            pair.seal(key)
+
+        threads = [threading.Thread(target=offer_and_seal, args=(key,)) for key in grants]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -107,7 +112,7 @@ def test_shm_is_preferred_and_tcp_is_the_way_out() -> None:
             pair.sender.grant(grant)
             pair.offer_all(key)
             pair.seal(key)
-            pair.sent.wait(lambda k=key: k in pair.sent.committed)
+            pair.sent.wait(lambda: len(pair.sent.committed) == number + 1)  # noqa: B023
         assert [pair.sent.committed[key_of(number)].transport for number in range(2)] == ["shm", "tcp"]
 
 
@@ -313,7 +318,7 @@ def test_receiver_that_cannot_adopt_tells_the_sender() -> None:
         def refuse(*_: object) -> None:
             raise RuntimeError("engine is gone")
 
-        pair.received.on_ready = refuse  # type: ignore[method-assign]
+        pair.received.on_ready = refuse  # type: ignore[assignment, method-assign]
         pair.fill(KEY, 1)
         pair.sender.grant(pair.expect(KEY, 1))
         pair.offer_all(KEY)

@@ -21,7 +21,7 @@ from tandem.core.ids import WorkerId, new_epoch
 from tandem.core.latency import LatencyEstimator
 from tandem.core.prepared_model import PreparedModel, read_prepared_model
 from tandem.core.types import WorkerInfo
-from tandem.engine.profile import profile_engine
+from tandem.engine.profile import profile_latency
 from tandem.rpc.access import AccessControl
 from tandem.rpc.addresses import join_address
 from tandem.rpc.channels import INTERNAL_LIMITS
@@ -66,9 +66,8 @@ class WorkerProgram:
         on_status("loading the model")
         built = await asyncio.to_thread(build_engine, prepared, config.engine, clock=self._clock)
         on_status("measuring its speed")
-        estimator = LatencyEstimator(
-            await asyncio.to_thread(profile_engine, built.runner, budget_s=config.engine.profile_budget_s)
-        )
+        profile = await asyncio.to_thread(profile_latency, built.runner, config.engine, clock=self._clock)
+        estimator = LatencyEstimator(profile.coefficients)
         server = RpcServer(
             address=join_address(config.host, 0),
             access=AccessControl(mutual_tls=config.tls is not None and config.tls.ca is not None),

@@ -2,9 +2,9 @@
 
 Greedy answers are compared with `transformers` `generate` on the same folder, sampled ones with our own engine in one
 process. float32 on the CPU. Tiny random models of nine architectures run as a prefill and a decode worker in this
-process (real engines, real hand-over over shm and tcp); the real SmolLM2 runs as real processes: router, prefill worker,
-decode worker, asked through the SDK. Prompt lengths lie around the edges of blocks (16) and prefill chunks (32 for the
-tiny models, 512 for the real one); requests run alone and in mixed batches; n goes from 1 to 4.
+process (real engines, real hand-over over shm and tcp); the real SmolLM2 runs as real processes: router, prefill
+worker, decode worker, asked through the SDK. Prompt lengths lie around the edges of blocks (16) and prefill chunks (32
+for the tiny models, 512 for the real one); requests run alone and in mixed batches; n goes from 1 to 4.
 
 One case is one request with all its sequences. Run: ``python -m benchmarks.equality --json``.
 """
@@ -15,6 +15,9 @@ from dataclasses import asdict, dataclass
 from benchmarks import equality_real, equality_tiny
 from benchmarks.report import finish, parse, say
 from tests.fakes.tiny_models import ARCHITECTURES
+from tests.fakes.worker_pair import Transport
+
+TRANSPORTS: tuple[Transport, ...] = ("shm", "tcp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,13 +36,14 @@ async def run(*, quick: bool) -> list[Group]:
     """Run all groups. ``quick`` takes every model, fewer lengths, and leaves the real model out."""
     groups: list[Group] = []
     for architecture in ARCHITECTURES:
-        for transport in ("shm", "tcp"):
+        for transport in TRANSPORTS:
             counts = await equality_tiny.compare(architecture, transport, quick=quick)
             groups.append(Group(model=f"tiny {architecture}", transport=transport, **asdict(counts)))
             say(f"{groups[-1]}")
     if not quick:
-        for transport in ("shm", "tcp"):
-            counts = await equality_real.compare(transport)
+        real = await asyncio.to_thread(equality_real.RealModel)
+        for transport in TRANSPORTS:
+            counts = await equality_real.compare(real, transport)
             groups.append(Group(model="smollm2-135m-instruct", transport=transport, **asdict(counts)))
             say(f"{groups[-1]}")
     return groups

@@ -19,7 +19,7 @@ class TransformersReference:
 
     def __init__(self, folder: Path) -> None:
         self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-        self._model.eval()
+        self._model.train(False)
 
     def answer(self, task: GenerationTask) -> list[tuple[int, ...]]:
         """Return the tokens of each sequence; greedy ones are all equal."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.equality_cases import Counts, make_task
@@ -23,18 +22,16 @@ _ENGINE = EngineConfig(num_blocks=512, max_batched_tokens=32)
 def tasks_of(lengths: tuple[int, ...], vocab_size: int) -> list[GenerationTask]:
     """Return one greedy and one sampled request per length; n goes round from 1 to 4."""
     return [
-        replace(
-            make_task(
-                length,
-                vocab_size=vocab_size,
-                num_sequences=1 + (index + sampled) % 4,
-                sampled=bool(sampled),
-                max_tokens=_MAX_TOKENS,
-                seed=index,
-            ),
+        make_task(
+            length,
+            vocab_size=vocab_size,
+            num_sequences=1 + (index + sampled) % 4,
+            sampled=sampled,
+            max_tokens=_MAX_TOKENS,
+            seed=index,
         )
         for index, length in enumerate(lengths)
-        for sampled in (0, 1)
+        for sampled in (False, True)
     ]
 
 
@@ -53,7 +50,7 @@ async def compare(architecture: str, transport: Transport, *, quick: bool) -> Co
                 batch = tasks[start : start + _BATCH]
                 results += await asyncio.gather(*(pair.run(task, KvSource.HANDOVER) for task in batch))
         for task, want, result in zip(tasks, expected, results, strict=True):
-            got = [tuple()] if result.failures() else result.token_ids()
+            got = [()] if result.failures() else result.token_ids()
             counts = counts.add(
                 task.request_id, want, got, was_handed_over=any(isinstance(e, HandoverDone) for _, e in result.events)
             )

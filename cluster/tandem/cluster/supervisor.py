@@ -1,7 +1,10 @@
-"""Brings a cluster up, keeps it up, takes it down: registry, router, workers, in that order and back."""
+"""Brings a cluster up, keeps it up, takes it down: registry, router and workers, started together, ended in order."""
 
 import asyncio
+import shutil
+import tempfile
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,19 +13,28 @@ import structlog
 
 from tandem.cluster.config.model import ClusterConfig
 from tandem.cluster.plan import plan_router, plan_workers
-from tandem.cluster.processes.child import ChildProcess, ChildSpec
-from tandem.cluster.programs.config import RegistryTarget
+from tandem.cluster.processes.child import ChildSpec
+from tandem.cluster.processes.service import OnEvent, Service
+from tandem.cluster.programs.config import RegistryProgramConfig, RegistryTarget
 from tandem.cluster.progress import Progress
-from tandem.cluster.registry.choice import RegistryChoice, choose_registry
+from tandem.cluster.registry.choice import choose_registry
+from tandem.cluster.runtime.backoff import Backoff
 from tandem.cluster.runtime.base import WorkerRuntime
 from tandem.core.environment import child_environment
-from tandem.core.errors import EnvironmentProblem
+from tandem.core.errors import EnvironmentProblem, SetupError
 from tandem.core.prepared_model import PreparedModel
 
 _log = structlog.get_logger(__name__)
-_ROUTER_MODULE = "tandem.cluster.programs.router_process"
-_REGISTRY_MODULE = "tandem.cluster.programs.registry_process"
-_PROCESS_START_S = 30.0
+_PROCESS_START_S = 60.0
+_SEEN_S = 30.0  # from "the workers serve" to "the router uses them"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Programs:
+    """The modules that run as processes."""
+
+    router: str = "tandem.cluster.programs.router_process"
+    registry: str = "tandem.cluster.programs.registry_process"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,15 +58,19 @@ class Supervisor:
         runtime: WorkerRuntime,
         log_folder: Path,
         progress: Progress,
+        programs: Programs | None = None,
     ) -> None:
         self._config = config
         self._model = model
         self._runtime = runtime
         self._log_folder = log_folder
         self._progress = progress
-        self._registry_child: ChildProcess | None = None
-        self._router_child: ChildProcess | None = None
-        self._status_tasks: set[asyncio.Task[None]] = set()
+        self._programs = programs or Programs()
+        self._registry: Service | None = None
+        self._registry_folder: Path | None = None
+        self._router: Service | None = None
+        self._alive = (0, 0)  # prefill and decode workers that the router can use
+        self._alive_changed = asyncio.Event()
 
     async def start(self) -> RunningCluster:
         """Start everything; on any error, stop what was started and raise it."""
@@ -64,84 +80,125 @@ class Supervisor:
             await self.stop(grace_s=1.0)
             raise
 
-    async def _start(self) -> RunningCluster:
-        choice = choose_registry(self._config.registry)
-        if choice.warning:
-            self._progress.begin(f"warning: {choice.warning}")
-            self._progress.done()
-        target = await self._start_registry(choice)
-        self._progress.begin("router")
-        self._router_child, ready = await self._start_child(
-            "router", _ROUTER_MODULE, plan_router(self._config, self._model, target).model_dump_json(by_alias=True)
-        )
-        public, internal = str(ready["public_address"]), str(ready["internal_address"])
-        self._progress.done(f"listens on {public}")
-        if target.kind == "router":
-            target = target.model_copy(update={"address": internal})
-        workers = plan_workers(self._config, self._model, target)
-        pools = self._config.pools
-        self._progress.begin(f"workers ({pools.prefill.replicas} prefill, {pools.decode.replicas} decode)")
-        await self._runtime.start(
-            workers,
-            on_status=lambda worker, what: self._progress.update(f"{worker}: {what}"),
-            timeout_s=self._config.runtime.start_timeout_s,
-        )
-        self._progress.done("ready")
-        return RunningCluster(
-            public_address=public,
-            internal_address=internal,
-            router_pid=self._router_child.pid,
-            registry=choice.description,
-        )
-
     async def watch(self, stop: asyncio.Event) -> None:
-        """Return when ``stop`` is set. Raises EnvironmentProblem when the router dies: without it nothing is served."""
-        router = self._router_child
-        if router is None:
+        """Return when ``stop`` is set. Raises SetupError when the router or the runtime ends: nothing is served then."""
+        if self._router is None:
             return
-        either = asyncio.Event()
-        died = asyncio.create_task(router.wait())
-        stopped = asyncio.create_task(stop.wait())
-        for task in (died, stopped):
-            task.add_done_callback(lambda _: either.set())
+        ends = [
+            asyncio.create_task(self._router.wait(), name="router ended"),
+            asyncio.create_task(self._runtime.wait(), name="runtime ended"),
+        ]
+        others = [asyncio.create_task(stop.wait(), name="stop")]
+        if self._registry is not None:
+            others.append(asyncio.create_task(_keep_up(self._registry), name="keep the registry"))
+        first = asyncio.Event()
+        for task in (*ends, others[0]):
+            task.add_done_callback(lambda _: first.set())
         try:
-            await either.wait()
+            await first.wait()
+            for task in ends:
+                if task.done() and not stop.is_set():
+                    raise task.result()
         finally:
-            for task in (died, stopped):
+            for task in (*ends, *others):
                 task.cancel()
-            await asyncio.gather(died, stopped, return_exceptions=True)
-        if not stop.is_set():
-            raise EnvironmentProblem(
-                f"the router ended with status {router.returncode}: {router.log_tail(6)}",
-                remedy=f"see {router.spec.log_file}",
-            )
+            await asyncio.gather(*ends, *others, return_exceptions=True)
 
     async def stop(self, *, grace_s: float) -> None:
         """Drain the router, then the workers, then the registry. Idempotent."""
         began_s = time.monotonic()
-        if self._router_child is not None:
-            await self._router_child.stop(grace_s=grace_s)
-        left_s = max(1.0, grace_s - (time.monotonic() - began_s))
-        await self._runtime.stop(grace_s=left_s)
-        if self._registry_child is not None:
-            await self._registry_child.stop(grace_s=5.0)
-        for task in self._status_tasks:
-            task.cancel()
-        await asyncio.gather(*self._status_tasks, return_exceptions=True)
-        self._status_tasks.clear()
+        if self._router is not None:
+            await self._router.stop(grace_s=grace_s)
+        await self._runtime.stop(grace_s=max(1.0, grace_s - (time.monotonic() - began_s)))
+        if self._registry is not None:
+            await self._registry.stop(grace_s=5.0)
+        self._remove_registry_folder()
 
-    async def _start_registry(self, choice: RegistryChoice) -> RegistryTarget:
+    def kill(self) -> None:
+        """End every process now, without a drain."""
+        if self._router is not None:
+            self._router.kill()
+        self._runtime.kill()
+        if self._registry is not None:
+            self._registry.kill()
+        self._remove_registry_folder()
+
+    async def _start(self) -> RunningCluster:
+        choice = choose_registry(self._config.registry)
+        if choice.warning:
+            self._progress.warn(choice.warning)
         namespace = self._config.registry.namespace
-        if choice.url:
-            return RegistryTarget(kind="redis", url=choice.url, namespace=namespace)
-        if not choice.start_embedded:
-            return RegistryTarget(kind="router", namespace=namespace)
-        self._progress.begin("registry (embedded)")
-        self._registry_child, ready = await self._start_child("registry", _REGISTRY_MODULE, "{}")
-        self._progress.done()
-        return RegistryTarget(kind="redis", url=str(ready["url"]), namespace=namespace)
+        starting: list[Coroutine[Any, Any, object]] = []
+        if choice.start_embedded:
+            self._registry_folder = Path(tempfile.mkdtemp(prefix="tandem-registry-"))
+            program = RegistryProgramConfig(folder=self._registry_folder)
+            self._registry = self._service("registry", self._programs.registry, program.model_dump_json())
+            target = RegistryTarget(kind="redis", url=program.url, namespace=namespace)
+            starting.append(self._start_registry(self._registry))
+        elif choice.url:
+            target = RegistryTarget(kind="redis", url=choice.url, namespace=namespace)
+        else:
+            target = RegistryTarget(kind="router", namespace=namespace)
+        plan = plan_router(self._config, self._model, target).model_dump_json(by_alias=True)
+        self._router = self._service("router", self._programs.router, plan, on_event=self._on_router_event)
+        if target.kind == "router":  # the workers must be told where to announce themselves
+            ready = await self._start_router(self._router)
+            target = target.model_copy(update={"address": str(ready["internal_address"])})
+            await _all_or_error([*starting, self._start_workers(target)])
+        else:  # nobody waits for anybody: a registry that is not up yet is asked again
+            ready = (await _all_or_error([self._start_router(self._router), *starting, self._start_workers(target)]))[0]
+        await self._wait_until_seen()
+        return RunningCluster(
+            public_address=str(ready["public_address"]),
+            internal_address=str(ready["internal_address"]),
+            router_pid=self._router.child.pid if self._router.child else 0,
+            registry=choice.description,
+        )
 
-    async def _start_child(self, name: str, module: str, config_json: str) -> tuple[ChildProcess, dict[str, Any]]:
+    async def _start_registry(self, registry: Service) -> None:
+        phase = self._progress.begin("registry")
+        await registry.start(_PROCESS_START_S)
+        phase.done("embedded")
+
+    async def _start_router(self, router: Service) -> dict[str, Any]:
+        phase = self._progress.begin("router")
+        ready = await router.start(_PROCESS_START_S)
+        phase.done(f"listens on {ready['public_address']}")
+        return ready
+
+    async def _start_workers(self, target: RegistryTarget) -> None:
+        pools = self._config.pools
+        phase = self._progress.begin("workers")
+        await self._runtime.start(
+            plan_workers(self._config, self._model, target),
+            on_status=lambda worker, what: phase.update(f"{worker}: {what}"),
+            timeout_s=self._config.runtime.start_timeout_s,
+        )
+        phase.done(f"{pools.prefill.replicas} prefill + {pools.decode.replicas} decode")
+
+    async def _wait_until_seen(self) -> None:
+        """Wait until the router can use every worker."""
+        phase = self._progress.begin("ready")
+        pools = self._config.pools
+        try:
+            async with asyncio.timeout(_SEEN_S):
+                while self._alive[0] < pools.prefill.replicas or self._alive[1] < pools.decode.replicas:
+                    await self._alive_changed.wait()
+                    self._alive_changed.clear()
+        except TimeoutError:
+            raise EnvironmentProblem(
+                f"the router reaches {self._alive[0]} prefill and {self._alive[1]} decode workers of"
+                f" {pools.prefill.replicas} and {pools.decode.replicas}",
+                remedy=f"see {self._log_folder}; are router and workers on one network, with fitting certificates?",
+            ) from None
+        phase.done()
+
+    def _on_router_event(self, status: dict[str, Any]) -> None:
+        if status.get("event") == "workers":
+            self._alive = (int(status["prefill"]), int(status["decode"]))
+            self._alive_changed.set()
+
+    def _service(self, name: str, module: str, config_json: str, on_event: OnEvent | None = None) -> Service:
         spec = ChildSpec(
             name=name,
             module=module,
@@ -149,29 +206,36 @@ class Supervisor:
             log_file=self._log_folder / f"{name}.log",
             environment=child_environment(num_threads=1),
         )
-        child = await ChildProcess.start(spec)
-        ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._status_tasks.add(asyncio.create_task(_follow(child, ready), name=f"status of {name}"))
+        return Service(spec, on_event=on_event)
+
+    def _remove_registry_folder(self) -> None:
+        if self._registry_folder is not None:
+            shutil.rmtree(self._registry_folder, ignore_errors=True)
+
+
+async def _all_or_error(work: list[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """Run all at once; return their results, or cancel the rest and raise the first error as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(part) for part in work]
+    except* SetupError as errors:
+        first: BaseException = errors
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
+    return [task.result() for task in tasks]
+
+
+async def _keep_up(registry: Service) -> None:
+    """Start the registry again whenever it ends: it is a hint, so nobody stops serving meanwhile."""
+    backoff = Backoff()
+    while True:
+        began_s = time.monotonic()
+        error = await registry.wait()
+        pause_s = backoff.after(lived_s=time.monotonic() - began_s)
+        _log.warning("registry_died", problem=error.problem, restart_in_s=pause_s)
+        await asyncio.sleep(pause_s)
         try:
-            return child, await asyncio.wait_for(ready, _PROCESS_START_S)
-        except TimeoutError:
-            await child.stop(grace_s=1.0)
-            raise EnvironmentProblem(f"the {name} was not ready after {_PROCESS_START_S:.0f} s") from None
-        except BaseException:
-            await child.stop(grace_s=1.0)
-            raise
-
-
-async def _follow(child: ChildProcess, ready: asyncio.Future[dict[str, Any]]) -> None:
-    words = ""
-    async for status in child.statuses():
-        if status.get("event") == "ready" and not ready.done():
-            ready.set_result(status)
-        elif status.get("event") == "failed":
-            words = str(status.get("message", ""))
-    if not ready.done():
-        await child.wait()
-        text = words or child.log_tail(6) or f"exit status {child.returncode}"
-        ready.set_exception(
-            EnvironmentProblem(f"the {child.spec.name} could not start: {text}", remedy=f"see {child.spec.log_file}")
-        )
+            await registry.start(_PROCESS_START_S)
+        except SetupError as problem:
+            _log.warning("registry_restart_failed", problem=problem.problem)

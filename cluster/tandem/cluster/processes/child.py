@@ -6,6 +6,7 @@ runs in a session of its own, so that Ctrl-C reaches only us and we decide the o
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -63,7 +64,12 @@ class ChildProcess:
         child = cls(spec, process)
         if process.stdin is not None:
             process.stdin.write(spec.config_json.encode() + b"\n")
-            await process.stdin.drain()
+            try:
+                with contextlib.suppress(ConnectionError):  # it died at once: its exit status will tell
+                    await process.stdin.drain()
+            except BaseException:
+                child.signal(signal.SIGKILL)
+                raise
         return child
 
     @property
@@ -89,8 +95,10 @@ class ChildProcess:
                 yield status
 
     async def wait(self) -> int:
-        """Wait for the exit status."""
-        return await self._process.wait()
+        """Wait for the exit status; what the child itself had started is ended then."""
+        code = await self._process.wait()
+        self.signal(signal.SIGKILL)
+        return code
 
     async def stop(self, *, grace_s: float) -> int:
         """Close the lifeline, wait, then terminate, then kill. Returns the exit status."""
@@ -98,10 +106,10 @@ class ChildProcess:
             self._process.stdin.close()
         for wait_s, last_resort in ((grace_s, signal.SIGTERM), (5.0, signal.SIGKILL)):
             try:
-                return await asyncio.wait_for(self._process.wait(), wait_s)
+                return await asyncio.wait_for(self.wait(), wait_s)
             except TimeoutError:
                 self.signal(last_resort)
-        return await self._process.wait()
+        return await self.wait()
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the child's whole session; no error when it is gone already."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -22,13 +23,18 @@ def report(event: str, **facts: Any) -> None:
         return
 
 
-def watch_lifeline(on_end: Callable[[], None]) -> threading.Thread:
-    """Call ``on_end`` from a daemon thread once stdin closes."""
+def watch_lifeline(on_end: Callable[[], None], *, last_resort_s: float = 90.0) -> threading.Thread:
+    """Call ``on_end`` from a daemon thread once stdin closes; ``last_resort_s`` later the process ends, come what may.
+
+    The parent may have been killed, and then nobody is left to end a child that hangs.
+    """
 
     def run() -> None:
         while sys.stdin.buffer.read(4096):
             pass
         on_end()
+        threading.Event().wait(last_resort_s)
+        os._exit(1)
 
     thread = threading.Thread(target=run, name="lifeline", daemon=True)
     thread.start()

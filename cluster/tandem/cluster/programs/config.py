@@ -52,6 +52,23 @@ class WorkerProgramConfig(ConfigModel):
     """Form of log lines."""
 
 
+class RegistryProgramConfig(ConfigModel):
+    """The embedded registry's process."""
+
+    folder: Path
+    """Folder of its own, on a local file system; removed at the end."""
+
+    @property
+    def socket(self) -> Path:
+        """Path of the unix socket."""
+        return self.folder / "s"
+
+    @property
+    def url(self) -> str:
+        """URL of the server."""
+        return f"unix://{self.socket}"
+
+
 class RouterProgramConfig(ConfigModel):
     """The router process."""
 

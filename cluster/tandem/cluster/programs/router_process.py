@@ -3,6 +3,7 @@
 import asyncio
 import sys
 
+from tandem.cluster.processes.failure import report_failure
 from tandem.cluster.processes.lifeline import read_config_line, report, stop_event_on_lifeline
 from tandem.cluster.programs.config import RegistryTarget, RouterProgramConfig
 from tandem.cluster.registry.redis_directory import RedisDirectory
@@ -10,9 +11,13 @@ from tandem.cluster.registry.redis_registry import RedisRegistry
 from tandem.core.clock import MonotonicClock
 from tandem.core.errors import TandemError
 from tandem.core.log import configure_logging
+from tandem.core.types import Role
 from tandem.router.directory import MemoryDirectory, WorkerDirectory
+from tandem.router.process import run_event_loop
 from tandem.router.served_model import ServedModel
 from tandem.router.server import Router
+
+_WORKERS_POLL_S = 0.05
 
 
 async def serve(config: RouterProgramConfig) -> None:
@@ -24,9 +29,26 @@ async def serve(config: RouterProgramConfig) -> None:
     router = Router(config.router, model, directory)
     await router.start()
     report("ready", public_address=router.address, internal_address=router.internal_address)
-    await router.serve_until(stop)
-    if registry is not None:
-        await registry.close()
+    telling = asyncio.create_task(_tell_workers(router))
+    try:
+        await router.serve_until(stop)
+    finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
+        if registry is not None:
+            await registry.close()
+
+
+async def _tell_workers(router: Router) -> None:
+    """Tell the parent how many workers this router can use, whenever that changes."""
+    last: tuple[int, int] | None = None
+    while True:
+        fleet = router.dispatcher.fleet
+        alive = (fleet.num_alive(Role.PREFILL), fleet.num_alive(Role.DECODE))
+        if alive != last:
+            last = alive
+            report("workers", prefill=alive[0], decode=alive[1])
+        await asyncio.sleep(_WORKERS_POLL_S)
 
 
 def _redis_registry(target: RegistryTarget) -> RedisRegistry | None:
@@ -38,9 +60,9 @@ def main() -> None:
     config = RouterProgramConfig.model_validate_json(read_config_line())
     configure_logging(level=config.log_level, style=config.log_style, worker=config.router.router_id)
     try:
-        asyncio.run(serve(config))
+        run_event_loop(serve(config))
     except TandemError as error:
-        report("failed", message=str(error), reason=error.reason)
+        report_failure(error)
         sys.exit(1)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 
+from tandem.cluster.processes.failure import report_failure
 from tandem.cluster.processes.lifeline import read_config_line, report, stop_event_on_lifeline
 from tandem.cluster.programs.config import WorkerProgramConfig
 from tandem.cluster.programs.worker_program import ReadyWorker, WorkerProgram
@@ -31,7 +32,7 @@ def main() -> None:
     try:
         asyncio.run(serve(config))
     except TandemError as error:
-        report("failed", message=str(error), reason=error.reason)
+        report_failure(error)
         sys.exit(1)
 
 

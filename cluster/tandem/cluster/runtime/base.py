@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tandem.cluster.programs.config import WorkerProgramConfig
+from tandem.core.errors import SetupError
 
 OnStatus = Callable[[str, str], None]
 """Called with (worker id, what it is doing) while workers start."""
@@ -26,12 +27,20 @@ class WorkerRuntime(Protocol):
     async def start(self, workers: Sequence[WorkerProgramConfig], *, on_status: OnStatus, timeout_s: float) -> None:
         """Start all workers and wait until each is ready.
 
-        Raises EnvironmentProblem or ModelError with the worker's own words when one can't start; nothing is left then.
+        Raises SetupError with the worker's own words when one can't start; nothing is left then.
         """
+        ...
+
+    async def wait(self) -> SetupError:
+        """Return only when the runtime itself has ended and no worker can be started any more."""
         ...
 
     async def stop(self, *, grace_s: float) -> None:
         """Let workers finish what they run, at most ``grace_s``, then end them. Idempotent."""
+        ...
+
+    def kill(self) -> None:
+        """End everything now, without a drain."""
         ...
 
     def processes(self) -> tuple[WorkerProcess, ...]:

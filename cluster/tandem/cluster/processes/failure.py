@@ -1,0 +1,29 @@
+"""How a child says why it could not start, and what the parent makes of it: the same error, one process further up."""
+
+from pathlib import Path
+from typing import Any
+
+from tandem.cluster.processes.lifeline import report
+from tandem.core.errors import ConfigError, EnvironmentProblem, ModelError, SetupError, TandemError
+
+_KINDS: dict[str, type[SetupError]] = {kind.reason: kind for kind in (ConfigError, ModelError, EnvironmentProblem)}
+
+
+def report_failure(error: TandemError) -> None:
+    """Tell the parent about a problem that a person can solve."""
+    problem, remedy = (error.problem, error.remedy) if isinstance(error, SetupError) else (error.message, "")
+    report("failed", problem=problem, remedy=remedy, reason=error.reason)
+
+
+def error_from_status(who: str, status: dict[str, Any], log_file: Path) -> SetupError:
+    """Return the error that a child's ``failed`` status stands for."""
+    kind = _KINDS.get(str(status.get("reason", "")), EnvironmentProblem)
+    remedy = str(status.get("remedy", "")) or f"see {log_file}"
+    return kind(f"{who} could not start: {status.get('problem', 'no reason given')}", remedy=remedy)
+
+
+def error_from_exit(who: str, code: int | None, log_tail: str, log_file: Path) -> EnvironmentProblem:
+    """Return the error for a child that ended without a word: the last line of its log says most."""
+    last = next((line.strip() for line in reversed(log_tail.splitlines()) if line.strip()), "")
+    ended = f"killed by signal {-code}" if code is not None and code < 0 else f"exit status {code}"
+    return EnvironmentProblem(f"{who} ended early ({ended})" + (f": {last}" if last else ""), remedy=f"see {log_file}")

@@ -134,7 +134,8 @@ def _group(
     mask = None
     if bool(hidden.any()):
         mask = _additive(hidden, like)[:, None, None]
-    flat = [block for need in members for block in (*need.blocks, *((0,) * (num_blocks - len(need.blocks))))]
+    # Padding repeats a row's own last block: a NaN in another sequence's KV must not pass through a masked score.
+    flat = [block for need in members for block in (*need.blocks, *need.blocks[-1:] * (num_blocks - len(need.blocks)))]
     return DecodeGroup(
         rows=None if len(members) == num_rows else torch.tensor([need.row for need in members], device=like.device),
         blocks=torch.tensor(flat, device=like.device),

@@ -139,7 +139,9 @@ class EngineLoop:
 
     def step(self) -> bool:
         """Take what waits, run one forward step when there is work, publish. True when a step ran."""
-        self._inbox.run_waiting()
+        if self._inbox.run_waiting():
+            # A grant or a finished hand-over must not wait for the forward step that follows.
+            self._publish()
         has_work = self._engine.has_work()
         if has_work:
             self._step_began_s = self._clock.now_s()
@@ -147,7 +149,7 @@ class EngineLoop:
             self._step_began_s = None
             self._learn(result.stats)
             self._role.after_step(result)
-        self._publish()
+            self._publish()
         return has_work
 
     def _publish(self) -> None:
@@ -174,7 +176,9 @@ class EngineLoop:
             try:
                 if not self.step():
                     next_work_s = self._engine.next_work_s()
-                    self._inbox.wait_and_run(_IDLE_WAIT_S if next_work_s is None else min(next_work_s, _IDLE_WAIT_S))
+                    wait_s = _IDLE_WAIT_S if next_work_s is None else min(next_work_s, _IDLE_WAIT_S)
+                    if self._inbox.wait_and_run(wait_s):
+                        self._publish()
             except Exception as error:  # noqa: BLE001 - the thread's outermost shell
                 # The engine has already failed and freed what it could blame on a request. What arrives here is a
                 # defect or a lost device: state is unknown, so the process ends and its supervisor starts another.

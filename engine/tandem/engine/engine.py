@@ -30,6 +30,7 @@ from tandem.engine.sequence import Attempt, AttemptKind, Sequence
 from tandem.engine.text_output import TextFactory
 
 _log = structlog.get_logger(__name__)
+_FULL_CHECK_INTERVAL_S = 60.0
 
 
 class Engine:
@@ -74,6 +75,7 @@ class Engine:
         self._outbox: list[RequestEvent] = []  # for the next step's result
         self._num_steps = 0
         self._last_step_ms = 0.0
+        self._next_full_check_s = self._clock.now_s()
 
     @property
     def table(self) -> BlockTable:
@@ -155,6 +157,7 @@ class Engine:
             return False
         if child is None:
             self._book.end(attempt)
+            self._check_when_idle()
             return True
         if child not in attempt.open_children:
             return False
@@ -167,6 +170,7 @@ class Engine:
         if attempt is None or not attempt.is_sealed:
             return False
         self._book.end(attempt)
+        self._check_when_idle()
         return True
 
     # --- state -------------------------------------------------------------------------------------------------------
@@ -213,8 +217,8 @@ class Engine:
     def step(self) -> StepResult:
         """Run one forward pass over everything that can run, and return what it brought about.
 
-        A failing pass fails the attempts in it (ENGINE_FAILED, retryable); running out of device memory is raised,
-        for then nothing that follows can be trusted to work.
+        A failing pass fails the attempts in it (ENGINE_FAILED, retryable). Running out of memory and errors of the
+        device itself are raised: after those no later pass can be trusted, and the process has to end.
         """
         began_s = self._clock.now_s()
         self._num_steps += 1
@@ -222,7 +226,7 @@ class Engine:
         events += self._book.expire(began_s)
         plan = self._scheduler.plan(began_s)
         if plan.is_empty:
-            self._book.check_idle()
+            self._check_when_idle()
             return StepResult(events=tuple(events), stats=StepStats(num_preempted=plan.num_preempted))
         for chunk in plan.chunks:
             if chunk.sequence.attempt.started_s is None:
@@ -230,7 +234,7 @@ class Engine:
         stats = _stats(plan)
         try:
             draws = self._executor.run(plan)
-        except (torch.OutOfMemoryError, MemoryError):
+        except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001  whatever the model raises must not stop the other requests
             _log.exception("forward pass failed", num_sequences=len(plan.decoding) + len(plan.chunks))
@@ -239,7 +243,7 @@ class Engine:
         progressed = self._progress.apply(plan, draws, now_s)
         self._outbox += progressed.released
         self._last_step_ms = 1e3 * (now_s - began_s)
-        self._book.check_idle()
+        self._check_when_idle()
         return StepResult(
             tokens=tuple(progressed.tokens),
             events=(*events, *progressed.events),
@@ -249,6 +253,16 @@ class Engine:
         )
 
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _check_when_idle(self) -> None:
+        """Without attempts no block may be owned. Now and then the whole table is checked as well: it takes longer."""
+        if len(self._book):
+            return
+        self._book.check_idle()
+        now_s = self._clock.now_s()
+        if now_s >= self._next_full_check_s:
+            self._next_full_check_s = now_s + _FULL_CHECK_INTERVAL_S
+            self.table.check_integrity()
 
     def _start(self, task: GenerationTask, kind: AttemptKind) -> None:
         if self._book.get(AttemptKey(task.request_id, task.attempt)) is not None:

@@ -13,7 +13,7 @@ from tandem.core.reasons import TOO_LARGE
 from tandem.core.types import GenerationTask
 from tandem.engine.scheduling.order import urgency
 from tandem.engine.sequence import Attempt, AttemptKind, Sequence
-from tandem.engine.text_output import SequenceText, TextFactory
+from tandem.engine.text_output import TextFactory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,31 +60,24 @@ class Intake:
             arrived_s=now_s,
             deadline_s=deadline_s,
             open_children=set(open_children),
+            prompt_reported=kind is AttemptKind.HANDOVER,
             stop_token_ids=eos | frozenset(task.stop.stop_token_ids),
         )
-
-    def text(self, attempt: Attempt, child: int) -> SequenceText:
-        """Return the text stream of ``child``, advanced over what it emitted before this attempt."""
-        text = self._make_text(attempt.task)
-        text.replay(attempt.emitted(child))
-        return text
 
     def first_sequence(self, attempt: Attempt) -> Sequence:
         """Return the sequence that computes the prompt: the only child itself, or the lead of several."""
         child, *siblings = sorted(attempt.open_children)
         if siblings:
-            text = self._make_text(attempt.task)  # never fed; its copies become the children's
+            text = self._make_text(attempt.task)  # never fed: the children have their own
             return Sequence(attempt=attempt, child=child, text=text, siblings=tuple(siblings), is_lead=True)
         return self.sequence(attempt, child)
 
     def sequence(self, attempt: Attempt, child: int) -> Sequence:
-        """Return ``child`` with what it emitted before this attempt."""
-        return Sequence(
-            attempt=attempt,
-            child=child,
-            text=self.text(attempt, child),
-            output=list(attempt.emitted(child)),
-        )
+        """Return ``child`` with what it emitted before this attempt, its text advanced over that."""
+        emitted = attempt.emitted(child)
+        text = self._make_text(attempt.task)
+        text.replay(emitted)
+        return Sequence(attempt=attempt, child=child, text=text, output=list(emitted))
 
     def _check_children(self, task: GenerationTask, kind: AttemptKind) -> list[int]:
         if not task.done_children <= set(range(task.num_sequences)):

@@ -38,7 +38,7 @@ class Attempt:
     deadline_s: float | None
     open_children: set[int]
     started_s: float | None = None  # first forward step
-    prompt_reported: bool = False  # PrefillDone was emitted
+    prompt_reported: bool = False  # PrefillDone was emitted, or is another worker's to emit
     sequences: list["Sequence"] = field(default_factory=list)
     reserved: tuple[BlockRef, ...] = ()  # a hand-over's blocks before it is committed
     num_filled: int = 0  # prompt blocks announced as filled

@@ -1,7 +1,7 @@
 """What the engine needs of a sequence's text: ``tandem.text.stream.TextStream`` fits, tests may bring their own."""
 
 from collections.abc import Callable, Iterable
-from typing import Protocol, Self
+from typing import Protocol
 
 from tandem.core.types import GenerationTask
 from tandem.text.stream import TextDelta, TextStream
@@ -26,10 +26,6 @@ class SequenceText(Protocol):
 
     def replay(self, token_ids: Iterable[int]) -> None:
         """Advance over tokens whose text is out already."""
-        ...
-
-    def copy(self) -> Self:
-        """Return an independent stream in the same state."""
         ...
 
 

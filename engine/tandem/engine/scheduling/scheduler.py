@@ -208,7 +208,7 @@ class Scheduler:
             return None
         head = self.waiting[0]
         # More children than a whole static batch still make a batch of their own.
-        has_place = head.num_slots <= quota or (quota > 0 and self._num_active() == 0)
+        has_place = head.num_slots <= quota or (quota > 0 and not self.decoding and not self.prefilling)
         return head if head.was_preempted or has_place else None
 
     def _may_start(self, sequence: Sequence) -> bool:
@@ -247,8 +247,10 @@ class Scheduler:
 
     def _view(self, now_s: float) -> BatchView:
         candidates = [s for s in self.waiting if not s.was_preempted] + self.arrived
+        # When only preempted sequences are left of a batch, others may hold the blocks they wait for: then it is over.
+        is_running = bool(self.decoding or self.prefilling)
         return BatchView(
-            num_running=self._num_active(),
+            num_running=self._num_active() if is_running else 0,
             num_reserved=self._num_reserved(),
             num_waiting=sum(s.num_slots for s in candidates),
             oldest_wait_s=max((now_s - s.attempt.arrived_s for s in candidates), default=0.0),

@@ -3,6 +3,7 @@
 import pytest
 
 from tandem.core.errors import InvalidArgument, Overloaded
+from tandem.core.messages import PrefillDone
 from tandem.core.reasons import NO_BLOCKS, NO_SLOT, TOO_LARGE
 from tandem.core.types import PriorityClass, SamplingParams, StopParams
 from tandem.engine.kv.block_table import NoBlocks
@@ -196,3 +197,37 @@ def test_late_writes_into_an_aborted_reservation_are_harmless() -> None:
     target.commit_handover(key_of(new), out.sealed[1].first_tokens)
     drive(target, out)
     assert out.tokens["new", 0] == reference_tokens(new)
+
+
+def test_handed_over_sequences_run_when_the_batch_waits_for_their_blocks() -> None:
+    """Dynamic batching: the running batch was preempted for want of the blocks that those after it hold."""
+    source, engine = make_engine(), make_engine(10, batching="dynamic", batch_size=2, growth_margin=0.0)
+    running = make_task("running", num_prompt=12, stop=ENDLESS)
+    urgent = make_task("urgent", num_prompt=16, max_tokens=3, priority=PriorityClass.INTERACTIVE)
+    engine.start_local(running)
+    source.start_prefill(urgent)
+    out = drive(source)
+    out.add(engine.step())
+    refs = engine.reserve_decode(urgent)
+    copy_blocks(source, engine, key_of(urgent), zip(filled_refs(out, key_of(urgent)), refs, strict=True))
+    engine.commit_handover(key_of(urgent), out.sealed[0].first_tokens)
+    drive(engine, out)
+    assert num_preempted(out) > 0
+    for task in (running, urgent):
+        assert out.tokens[task.request_id, 0] == reference_tokens(task)
+
+
+def test_a_decode_worker_that_computes_again_does_not_report_a_prefill() -> None:
+    tasks = [make_task(f"r{i}", num_prompt=10, stop=ENDLESS) for i in range(3)]
+    source, target = make_engine(), make_engine(10, growth_margin=0.0)
+    for task in tasks:
+        source.start_prefill(task)
+    out = drive(source)
+    for task, sealed in zip(tasks, out.sealed, strict=True):
+        refs = target.reserve_decode(task)
+        copy_blocks(source, target, sealed.key, zip(filled_refs(out, sealed.key), refs, strict=True))
+        target.commit_handover(sealed.key, sealed.first_tokens)
+    late = drive(target, out)
+    assert num_preempted(late) > 0
+    assert len(late.events_of(PrefillDone)) == 3, "one per prefill worker's prompt, none from the decode worker"
+    assert [late.tokens[task.request_id, 0] for task in tasks] == [reference_tokens(task) for task in tasks]

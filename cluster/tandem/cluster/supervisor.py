@@ -20,6 +20,7 @@ from tandem.cluster.progress import Progress
 from tandem.cluster.registry.choice import choose_registry
 from tandem.cluster.runtime.backoff import Backoff
 from tandem.cluster.runtime.base import WorkerRuntime
+from tandem.cluster.runtime.ray_runtime import workers_are_elsewhere
 from tandem.core.environment import child_environment
 from tandem.core.errors import EnvironmentProblem, SetupError
 from tandem.core.prepared_model import PreparedModel
@@ -81,7 +82,7 @@ class Supervisor:
             raise
 
     async def watch(self, stop: asyncio.Event) -> None:
-        """Return when ``stop`` is set. Raises SetupError when the router or the runtime ends: nothing is served then."""
+        """Return when ``stop`` is set. Raises SetupError when the router or the runtime ends."""
         if self._router is None:
             return
         ends = [
@@ -124,7 +125,7 @@ class Supervisor:
         self._remove_registry_folder()
 
     async def _start(self) -> RunningCluster:
-        choice = choose_registry(self._config.registry)
+        choice = choose_registry(self._config.registry, workers_are_elsewhere=workers_are_elsewhere(self._config))
         if choice.warning:
             self._progress.warn(choice.warning)
         namespace = self._config.registry.namespace

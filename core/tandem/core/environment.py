@@ -34,10 +34,18 @@ def child_environment(*, num_threads: int, offline: bool = True) -> dict[str, st
 
     One thread per process unless asked otherwise: on a shared machine OpenMP threads of neighbours stall each other.
     """
-    environment = dict(os.environ)
-    environment["OMP_NUM_THREADS"] = environment["MKL_NUM_THREADS"] = str(num_threads)
-    environment["TOKENIZERS_PARALLELISM"] = "false"
+    environment = {**os.environ, **worker_variables(num_threads=num_threads)}
     environment["RAY_USAGE_STATS_ENABLED"] = "0"
-    if offline:
-        environment["HF_HUB_OFFLINE"] = "1"
+    if not offline:
+        environment.pop("HF_HUB_OFFLINE", None)
     return environment
+
+
+def worker_variables(*, num_threads: int) -> dict[str, str]:
+    """Return the variables alone that a worker needs, for one that is started on another machine."""
+    return {
+        "OMP_NUM_THREADS": str(num_threads),
+        "MKL_NUM_THREADS": str(num_threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+    }

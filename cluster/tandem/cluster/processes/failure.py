@@ -1,5 +1,6 @@
 """How a child says why it could not start, and what the parent makes of it: the same error, one process further up."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,14 @@ def report_failure(error: TandemError) -> None:
 
 def error_from_status(who: str, status: dict[str, Any], log_file: Path) -> SetupError:
     """Return the error that a child's ``failed`` status stands for."""
-    kind = _KINDS.get(str(status.get("reason", "")), EnvironmentProblem)
-    remedy = str(status.get("remedy", "")) or f"see {log_file}"
-    return kind(f"{who} could not start: {status.get('problem', 'no reason given')}", remedy=remedy)
+    return setup_error(who, status, remedy=f"see {log_file}")
+
+
+def setup_error(who: str, facts: Mapping[str, Any], *, remedy: str) -> SetupError:
+    """Return the error of these facts; ``remedy`` is for a failure that brings none of its own."""
+    kind = _KINDS.get(str(facts.get("reason", "")), EnvironmentProblem)
+    problem = facts.get("problem") or "no reason given"
+    return kind(f"{who} could not start: {problem}", remedy=str(facts.get("remedy") or "") or remedy)
 
 
 def error_from_exit(who: str, code: int | None, log_tail: str, log_file: Path) -> EnvironmentProblem:

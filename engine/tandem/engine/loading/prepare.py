@@ -62,6 +62,18 @@ def prepare_model(
         return _convert(resolved, store, dtype=dtype, name=chosen, track=track, clock=clock)
 
 
+def find_prepared(source: str, *, cache_folder: Path, dtype: str, name: str | None = None) -> PreparedModel | None:
+    """Return the prepared folder of a source if it was converted before; never converts, never loads torch.
+
+    Raises ModelError for a source that names nothing.
+    """
+    resolved = resolve_source(source)
+    if resolved.path is not None and (resolved.path / MANIFEST_NAME).is_file():
+        return _already_prepared(resolved.path, dtype)
+    chosen = model_name(name) if name else resolved.name
+    return _Store(cache_folder / "models", resolved.fingerprint(dtype, chosen)).find()
+
+
 def _already_prepared(folder: Path, dtype: str) -> PreparedModel:
     model = read_prepared_model(folder)
     if dtype not in ("auto", model.dtype):

@@ -101,6 +101,7 @@ class Fleet:
     def __init__(self, timers: HealthTimers) -> None:
         self._timers = timers
         self._records: dict[WorkerId, WorkerRecord] = {}
+        self._unlisted: set[WorkerId] = set()  # missing in the last snapshot, but their streams stand
 
     def __len__(self) -> int:
         return len(self._records)
@@ -129,11 +130,18 @@ class Fleet:
             if replaced or (info is None and not record.pulse.attached):
                 left.append(record.key)
                 del self._records[name]
+        self._unlisted = self._records.keys() - listed.keys()
         for info in listed.values():
             if info.worker_id not in self._records:
                 self._records[info.worker_id] = WorkerRecord(info, self._timers)
                 joined.append(info)
         return FleetChange(joined=tuple(joined), left=tuple(left))
+
+    def forget_unlisted(self) -> tuple[WorkerKey, ...]:
+        """Remove the workers that the directory does not list and whose streams have broken since."""
+        gone = [n for n in self._unlisted if n in self._records and not self._records[n].pulse.attached]
+        self._unlisted.difference_update(gone)
+        return tuple(self._records.pop(name).key for name in gone)
 
     def on_beat(self, key: WorkerKey, beat: Beat, now_s: float) -> None:
         """Take a sign of life."""

@@ -261,6 +261,9 @@ class RequestLedger:
         return ()
 
     def _attempt_failed(self, failure: Failure, worker: WorkerKey, now_s: float) -> Sequence[Action]:
+        # A missing token does not tell whose fault it is.
+        attempt = self.attempt
+        blamed = attempt.workers if attempt is not None and failure.reason == GAP else (worker,)
         closing = self._close_attempt(failure.reason)
         is_late = self.deadline_s is not None and now_s >= self.deadline_s
         if is_late or failure.reason == reasons.DEADLINE:
@@ -277,7 +280,7 @@ class RequestLedger:
             return [*closing, *self.failed(choice.error, now_s)]
         for child in self.children:
             child.drop_held()
-        self._avoid.add(worker)
+        self._avoid.update(blamed)
         self.task = replace(
             self.task,
             attempt=self.task.attempt + 1,

@@ -230,6 +230,7 @@ class Router:
                 for worker in self.dispatcher.step():
                     _log.warning("worker_dead", worker_id=worker.worker_id)
                     self._links.restart(worker)
+                self._links.change(joined=(), left=self.dispatcher.fleet.forget_unlisted())
                 await self._update_health()
                 if self.dispatcher.draining and not self.dispatcher.num_live:
                     self._idle.set()

@@ -153,7 +153,18 @@ def test_a_directory_that_lost_its_memory_does_not_stop_a_working_cluster() -> N
     fleet = Fleet(TIMERS)
     record = ready(fleet, "decode-0", Role.DECODE)
     assert fleet.apply([]).left == ()
+    assert fleet.forget_unlisted() == ()
     record.pulse.stream_broke()
+    assert fleet.forget_unlisted() == (D,)
+    assert fleet.forget_unlisted() == ()
+    assert len(fleet) == 0
+
+
+def test_an_unlisted_worker_without_a_stream_leaves_at_once() -> None:
+    fleet = Fleet(TIMERS)
+    record = ready(fleet, "decode-0", Role.DECODE)
+    record.pulse.stream_broke()
+    assert fleet.forget_unlisted() == ()  # still listed
     assert fleet.apply([]).left == (D,)
 
 

@@ -1,0 +1,190 @@
+"""Workers that fail and die under running requests: the caller sees a pause, not an error, and every token once."""
+
+import asyncio
+from pathlib import Path
+
+import grpc.aio
+import pytest
+
+from tandem.core import reasons
+from tandem.core.types import Role
+from tandem.inference.v1 import inference_pb2 as pb
+from tandem.router.config import PlacementSection, RouterConfig, TimersSection
+from tandem.router.placement import PlacementMode
+from tests.fakes.fake_worker import FakeWorker, Pace, failure, text_at, token_at
+from tests.fakes.router_cluster import Cluster, cluster, until
+
+FAST = RouterConfig(port=0, timers=TimersSection(suspect_after_s=0.6, dead_after_s=1.0, gap_timeout_s=0.5))
+
+
+def workers(num_prefill: int = 2, num_decode: int = 2, *, step_s: float = 0.005) -> list[FakeWorker]:
+    return [FakeWorker(f"prefill-{index}", Role.PREFILL) for index in range(num_prefill)] + [
+        FakeWorker(f"decode-{index}", Role.DECODE, Pace(step_s=step_s)) for index in range(num_decode)
+    ]
+
+
+class Reader:
+    """Reads a stream, checking every position; lets a test act in mid-stream."""
+
+    def __init__(self, found: Cluster, *, max_tokens: int, n: int = 1) -> None:
+        self.call = found.stream(pb.GenerateRequest(text="the and", max_tokens=max_tokens, n=n))
+        self.tokens: list[list[int]] = [[] for _ in range(n)]
+        self.texts = [""] * n
+        self.completed: pb.Completed | None = None
+
+    async def read(self, until_position: int | None = None) -> None:
+        while True:
+            message = await self.call.read()
+            if message is grpc.aio.EOF:
+                return
+            if message.WhichOneof("event") == "completed":
+                self.completed = message.completed
+            elif message.WhichOneof("event") == "delta":
+                delta = message.delta
+                assert delta.position == len(self.tokens[delta.index]), "a gap or a repeat"
+                self.tokens[delta.index] += delta.token_ids
+                self.texts[delta.index] += delta.text
+                if until_position is not None and min(map(len, self.tokens)) > until_position:
+                    return
+
+    def assert_whole(self, max_tokens: int) -> None:
+        for child, tokens in enumerate(self.tokens):
+            assert tokens == [token_at(child, position) for position in range(max_tokens)]
+            assert self.texts[child] == "".join(text_at(child, position) for position in range(max_tokens))
+
+
+@pytest.mark.parametrize("n", [1, 3])
+async def test_a_decode_worker_that_dies_in_mid_stream(tmp_path: Path, n: int) -> None:
+    async with cluster(tmp_path, workers(), FAST) as found:
+        reader = Reader(found, max_tokens=80, n=n)
+        await reader.read(until_position=20)
+        victim = next(w for w in found.workers.values() if w.role is Role.DECODE and w.num_running)
+        await victim.stop()
+        await reader.read()
+        reader.assert_whole(80)
+        assert reader.completed is not None
+        assert reader.completed.attempts == 2
+        assert reader.completed.usage.output_tokens == 80 * n
+        assert reader.completed.workers.decode_worker_id != victim.name
+        found.assert_nothing_left()
+
+
+async def test_a_prefill_worker_that_dies_during_the_prompt(tmp_path: Path) -> None:
+    crew = workers()
+    for worker in crew[:2]:
+        worker.pace = Pace(prefill_s=0.3)
+    config = RouterConfig(port=0, timers=FAST.timers, placement=PlacementSection(mode=PlacementMode.SPLIT))
+    async with cluster(tmp_path, crew, config) as found:
+        reader = Reader(found, max_tokens=10)
+        await until(lambda: any(w.tasks for w in crew[:2]))
+        victim = next(w for w in crew[:2] if w.tasks)
+        await victim.stop()
+        await reader.read()
+        reader.assert_whole(10)
+        # The decode worker of the first attempt was told to let go of its reservation.
+        assert sum(len(w.aborts) for w in crew[2:]) >= 1
+        found.assert_nothing_left()
+
+
+async def test_the_only_decode_worker_restarts_with_a_new_epoch(tmp_path: Path) -> None:
+    async with cluster(tmp_path, workers(1, 1), FAST) as found:
+        reader = Reader(found, max_tokens=60)
+        await reader.read(until_position=10)
+        await found.workers["decode-0"].stop()
+        successor = FakeWorker("decode-0", Role.DECODE)
+        await found.register(successor)
+        await reader.read()
+        reader.assert_whole(60)
+        assert successor.tasks[0].attempt >= 1
+        assert len(successor.tasks[0].emitted[0]) > 10
+
+
+async def test_a_silent_worker_is_replaced_and_its_late_tokens_change_nothing(tmp_path: Path) -> None:
+    async with cluster(tmp_path, workers(), FAST) as found:
+        reader = Reader(found, max_tokens=400)
+        await reader.read(until_position=10)
+        zombie = next(w for w in found.workers.values() if w.role is Role.DECODE and w.num_running)
+        zombie.silent = True
+        reading = asyncio.ensure_future(reader.read())
+        await until(lambda: any(w.tasks for w in found.workers.values() if w is not zombie and w.role is Role.DECODE))
+        zombie.silent = False
+        await reading
+        reader.assert_whole(400)
+
+
+async def test_a_short_silence_changes_nothing(tmp_path: Path) -> None:
+    async with cluster(tmp_path, workers(1, 2), FAST) as found:
+        reader = Reader(found, max_tokens=100)
+        await reader.read(until_position=10)
+        paused = next(w for w in found.workers.values() if w.role is Role.DECODE and w.num_running)
+        paused.silent = True
+        await asyncio.sleep(0.4)
+        paused.silent = False
+        await reader.read()
+        reader.assert_whole(100)
+        assert reader.completed is not None
+        assert reader.completed.attempts == 1
+
+
+async def test_a_lost_first_token_is_made_again(tmp_path: Path) -> None:
+    crew = workers(2, 1)
+    crew[0].mute_prefill_tokens = True
+    async with cluster(tmp_path, crew, FAST) as found:
+        reader = Reader(found, max_tokens=12)
+        await reader.read()
+        reader.assert_whole(12)
+        assert reader.completed is not None
+        assert reader.completed.attempts in (1, 2)  # 1 when the healthy prefill worker was chosen at once
+
+
+@pytest.mark.parametrize("reason", [reasons.KV_TIMEOUT, reasons.NO_BLOCKS, reasons.ENGINE, reasons.KV_INTEGRITY])
+async def test_a_retryable_failure_is_not_shown(tmp_path: Path, reason: str) -> None:
+    crew = workers(1, 1)
+    crew[1].fail_next = [failure(reason)]
+    async with cluster(tmp_path, crew, FAST) as found:
+        reader = Reader(found, max_tokens=8)
+        await reader.read()
+        reader.assert_whole(8)
+        assert reader.completed is not None
+        assert reader.completed.attempts == 2
+        found.assert_nothing_left()
+
+
+async def test_poison_takes_two_workers_and_no_third(tmp_path: Path) -> None:
+    crew = workers(1, 3)
+    async with cluster(tmp_path, crew, FAST) as found:
+        reader = Reader(found, max_tokens=4000)
+        other = Reader(found, max_tokens=200)
+        for _ in range(2):
+            task = await _running_decode(found, reader)
+            await task.stop()
+            await asyncio.sleep(0.1)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await reader.read()
+        assert caught.value.code() == grpc.StatusCode.INTERNAL
+        assert "two workers died" in (caught.value.details() or "")
+        assert any(w.role is Role.DECODE and w not in _stopped(found) for w in found.workers.values())
+        other.call.cancel()
+
+
+async def _running_decode(found: Cluster, reader: Reader) -> FakeWorker:
+    await reader.read(until_position=len(reader.tokens[0]))
+    live = found.router.dispatcher._lives
+    (long_one,) = [entry for entry in live.values() if entry.ledger.task.stop.max_tokens == 4000]
+    assert long_one.ledger.attempt is not None
+    return found.workers[long_one.ledger.attempt.decode.worker_id]
+
+
+def _stopped(found: Cluster) -> list[FakeWorker]:
+    return [worker for worker in found.workers.values() if worker._server is None]
+
+
+async def test_without_a_prefill_pool_answers_go_on(tmp_path: Path) -> None:
+    async with cluster(tmp_path, workers(1, 1), FAST) as found:
+        await found.workers["prefill-0"].stop()
+        await asyncio.sleep(0.05)
+        reader = Reader(found, max_tokens=8)
+        await reader.read()
+        reader.assert_whole(8)
+        assert reader.completed is not None
+        assert reader.completed.workers.prefill_worker_id == "decode-0"

@@ -236,6 +236,39 @@ async def test_a_caller_who_leaves_closes_the_stream(leaves: str) -> None:
             await ended.wait()
 
 
+async def test_a_caller_who_leaves_closes_a_stream_that_waits_for_its_reader() -> None:
+    """The handler's iterator is closed, not left to the garbage collector, also when it is the write that waits."""
+    kept: list[AsyncIterator[str]] = []
+    ended = asyncio.Event()
+    yielded = 0
+
+    async def gush() -> AsyncIterator[str]:
+        nonlocal yielded
+        try:
+            while True:
+                yield "x" * 10_000
+                yielded += 1
+        finally:
+            ended.set()
+
+    def keep(text: str, call: CallContext) -> AsyncIterator[str]:
+        kept.append(gush())
+        return kept[0]
+
+    async with running(service_of(_echo, keep)) as channel:
+        method = channel.unary_stream(f"/{NAME}/StreamGenerate", request_serializer=None, response_deserializer=None)
+        stream = method(b"")
+        await stream.read()
+        before = -1
+        async with asyncio.timeout(10):  # ends when the reader who does not read holds the writer back
+            while before != yielded:
+                before = yielded
+                await asyncio.sleep(0.3)
+        stream.cancel()
+        async with asyncio.timeout(5):
+            await ended.wait()
+
+
 async def test_an_error_after_output_ends_the_stream_with_its_status() -> None:
     async def breaks(text: str, call: CallContext) -> AsyncIterator[str]:
         yield "one"

@@ -84,6 +84,15 @@ def test_the_budget_runs_out_and_comes_back() -> None:
     assert sum(budget.take() for _ in range(100)) == 10
 
 
+def test_no_retry_on_an_empty_budget() -> None:
+    budget = RetryBudget()
+
+    def retry() -> Retry | None:
+        return next_retry(Unavailable("lost"), num_retries_done=0, max_retries=99, left_s=9, budget=budget, jitter=0)
+
+    assert [retry() is not None for _ in range(12)] == [True] * 10 + [False] * 2
+
+
 def test_a_refused_retry_costs_no_budget() -> None:
     budget = RetryBudget()
     for _ in range(50):

@@ -46,7 +46,7 @@ def test_plain_text_needs_loopback_or_a_word() -> None:
 
 @pytest.mark.parametrize(
     ("remaining_s", "usable"),
-    [(None, None), (1e12, None), (math.inf, None), (10.0, 9.95), (0.1, 0.09), (0.0, 0.0), (-3.0, 0.0)],
+    [(None, None), (1e12, None), (math.inf, None), (10.0, 9.85), (0.1, 0.089), (0.0, 0.0), (-3.0, 0.0)],
 )
 def test_usable_deadline(remaining_s: float | None, usable: float | None) -> None:
     found = usable_s(remaining_s)

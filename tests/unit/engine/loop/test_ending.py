@@ -127,7 +127,9 @@ def test_some_children_end_at_the_first_token() -> None:
 
 
 def test_released_comes_once_and_after_the_tokens() -> None:
-    out = run_local(make_engine(), [make_task(n=2)])
+    task = make_task(num_prompt=10, n=4, sampling=SamplingParams(temperature=1.5, seed=3, logit_bias={EOS_ID: 7.0}))
+    out = run_local(make_engine(), [task])
+    assert len({len(out.tokens["r0", child]) for child in range(4)}) > 1, "the children end at different steps"
     released = [i for i, result in enumerate(out.results) if any(isinstance(e, AttemptReleased) for e in result.events)]
     last_token = max(i for i, result in enumerate(out.results) if result.tokens)
     assert released == [last_token + 1]

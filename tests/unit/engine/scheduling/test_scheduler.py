@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+from tandem.core.blocks import FirstToken
 from tandem.core.types import PriorityClass, StopParams
 from tandem.engine.config import EngineConfig
 from tandem.engine.engine import Engine
@@ -177,6 +178,20 @@ def test_places_are_kept_for_reservations() -> None:
     out = drive(engine)
     assert max(result.stats.num_decode_rows for result in out.results) == 1
     engine.abort(key_of(reserved))
+
+
+def test_a_handed_over_sequence_takes_a_place_before_waiting_prompts() -> None:
+    engine = make_engine(128, max_sequences=2)
+    task = make_task("handed", num_prompt=4, stop=LONG)
+    engine.reserve_decode(task)
+    for i in range(2):
+        engine.start_local(make_task(f"r{i}", num_prompt=4, stop=LONG))
+    engine.commit_handover(key_of(task), [FirstToken(child=0, token_id=9, finished=False)])
+    results = []
+    while engine.has_work():
+        results.append(engine.step())
+        assert engine.load().num_running <= 2
+    assert results[0].stats.num_decode_rows == 1
 
 
 def test_load_tells_what_is_going_on() -> None:

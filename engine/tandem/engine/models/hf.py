@@ -60,6 +60,7 @@ def _load(prepared: PreparedModel, config: PreTrainedConfig, dtype: torch.dtype)
         local_files_only=True,
         use_safetensors=True,
         trust_remote_code=False,
+        ignore_mismatched_sizes=True,  # they are named in the loading info, and refused below
         output_loading_info=True,
     )
     model: torch.nn.Module = loaded[0]

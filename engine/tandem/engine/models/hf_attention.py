@@ -83,8 +83,11 @@ def paged_attention(
     foreign = [name for name in _FOREIGN if kwargs.get(name) is not None]
     if attention_mask is not None:
         foreign.append("attention_mask")
-    if foreign or kwargs.get("is_causal") is False:
-        raise unsupported(type(module).__name__, f"its attention needs {', '.join(foreign) or 'to look ahead'}")
+    if kwargs.get("is_causal", getattr(module, "is_causal", True)) is False:
+        foreign.append("to look ahead")
+    if foreign:
+        kind = getattr(getattr(module, "config", None), "model_type", type(module).__name__)
+        raise unsupported(str(kind), f"its attention needs {', '.join(foreign)}")
     port: AttentionPort = module.tandem_port  # type: ignore[assignment]
     call = AttentionCall(
         layer_index=int(module.layer_idx),  # type: ignore[arg-type]

@@ -65,6 +65,8 @@ def refuse_by_config(config: PreTrainedConfig) -> None:
 
 
 def _layers(kind: str, config: PreTrainedConfig, calls: list[AttentionCall]) -> tuple[LayerSpec, ...]:
+    if not calls:
+        raise unsupported(kind, "its code does not run over paged attention")
     if [call.layer_index for call in calls] != list(range(config.num_hidden_layers)):
         raise unsupported(
             kind, f"{len(calls)} attention calls in {config.num_hidden_layers} layers: it is not all attention"

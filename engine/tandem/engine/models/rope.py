@@ -15,6 +15,8 @@ import torch
 from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from tandem.core.errors import ModelError
+
 
 class Rope:
     """cos and sin tables of one model, made for a batch's positions."""
@@ -69,8 +71,16 @@ def rope_kinds(config: PreTrainedConfig) -> set[str]:
 
 
 def context_limit(config: PreTrainedConfig) -> int:
-    """Return the longest context whose KV never depends on other sequences of the batch."""
-    limit = int(config.max_position_embeddings)
+    """Return the longest context whose KV never depends on other sequences of the batch.
+
+    Raises ModelError when the config names none.
+    """
+    limit = getattr(config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit < 1:
+        raise ModelError(
+            f"the model's config names no context length (max_position_embeddings is {limit!r})",
+            remedy="get config.json again from the model's source, or serve a model with a bounded context",
+        )
     if "longrope" in rope_kinds(config):
         original = rope_parameters(config).get("original_max_position_embeddings")
         limit = min(limit, int(original or getattr(config, "original_max_position_embeddings", None) or limit))
@@ -91,4 +101,4 @@ def serve_within_original_context(config: PreTrainedConfig) -> None:
     """Turn "dynamic" scaling, which does nothing within the original context, into plain rotation."""
     parameters = rope_parameters(config)
     if parameters.get("rope_type") == "dynamic":
-        config.rope_parameters = {**parameters, "rope_type": "default"}
+        config.rope_parameters = {"rope_type": "default", "rope_theta": parameters["rope_theta"]}

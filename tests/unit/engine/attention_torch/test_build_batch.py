@@ -32,7 +32,11 @@ def run_rows(draw: st.DrawFn) -> list[RunRow]:
 @given(rows=run_rows())
 def test_against_a_loop(rows: list[RunRow]) -> None:
     batch = build_batch(rows, block_size=BLOCK_SIZE)
-    tokens, positions, slots, logit_rows, starts = [], [], [], [], [0]
+    tokens: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    logit_rows: list[int] = []
+    starts = [0]
     for row in rows:
         for offset, token in enumerate(row.token_ids):
             position = row.start_position + offset

@@ -195,7 +195,7 @@ REFUSED: dict[str, tuple[PreTrainedConfig, str]] = {
         DeepseekV3Config(**SMALL, intermediate_size=64, num_key_value_heads=4, first_k_dense_replace=2),
         "keys and values of different shapes",
     ),
-    "one direction missing": (LlamaConfig(**SMALL, **{"is_causal": False}), "both directions"),
+    "one direction missing": (LlamaConfig(**(SMALL | {"is_causal": False})), "both directions"),
 }
 
 

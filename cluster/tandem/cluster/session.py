@@ -26,6 +26,7 @@ class LiveCluster:
     supervisor: Supervisor
     interrupts: Interrupts
     started_in_s: float  # from the first step of this session until requests were served
+    transport: str  # the KV transport that workers of one machine use
 
     async def watch(self) -> None:
         """Return when somebody wants the end; raises SetupError when the cluster ends by itself."""
@@ -93,7 +94,11 @@ async def _live(
         try:
             states.write(state)
             yield LiveCluster(
-                state=state, supervisor=supervisor, interrupts=interrupts, started_in_s=time.monotonic() - began_s
+                state=state,
+                supervisor=supervisor,
+                interrupts=interrupts,
+                started_in_s=time.monotonic() - began_s,
+                transport=config.transfer.transports[0],
             )
         finally:
             phase = progress.begin("stop")

@@ -1,0 +1,1 @@
+"""What the commands of `tandem` do. The command line itself is `tandem.cluster.cli`."""

@@ -1,0 +1,160 @@
+"""`tandem demo`: a real model, split over one prefill and one decode worker, with nothing to configure."""
+
+import asyncio
+import os
+import shlex
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tandem.client import AsyncClient, OutputDelta, StreamCompleted
+from tandem.cluster.commands.checks import port_is_free
+from tandem.cluster.commands.report import served_line, timing_lines, usage_line
+from tandem.cluster.commands.terminal import Terminal, open_terminal
+from tandem.cluster.config.model import (
+    ClusterConfig,
+    Metadata,
+    ModelSection,
+    RuntimeSection,
+)
+from tandem.cluster.progress import LineProgress
+from tandem.cluster.run_state import RunStates
+from tandem.cluster.session import LiveCluster, live_cluster
+from tandem.core.config.units import parse_bytes
+from tandem.core.environment import read_environment
+from tandem.core.errors import InternalError
+from tandem.engine.config import EngineConfig
+from tandem.router.config import PlacementSection, RouterConfig
+from tandem.router.placement import PlacementMode
+
+PORT = 8700
+NAME = "demo"
+_ANSWER_S = 120.0
+_MAX_TOKENS = 96
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoPlan:
+    """What the person asked for."""
+
+    once: bool
+    runtime: str  # "local" or "ray"
+    question: str
+    source: str
+
+
+def run_demo(plan: DemoPlan) -> None:
+    """Run the demo. Raises TandemError, or Interrupted when it was ended before it had answered."""
+    asyncio.run(_demo(plan))
+
+
+def demo_config(plan: DemoPlan, *, name: str, port: int) -> ClusterConfig:
+    """Return the demo's cluster. Always split, so that what it shows is a hand-over."""
+    return ClusterConfig(
+        metadata=Metadata(name=name),
+        model=ModelSection(source=plan.source),
+        runtime=RuntimeSection.model_validate({"kind": plan.runtime, "stop_timeout_s": 20.0}),
+        router=RouterConfig(port=port, placement=PlacementSection(mode=PlacementMode.SPLIT)),
+        # A small pool and a short profile: what matters here is to be up soon.
+        engine=EngineConfig.model_validate({"kv_memory_bytes": parse_bytes("128MiB"), "profile_budget_s": 0.4}),
+    )
+
+
+async def _demo(plan: DemoPlan) -> None:
+    began_s = time.monotonic()
+    environment = read_environment()
+    terminal = open_terminal(environment)
+    progress = terminal.progress()
+    taken = {state.name for state in RunStates(environment.run_folder).running()}
+    port = PORT if port_is_free(PORT) else 0
+    if port == 0:
+        progress.warn(f"port {PORT} is in use; taking a free one")
+    config = demo_config(plan, name=NAME if NAME not in taken else f"{NAME}-{os.getpid()}", port=port)
+    try:
+        async with live_cluster(config, environment=environment, progress=progress) as cluster:
+            await cluster.interrupts.unless_stopped(_show(plan, cluster, terminal, progress, began_s))
+            if not plan.once:
+                terminal.note("\nup until Ctrl-C")
+                await cluster.watch()
+    finally:
+        progress.stop()
+
+
+async def _show(
+    plan: DemoPlan, cluster: LiveCluster, terminal: Terminal, progress: LineProgress, began_s: float
+) -> None:
+    async with AsyncClient(cluster.state.public_address, timeout_s=_ANSWER_S) as client:
+        completed = await _ask(plan.question, client, terminal, progress, began_s)
+    timings = completed.timings
+    terminal.say()
+    for line in timing_lines(timings):
+        terminal.say(f"  {line}")
+    transport = "shared memory" if cluster.transport == "shm" else cluster.transport
+    terminal.say(f"  {served_line(completed.workers, transport=f'KV over {transport}')}")
+    terminal.say(f"  {usage_line(completed.usage, timings)}")
+    if timings.handover_ms is None:
+        raise InternalError("the demo was not served by a pair of workers")
+    if not plan.once:
+        terminal.say("\nTry, in another terminal:")
+    else:
+        terminal.say("\nTry, while `tandem demo` (without --once) runs:")
+    for line in paste_lines(cluster.state.public_address, cluster.state.name):
+        terminal.say(f"  {line}")
+
+
+async def _ask(
+    question: str, client: AsyncClient, terminal: Terminal, progress: LineProgress, began_s: float
+) -> StreamCompleted:
+    """Ask through the SDK and stream the answer. Raises TandemError."""
+    terminal.say(f"\n{terminal.bold('>')} {question}")
+    first_s: float | None = None
+    completed: StreamCompleted | None = None
+    asked = client.stream(messages=[{"role": "user", "content": question}], max_tokens=_MAX_TOKENS, temperature=0.0)
+    async with asked as stream:
+        async for event in stream:
+            if isinstance(event, OutputDelta):
+                first_s = first_s or time.monotonic()
+                terminal.stream(event.text)
+            elif isinstance(event, StreamCompleted):
+                completed = event
+    terminal.say()
+    if completed is None or first_s is None:
+        raise InternalError("the stream ended without an answer")
+    terminal.note(f"\nfirst token {first_s - began_s:.1f} s after the start of the command")
+    return completed
+
+
+def paste_lines(address: str, name: str) -> list[str]:
+    """Return commands that work as they are printed."""
+    command = command_line()
+    python = shlex.quote(_short(Path(sys.executable)))
+    code = f"from tandem.client import Client; print(Client('{address}').generate('The capital of France is').text)"
+    chosen = "" if name == NAME else f" --name {name}"
+    return [
+        f'{command} generate --chat "Tell me a joke about bicycles."{chosen}',
+        f'{python} -c "{code}"',
+        f"{command} status{chosen}",
+    ]
+
+
+def command_line() -> str:
+    """Return what to type for this very `tandem`: its name if that finds it, else its path."""
+    found = shutil.which("tandem")
+    beside = Path(sys.executable).with_name("tandem")
+    if found is not None and Path(found).resolve() == beside.resolve():
+        return "tandem"
+    return (
+        shlex.quote(_short(beside))
+        if beside.exists()
+        else f"{shlex.quote(_short(Path(sys.executable)))} -m tandem.cluster"
+    )
+
+
+def _short(path: Path) -> str:
+    """Return the path relative to here where that is shorter to type."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -65,7 +65,7 @@ class Pace:
     """How fast a fake worker is."""
 
     step_s: float = 0.005
-    prefill_s: float = 0.002
+    prefill_s: float = 0.002  # a decode worker believes that its prefill worker needs this long
     handover_s: float = 0.002
     beat_s: float = 0.2
     phase_s: float = 0.0  # offset of the first step
@@ -106,6 +106,7 @@ class FakeWorker:
         self._outbox: asyncio.Queue[WorkerMessage] = asyncio.Queue()
         self._events: list[RequestEvent] = []
         self._first_tokens: list[TokenDelta] = []
+        self._half: set[tuple[RequestId, int]] = set()
         self._sequence = 0
         self._server: RpcServer | None = None
         self._timers: set[asyncio.TimerHandle] = set()
@@ -191,12 +192,20 @@ class FakeWorker:
                         self._reserved(command.task, command.source)
                 case ForwardGrant():
                     self.grants.append(command)
-                    self._events.append(AttemptReleased(request_id=command.request_id, attempt=command.attempt))
+                    self._half_done(command.request_id, command.attempt)
                 case Abort():
                     self.aborts.append(command)
                     for key in [k for k in self._running if k[:2] == (command.request_id, command.attempt)]:
                         if command.child is None or key[2] == command.child:
                             del self._running[key]
+
+    def _half_done(self, request_id: RequestId, attempt: int) -> None:
+        """P holds its blocks until the prompt is computed and granted for, whichever is later."""
+        if (request_id, attempt) in self._half:
+            self._half.discard((request_id, attempt))
+            self._events.append(AttemptReleased(request_id=request_id, attempt=attempt))
+        else:
+            self._half.add((request_id, attempt))
 
     def _fails(self, task: GenerationTask) -> bool:
         if not self.fail_next:
@@ -219,6 +228,8 @@ class FakeWorker:
             for child in range(task.num_sequences):
                 if child not in task.done_children:
                     self._first_tokens.append(self._token(_Sequence(task, child, _start(task, child))))
+        if self.role is Role.PREFILL:
+            self._half_done(task.request_id, task.attempt)
         self._flush()
 
     def _reserved(self, task: GenerationTask, source: KvSource) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 
@@ -20,6 +21,7 @@ from tandem.router.server import Router
 from tests.fakes.fake_worker import DIGEST, MODEL, FakeWorker
 from tests.fakes.tiny_tokenizer import save_tiny_tokenizer
 
+EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
 SERVICE = "/tandem.inference.v1.InferenceService/"
 
 
@@ -65,6 +67,10 @@ class Cluster:
         """Start a worker and put it into the directory."""
         self.workers[worker.name] = worker
         self.directory.register(await worker.start(), ttl_s=ttl_s)
+
+    def raw(self, method: str) -> Any:
+        """A unary call of the inference service in bytes."""
+        return self.channel.unary_unary(SERVICE + method, request_serializer=None, response_deserializer=None)
 
     def assert_nothing_left(self) -> None:
         """No request, no charge, no open span."""

@@ -10,8 +10,8 @@ from tandem.core.ids import Tenant
 from tandem.core.limits import RequestLimits
 from tandem.core.types import PriorityClass
 from tandem.router.client_stream import StreamBounds
-from tandem.router.dispatcher import DispatcherPolicy
 from tandem.router.health import HealthTimers
+from tandem.router.live import DispatcherPolicy
 from tandem.router.placement import PlacementMode, PlacementPolicy
 from tandem.router.queue import QueueBounds
 from tandem.router.recovery import RecoveryPolicy

@@ -6,7 +6,6 @@ is in ``ledger``, ``queue``, ``placement``, ``recovery`` and ``fleet``; this is 
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 from tandem.core import reasons
 from tandem.core.clock import Clock
@@ -26,43 +25,19 @@ from tandem.router.actions import (
 )
 from tandem.router.attempt import Stage
 from tandem.router.client_stream import Overflow, Sink
-from tandem.router.credits import AttemptKey, Charge
+from tandem.router.credits import AttemptKey
 from tandem.router.fleet import Fleet, FleetChange
 from tandem.router.ledger import RequestLedger
 from tandem.router.lengths import OutputLengths
+from tandem.router.live import DispatcherPolicy, Live, charges_of, demand_of
 from tandem.router.observer import Observer
 from tandem.router.phases import PhaseClock
-from tandem.router.placement import Demand, NoCapacity, Placement, PlacementPolicy, place
+from tandem.router.placement import Demand, NoCapacity, Placement, place
 from tandem.router.queue import CentralQueue, QueueEntry
-from tandem.router.recovery import RecoveryPolicy, RetryBudget, error_for
+from tandem.router.recovery import RetryBudget, error_for
 from tandem.router.timers import Timer, TimerKind, Timers
 
 Send = Callable[[WorkerKey, Command], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DispatcherPolicy:
-    """Bounds and knobs of the parts the dispatcher joins."""
-
-    placement: PlacementPolicy = field(default_factory=PlacementPolicy)
-    recovery: RecoveryPolicy = field(default_factory=RecoveryPolicy)
-    max_queue_wait_s: float = 120.0
-    no_worker_wait_s: float = 15.0
-    keep_alive_s: float = 5.0
-    gap_timeout_s: float = 5.0
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Live:
-    """One request that has not ended."""
-
-    ledger: RequestLedger
-    sink: Sink
-    entry: QueueEntry
-    arrived_s: float
-    last_put_s: float
-    avoid: frozenset[WorkerKey] = frozenset()
-    placement: Placement | None = None
 
 
 class Dispatcher:
@@ -282,7 +257,7 @@ class Dispatcher:
         self._room_changed = False
         while (entry := self.queue.peek()) is not None:
             live = self._lives[entry.request_id]
-            demand = self._demand(live)
+            demand = demand_of(live.ledger.task, avoid=live.avoid, lengths=self._lengths)
             choice = place(
                 demand,
                 prefills=self.fleet.views(Role.PREFILL),
@@ -308,39 +283,13 @@ class Dispatcher:
         self._shed(live, Unavailable("no decode worker is alive", reason="NO_WORKER", retry_after_s=5.0), now_s)
         return True
 
-    def _demand(self, live: Live) -> Demand:
-        task = live.ledger.task
-        num_emitted = max((len(tokens) for tokens in task.emitted), default=0)
-        left = max(task.stop.max_tokens - num_emitted, 1)
-        return Demand(
-            num_prompt_tokens=len(task.prompt_token_ids) + num_emitted,
-            num_sequences=task.num_sequences - len(task.done_children),
-            growth_tokens=self._lengths.expected_tokens(task.tenant, left),
-            max_tokens=left,
-            avoid=live.avoid,
-            only_local=num_emitted > 0 and task.num_sequences > 1,
-        )
-
     def _dispatch(self, live: Live, demand: Demand, choice: Placement, now_s: float) -> None:
         live.placement = choice
         key = AttemptKey(request_id=live.entry.request_id, attempt=live.ledger.task.attempt)
-        compute = Charge(prefill_s=choice.predicted_prefill_s, prefill_tokens=demand.num_prompt_tokens)
-        decode = self.fleet.get(choice.decode)
-        prefill = self.fleet.get(choice.prefill) if choice.prefill is not None else None
-        if prefill is not None:
-            prefill.in_flight.add(key, compute)
-        if decode is not None:
-            local = compute if prefill is None else Charge()
-            decode.in_flight.add(
-                key,
-                Charge(
-                    prefill_s=local.prefill_s,
-                    prefill_tokens=local.prefill_tokens,
-                    num_sequences=demand.num_sequences,
-                    num_blocks=choice.num_blocks,
-                    context_tokens=demand.num_sequences * demand.num_prompt_tokens,
-                ),
-            )
+        for worker, charge in charges_of(demand, choice).items():
+            record = self.fleet.get(worker)
+            if record is not None:
+                record.in_flight.add(key, charge)
         self._observer.placed(live.ledger.task, choice, waited_s=now_s - live.arrived_s)
         actions = live.ledger.dispatched(prefill=choice.prefill, decode=choice.decode, now_s=now_s)
         self._apply(live, actions, now_s)

@@ -69,7 +69,6 @@ class Demand:
     num_prompt_tokens: int  # with the tokens already emitted, when it is continued
     num_sequences: int
     growth_tokens: int
-    max_tokens: int
     avoid: frozenset[WorkerKey] = field(default_factory=frozenset)
     only_local: bool = False
 

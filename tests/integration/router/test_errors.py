@@ -3,6 +3,7 @@
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import pytest
@@ -22,7 +23,7 @@ from tandem.router.config import (
 from tandem.router.placement import PlacementMode
 from tandem.rpc.keys import issue_key
 from tests.fakes.fake_worker import FakeWorker, Pace, failure
-from tests.fakes.router_cluster import SERVICE, Cluster, cluster, until
+from tests.fakes.router_cluster import EOF, SERVICE, Cluster, cluster, until
 
 ALWAYS_SPLIT = RouterConfig(port=0, placement=PlacementSection(mode=PlacementMode.SPLIT))
 
@@ -33,7 +34,8 @@ def pair(**decode: object) -> list[FakeWorker]:
 
 def details(error: grpc.aio.AioRpcError) -> tuple[error_details_pb2.ErrorInfo, error_details_pb2.BadRequest]:
     info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-    trailing = dict(error.trailing_metadata() or ())
+    pairs: Any = error.trailing_metadata() or ()
+    trailing = dict(pairs)
     status = status_pb2.Status.FromString(trailing["grpc-status-details-bin"])
     for detail in status.details:
         for kind in (info, bad):
@@ -98,7 +100,7 @@ async def test_bad_requests(
 
 async def test_bad_utf8_is_a_bad_request(tmp_path: Path) -> None:
     async with cluster(tmp_path, pair()) as found:
-        method = found.channel.unary_unary(SERVICE + "Generate")
+        method = found.raw("Generate")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await method(b"\x12\x02\xff\xfe", timeout=5.0)
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
@@ -145,7 +147,8 @@ async def test_a_deadline_in_mid_stream_names_the_stage_and_stops_the_workers(tm
 @pytest.mark.parametrize("when", ["prefill", "decode"])
 async def test_a_caller_who_leaves_is_noticed_by_both_workers(tmp_path: Path, when: str) -> None:
     workers = pair()
-    workers[0].pace = Pace(prefill_s=0.3 if when == "prefill" else 0.002)
+    for worker in workers:
+        worker.pace = Pace(prefill_s=0.3 if when == "prefill" else 0.002)
     async with cluster(tmp_path, workers, ALWAYS_SPLIT) as found:
         prefill, decode = workers
         call = found.stream(pb.GenerateRequest(text="x", max_tokens=4000))
@@ -172,9 +175,10 @@ async def test_a_caller_who_does_not_read_is_ended_and_nobody_waits_for_it(tmp_p
     async with cluster(tmp_path, workers, config) as found:
         options = [("grpc.http2.bdp_probe", 0), ("grpc.use_local_subchannel_pool", 1)]  # no growing window
         async with grpc.aio.insecure_channel(found.router.address, options=options) as channel:
-            slow = channel.unary_stream(SERVICE + "StreamGenerate")(
-                pb.GenerateRequest(text="x", max_tokens=4000).SerializeToString(), timeout=60.0
+            stream: Any = channel.unary_stream(
+                SERVICE + "StreamGenerate", request_serializer=None, response_deserializer=None
             )
+            slow = stream(pb.GenerateRequest(text="x", max_tokens=4000).SerializeToString(), timeout=60.0)
             await slow.read()
             other = await found.generate(pb.GenerateRequest(text="the", max_tokens=50))
             assert len(other.sequences[0].token_ids) == 50
@@ -182,7 +186,7 @@ async def test_a_caller_who_does_not_read_is_ended_and_nobody_waits_for_it(tmp_p
             await until(lambda: any(a.reason == reasons.SLOW_CONSUMER for a in decode.aborts), timeout_s=30.0)
             assert decode.num_emitted < 3900
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                while await slow.read() is not grpc.aio.EOF:
+                while await slow.read() is not EOF:
                     pass
             assert caught.value.code() == grpc.StatusCode.CANCELLED
             info, _ = details(caught.value)
@@ -193,7 +197,8 @@ async def test_a_caller_who_does_not_read_is_ended_and_nobody_waits_for_it(tmp_p
 
 async def test_silence_brings_keep_alives(tmp_path: Path) -> None:
     workers = pair()
-    workers[0].pace = Pace(prefill_s=1.2)
+    for worker in workers:
+        worker.pace = Pace(prefill_s=1.2)
     config = RouterConfig(port=0, timers=TimersSection(keep_alive_s=0.3), placement=ALWAYS_SPLIT.placement)
     async with cluster(tmp_path, workers, config) as found:
         kinds = [m.WhichOneof("event") async for m in found.stream(pb.GenerateRequest(text="x", max_tokens=2))]
@@ -227,7 +232,8 @@ async def test_a_full_queue_refuses_at_once_with_a_hint(tmp_path: Path) -> None:
             await found.generate(pb.GenerateRequest(text="x", max_tokens=4))
         assert time.monotonic() - begun_s < 0.5
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
-        assert any(key == "grpc-retry-pushback-ms" for key, _ in caught.value.trailing_metadata() or ())
+        trailing: Any = caught.value.trailing_metadata()
+        assert any(key == "grpc-retry-pushback-ms" for key, _ in trailing)
         for call in calls:
             call.cancel()
         await until(lambda: found.router.dispatcher.num_live == 0)
@@ -240,7 +246,7 @@ async def test_keys_name_the_tenant_and_nobody_else_gets_in(tmp_path: Path) -> N
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await found.generate(pb.GenerateRequest(text="x", max_tokens=2))
         assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
-        method = found.channel.unary_unary(SERVICE + "Generate")
+        method = found.raw("Generate")
         request = pb.GenerateRequest(text="x", max_tokens=2).SerializeToString()
         await method(request, metadata=(("authorization", f"Bearer {key.text}"),), timeout=10.0)
         assert {task.tenant for task in found.workers["decode-0"].tasks} == {"a"}

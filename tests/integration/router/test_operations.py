@@ -4,6 +4,7 @@ import asyncio
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import pytest
@@ -23,7 +24,7 @@ from tandem.router.server import Router, run_router
 from tandem.rpc.channels import open_channel
 from tandem.rpc.stubs.admin import ClusterStub, RegistryStub
 from tests.fakes.fake_worker import MODEL, FakeWorker
-from tests.fakes.router_cluster import SERVICE, Cluster, cluster, save_model, until
+from tests.fakes.router_cluster import EOF, SERVICE, Cluster, cluster, save_model, until
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -70,7 +71,7 @@ async def test_reflection_lists_the_public_services(tmp_path: Path) -> None:
             response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
         )
         call = method(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=5.0)
-        answer = await call.read()
+        answer: Any = await call.read()
         names = {service.name for service in answer.list_services_response.service}
         assert {"tandem.inference.v1.InferenceService", "tandem.inference.v1.ModelService"} <= names
         assert not any("worker" in name or "admin" in name for name in names)
@@ -154,7 +155,7 @@ async def test_stopping_ends_what_does_not_end_itself(tmp_path: Path) -> None:
         await call.read()
         await found.router.stop(grace_s=0.1)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            while await call.read() is not grpc.aio.EOF:
+            while await call.read() is not EOF:
                 pass
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
         await until(lambda: found.workers["decode-0"].num_running == 0)
@@ -198,7 +199,7 @@ async def test_the_metrics_endpoint_counts_requests(tmp_path: Path) -> None:
 async def test_the_callers_trace_context_reaches_the_workers(tmp_path: Path) -> None:
     trace = "0123456789abcdef0123456789abcdef"
     async with cluster(tmp_path, pair()) as found:
-        method = found.channel.unary_unary(SERVICE + "Generate")
+        method = found.raw("Generate")
         request = pb.GenerateRequest(text="x", max_tokens=2).SerializeToString()
         metadata = (("traceparent", f"00-{trace}-00f067aa0ba902b7-01"),)
         await method(request, metadata=metadata, timeout=10.0)

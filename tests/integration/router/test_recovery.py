@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import pytest
@@ -12,7 +13,7 @@ from tandem.inference.v1 import inference_pb2 as pb
 from tandem.router.config import PlacementSection, RouterConfig, TimersSection
 from tandem.router.placement import PlacementMode
 from tests.fakes.fake_worker import FakeWorker, Pace, failure, text_at, token_at
-from tests.fakes.router_cluster import Cluster, cluster, until
+from tests.fakes.router_cluster import EOF, Cluster, cluster, until
 
 FAST = RouterConfig(port=0, timers=TimersSection(suspect_after_s=0.6, dead_after_s=1.0, gap_timeout_s=0.5))
 
@@ -34,8 +35,8 @@ class Reader:
 
     async def read(self, until_position: int | None = None) -> None:
         while True:
-            message = await self.call.read()
-            if message is grpc.aio.EOF:
+            message: Any = await self.call.read()
+            if message is EOF:
                 return
             if message.WhichOneof("event") == "completed":
                 self.completed = message.completed
@@ -71,7 +72,7 @@ async def test_a_decode_worker_that_dies_in_mid_stream(tmp_path: Path, n: int) -
 
 async def test_a_prefill_worker_that_dies_during_the_prompt(tmp_path: Path) -> None:
     crew = workers()
-    for worker in crew[:2]:
+    for worker in crew:
         worker.pace = Pace(prefill_s=0.3)
     config = RouterConfig(port=0, timers=FAST.timers, placement=PlacementSection(mode=PlacementMode.SPLIT))
     async with cluster(tmp_path, crew, config) as found:

@@ -1,6 +1,7 @@
 """The buffer between dispatcher and caller: coalescing, bounds, wake-ups; and the collector."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -142,12 +143,13 @@ def test_a_failure_drops_what_waits_and_frees_a_writer_that_hangs() -> None:
 
 
 async def test_wait_returns_when_something_is_put() -> None:
-    for put in (
+    puts: list[Callable[[ClientStream], None]] = [
         lambda s: s.put_started(Started(num_prompt_tokens=1, num_cached_tokens=0)),
         lambda s: s.put_delta(make_delta(0)),
         lambda s: s.put_keep_alive(),
         lambda s: s.put_ended(make_ended()),
-    ):
+    ]
+    for put in puts:
         stream = ClientStream(REQUEST, BOUNDS)
         waiting = asyncio.ensure_future(stream.wait())
         await asyncio.sleep(0)

@@ -1,10 +1,12 @@
 """The dispatcher with recorded commands and a clock that moves when told."""
 
+from typing import Any
+
 import pytest
 
 from tandem.core import reasons
 from tandem.core.errors import DeadlineExceeded, InvalidArgument, Overloaded, TandemError, Unavailable
-from tandem.core.ids import RequestId
+from tandem.core.ids import Epoch, RequestId
 from tandem.core.messages import (
     Abort,
     AttemptFailed,
@@ -22,9 +24,10 @@ from tandem.core.messages import (
 from tandem.core.types import FinishReason, GenerationTask, KvSource, Outcome, Role, TokenDelta, WorkerLoad
 from tandem.router.actions import Ended, Started, WorkerKey
 from tandem.router.client_stream import Overflow
-from tandem.router.dispatcher import Dispatcher, DispatcherPolicy
+from tandem.router.dispatcher import Dispatcher
 from tandem.router.fleet import Fleet
 from tandem.router.health import HealthTimers
+from tandem.router.live import DispatcherPolicy
 from tandem.router.observer import SilentObserver
 from tandem.router.queue import CentralQueue, QueueBounds
 from tests.unit.router.builders import D2, D, P, SteppedClock, make_delta, make_info, make_task
@@ -88,7 +91,7 @@ class World:
             self.dispatcher.on_attached(worker)
 
     def submit(
-        self, name: str = "r", *, deadline_in_s: float | None = None, sink: Sink | None = None, **task: int
+        self, name: str = "r", *, deadline_in_s: float | None = None, sink: Sink | None = None, **task: Any
     ) -> Sink:
         sink = sink or Sink()
         now_s = self.clock.now_s()
@@ -398,7 +401,7 @@ def test_reports_of_another_life_are_counted_and_dropped() -> None:
     world = World(P, D)
     sink = world.submit()
     stale = StepReport(worker_epoch=P.epoch, sequence=1, tokens=(token(0),), events=(done(),))
-    world.dispatcher.on_report(WorkerKey(worker_id=P.worker_id, epoch=D.epoch + 7), stale)
+    world.dispatcher.on_report(WorkerKey(worker_id=P.worker_id, epoch=Epoch(D.epoch + 7)), stale)
     assert sink.deltas == []
     assert world.dispatcher.num_stale == 2
 

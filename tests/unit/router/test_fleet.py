@@ -34,19 +34,23 @@ def ready(fleet: Fleet, name: str, role: Role) -> WorkerRecord:
     return record
 
 
+def health_of(pulse: WorkerPulse) -> Health:
+    return pulse.health
+
+
 # --- health --------------------------------------------------------------------------------------------------------
 
 
 def test_silence_makes_suspect_then_dead() -> None:
     pulse = WorkerPulse(TIMERS)
-    assert pulse.health is Health.CONNECTING
+    assert health_of(pulse) is Health.CONNECTING
     pulse.stream_opened(0.0)
     assert not pulse.tick(5.9)
-    assert pulse.health is Health.ALIVE
+    assert health_of(pulse) is Health.ALIVE
     assert not pulse.tick(6.0)
-    assert pulse.health is Health.SUSPECT
+    assert health_of(pulse) is Health.SUSPECT
     assert pulse.tick(10.0)
-    assert pulse.health is Health.DEAD
+    assert health_of(pulse) is Health.DEAD
     assert not pulse.tick(11.0), "death is told once"
 
 
@@ -55,24 +59,24 @@ def test_a_beat_brings_back_a_suspect() -> None:
     pulse.stream_opened(0.0)
     pulse.tick(7.0)
     pulse.heard(7.1)
-    assert pulse.health is Health.ALIVE
+    assert health_of(pulse) is Health.ALIVE
 
 
 def test_a_broken_stream_makes_suspect_at_once_and_only_a_stream_ends_that() -> None:
     pulse = WorkerPulse(TIMERS)
     pulse.stream_opened(0.0)
     pulse.stream_broke()
-    assert pulse.health is Health.SUSPECT
+    assert health_of(pulse) is Health.SUSPECT
     pulse.heard(1.0)
-    assert pulse.health is Health.SUSPECT
+    assert health_of(pulse) is Health.SUSPECT
     pulse.stream_opened(2.0)
-    assert pulse.health is Health.ALIVE
+    assert health_of(pulse) is Health.ALIVE
 
 
 def test_a_worker_never_heard_is_not_dead() -> None:
     pulse = WorkerPulse(TIMERS)
     assert not pulse.tick(1000.0)
-    assert pulse.health is Health.CONNECTING
+    assert health_of(pulse) is Health.CONNECTING
 
 
 # --- in-flight -----------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The ledger of one request, transition by transition."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -78,6 +78,10 @@ def requeued(actions: Sequence[Action]) -> Requeue:
     return found
 
 
+def stage_of(ledger: RequestLedger) -> Stage:
+    return ledger.stage
+
+
 def aborted(actions: Sequence[Action]) -> list[WorkerKey]:
     return [a.worker for a in actions if isinstance(a, SendCommand) and isinstance(a.command, Abort)]
 
@@ -91,7 +95,7 @@ def test_dispatch_tells_both_sides() -> None:
     assert isinstance(to_d.command, ReserveDecode)
     assert to_d.command.source is KvSource.HANDOVER
     assert isinstance(to_p.command, StartPrefill)
-    assert ledger.stage is Stage.PREFILLING
+    assert stage_of(ledger) is Stage.PREFILLING
 
 
 def test_local_dispatch_tells_d_alone() -> None:
@@ -101,7 +105,7 @@ def test_local_dispatch_tells_d_alone() -> None:
     assert isinstance(to_d.command, ReserveDecode)
     assert to_d.command.source is KvSource.LOCAL
     ledger.on_event(D, prefill_done(), 2.0)
-    assert ledger.stage is Stage.DECODING
+    assert stage_of(ledger) is Stage.DECODING
 
 
 def test_what_is_left_of_the_deadline_goes_with_the_task() -> None:
@@ -123,21 +127,21 @@ def test_the_stages_in_their_order() -> None:
     ledger = running()
     (started,) = [a for a in ledger.on_event(P, prefill_done(), 2.0) if isinstance(a, Started)]
     assert (started.num_prompt_tokens, started.num_cached_tokens) == (10, 4)
-    assert ledger.stage is Stage.SEALED
+    assert stage_of(ledger) is Stage.SEALED
     (forward,) = ledger.on_event(D, granted(), 2.0)
     assert isinstance(forward, SendCommand)
     assert forward.worker == P
     assert forward.command == ForwardGrant(request_id=REQUEST, attempt=0, grant=b"g")
-    assert ledger.stage is Stage.HANDING
+    assert stage_of(ledger) is Stage.HANDING
     ledger.on_event(D, handed_over(), 3.0)
-    assert ledger.stage is Stage.DECODING
+    assert stage_of(ledger) is Stage.DECODING
 
 
 def test_a_grant_before_the_prompt_is_computed_is_forwarded_at_once() -> None:
     ledger = running()
     assert len(ledger.on_event(D, granted(), 2.0)) == 1
     ledger.on_event(P, prefill_done(), 2.0)
-    assert ledger.stage is Stage.HANDING
+    assert stage_of(ledger) is Stage.HANDING
 
 
 def test_a_repeated_grant_and_a_grant_from_p_go_nowhere() -> None:
@@ -195,7 +199,7 @@ def test_all_children_must_finish() -> None:
 @pytest.mark.parametrize("how", ["cancelled", "deadline", "shed", "failed", "slow"])
 def test_any_end_aborts_both_sides_and_is_the_only_one(how: str) -> None:
     ledger = running()
-    ends = {
+    ends: dict[str, Callable[[], Sequence[Action]]] = {
         "cancelled": lambda: ledger.cancelled(2.0),
         "deadline": lambda: ledger.deadline_passed(2.0),
         "shed": lambda: ledger.shed(Overloaded("full"), 2.0),
@@ -259,7 +263,7 @@ def test_a_failure_before_the_first_token_is_retried_elsewhere() -> None:
     assert aborted(actions) == [D]  # P holds nothing any more; D must be told
     again = requeued(actions)
     assert (again.task.attempt, again.task.emitted, again.avoid) == (1, (), frozenset({P}))
-    assert ledger.stage is Stage.ADMITTED
+    assert stage_of(ledger) is Stage.ADMITTED
 
 
 def test_two_silent_retries_then_the_error() -> None:

@@ -1,6 +1,7 @@
 """Where a request runs, and why."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -25,14 +26,14 @@ AGGREGATED = PlacementPolicy(mode=PlacementMode.AGGREGATED)
 
 
 def demand(prompt: int = 64, n: int = 1, growth: int = 32) -> Demand:
-    return Demand(num_prompt_tokens=prompt, num_sequences=n, growth_tokens=growth, max_tokens=growth)
+    return Demand(num_prompt_tokens=prompt, num_sequences=n, growth_tokens=growth)
 
 
-def prefill(name: str = "prefill-0", **kwargs: float) -> WorkerView:
+def prefill(name: str = "prefill-0", **kwargs: Any) -> WorkerView:
     return replace(make_view(name, Role.PREFILL), **kwargs)
 
 
-def decode(name: str = "decode-0", **kwargs: int) -> WorkerView:
+def decode(name: str = "decode-0", **kwargs: Any) -> WorkerView:
     return replace(make_view(name, Role.DECODE), **kwargs)
 
 

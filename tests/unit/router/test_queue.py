@@ -34,7 +34,7 @@ def entry(
 
 
 def drain(queue: CentralQueue, most: int = 10_000) -> list[QueueEntry]:
-    taken = []
+    taken: list[QueueEntry] = []
     while len(taken) < most and (head := queue.peek()) is not None:
         queue.take(head)
         taken.append(head)

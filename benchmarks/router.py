@@ -1,0 +1,217 @@
+"""Benchmark of one router process: tokens/s streamed, latency added, memory per stream.
+
+Three processes on one machine, joined by real gRPC over loopback:
+
+- fake workers (``tests.fakes.worker_process``): prefill and decode workers without a model. Each decode worker sends
+  one message per step with a token for each of its streams (32), at a set pace, staggered; a token's text is the time
+  of its emission in microseconds of CLOCK_MONOTONIC, which all processes of a machine share;
+- the router (``benchmarks.router_server``), with all its product code: access control, tokens from ids, queue,
+  placement, ledger, ordering, client buffers, metrics;
+- the load (``benchmarks.router_load``): N long streams over several connections, messages kept as bytes and read after
+  the window.
+
+*Max sustained*: the pace is raised by steps of 12 % until the delivered rate stops following (below 97 % of the set
+rate), the 99th percentile of added latency passes 250 ms, or a stream breaks; the best rate delivered within these
+bounds counts. The router coalesces when a caller is behind, so tokens/s may be above messages/s; both are given.
+
+*Added latency*, at half the maximum: per token, arrival at the caller minus emission at the worker; per request, for
+probe requests (20/s) on top of the streams, the time from sending to the first token minus the worker's own prefill
+time, so that it holds the way there, admission, queue, placement, dispatch and the way back. ``added_p50_ms`` and
+``added_p99_ms`` are the worse of the two.
+
+*Memory*: resident set of the router with all streams running, minus that with none, per stream, at the larger N.
+
+Run it on a quiet machine: ``python -m benchmarks.router --json``. The last line of standard output is one JSON object.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+
+from tests.fakes.router_cluster import save_model
+
+RAISE = 1.12
+MAX_P99_MS = 250.0
+STREAMS_PER_WORKER = 32
+TARGETS = {"tokens_per_s_512": 25_000.0, "added_p50_ms": 1.5, "added_p99_ms": 8.0}
+
+
+class Child:
+    """A process that answers one JSON line per line."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def answer(self) -> Any:
+        """Read one line."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.process.args!r} ended without an answer")
+        return json.loads(line)
+
+    def ask(self, question: dict[str, Any]) -> Any:
+        """Write one line and read one."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(question) + "\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(timeout=10.0)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@dataclass
+class Bench:
+    """One number of streams: workers, router and load, running."""
+
+    num_streams: int
+    workers: Child
+    router: Child
+    load: Child
+    idle_rss_bytes: int
+
+    def pace(self, tokens_per_s: float) -> None:
+        """Set the offered rate."""
+        self.workers.ask({"step_s": self.num_streams / tokens_per_s})
+
+    def window(self, *, window_s: float, probes_per_s: float = 0.0) -> dict[str, Any]:
+        """Measure after a moment at the present pace."""
+        time.sleep(0.7)
+        router = psutil.Process(self.router.process.pid)
+        before = router.cpu_times()
+        found: dict[str, Any] = self.load.ask({"window_s": window_s, "probes_per_s": probes_per_s})
+        after = router.cpu_times()
+        used_s = after.user + after.system - before.user - before.system
+        found["router_cpu_us_per_token"] = used_s * 1e6 / max(found["tokens_per_s"] * window_s, 1.0)
+        return found
+
+    def rss_per_stream_kb(self) -> float:
+        """Memory of the router per stream."""
+        now_bytes = psutil.Process(self.router.process.pid).memory_info().rss
+        return float(now_bytes - self.idle_rss_bytes) / self.num_streams / 1024
+
+
+def plan(num_streams: int) -> dict[str, Any]:
+    """The fake workers for this many streams."""
+    num_decode = max(1, num_streams // STREAMS_PER_WORKER)
+    workers: list[dict[str, Any]] = [{"name": f"prefill-{index}", "role": "prefill"} for index in range(2)]
+    for index in range(num_decode):
+        workers.append({"name": f"decode-{index:02d}", "role": "decode", "step_s": 0.05, "beat_s": 1.0})
+    return {"emission_times": True, "workers": workers}
+
+
+def find_max(bench: Bench, *, first: float, window_s: float) -> tuple[float, list[dict[str, Any]]]:
+    """Raise the pace until the router stops following."""
+    best, offered = 0.0, first
+    rungs: list[dict[str, Any]] = []
+    while True:
+        bench.pace(offered)
+        rung = {"offered": offered, **bench.window(window_s=window_s)}
+        rungs.append(rung)
+        show(bench.num_streams, rung)
+        in_bounds = rung["added_ms"].get("p99", 1e9) <= MAX_P99_MS and rung["num_broken"] == 0
+        if in_bounds:
+            best = max(best, rung["tokens_per_s"])
+        if not in_bounds or rung["tokens_per_s"] < 0.97 * offered:
+            return best, rungs
+        offered *= RAISE
+
+
+def show(num_streams: int, rung: dict[str, Any]) -> None:
+    """One progress line."""
+    added, first = rung["added_ms"], rung["first_token_ms"]
+    print(
+        f"{num_streams:4d} streams, {rung['offered']:8.0f}/s offered: {rung['tokens_per_s']:8.0f} tokens/s in "
+        f"{rung['messages_per_s']:8.0f} messages/s, "
+        f"added p50 {added.get('p50', 0.0):6.2f} p99 {added.get('p99', 0.0):7.2f} ms, "
+        + (f"first token p50 {first['p50']:.2f} p99 {first['p99']:.2f} ms, " if first else "")
+        + f"router {rung['router_cpu_us_per_token']:.1f} µs/token, load {rung['load_cpu_share']:.0%} of a core",
+        flush=True,
+    )
+
+
+def measure(num_streams: int, folder: Path, *, first: float, window_s: float) -> dict[str, Any]:
+    """All figures for one number of streams."""
+    with Child("tests.fakes.worker_process", json.dumps(plan(num_streams))) as workers:
+        infos = workers.answer()
+        with Child("benchmarks.router_server", str(folder), json.dumps(infos)) as router:
+            address = router.answer()["address"]
+            idle_rss_bytes = psutil.Process(router.process.pid).memory_info().rss
+            with Child("benchmarks.router_load", address, str(num_streams)) as load:
+                load.answer()
+                bench = Bench(num_streams, workers, router, load, idle_rss_bytes)
+                rss_kb = bench.rss_per_stream_kb()
+                best, rungs = find_max(bench, first=first, window_s=window_s)
+                bench.pace(best / 2)
+                time.sleep(2.0)  # lets a backlog of the last rung go
+                half = {"offered": best / 2, **bench.window(window_s=2 * window_s, probes_per_s=20.0)}
+                show(num_streams, half)
+                return {"max_tokens_per_s": best, "half_load": half, "rungs": rungs, "rss_per_stream_kb": rss_kb}
+
+
+def summary(found: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """The figures of the issue."""
+    half = found[512]["half_load"]
+    added, first = half["added_ms"], half["first_token_ms"]
+    return {
+        "tokens_per_s_64": round(found[64]["max_tokens_per_s"]),
+        "tokens_per_s_512": round(found[512]["max_tokens_per_s"]),
+        "added_p50_ms": round(max(added["p50"], first["p50"]), 3),
+        "added_p99_ms": round(max(added["p99"], first["p99"]), 3),
+        "added_token_p50_ms": round(added["p50"], 3),
+        "added_token_p99_ms": round(added["p99"], 3),
+        "added_first_token_p50_ms": round(first["p50"], 3),
+        "added_first_token_p99_ms": round(first["p99"], 3),
+        "added_p50_ms_64": round(found[64]["half_load"]["added_ms"]["p50"], 3),
+        "added_p99_ms_64": round(found[64]["half_load"]["added_ms"]["p99"], 3),
+        "rss_per_stream_kb": round(found[512]["rss_per_stream_kb"], 1),
+    }
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Benchmark of one router process.")
+    parser.add_argument("--json", action="store_true", help="print the summary as the last line (always done)")
+    parser.add_argument("--output", type=Path, help="write everything that was measured, with the method, as JSON")
+    parser.add_argument("--window-s", type=float, default=4.0, help="length of one measurement")
+    parser.add_argument("--streams", type=int, nargs="*", default=[64, 512], help="numbers of concurrent streams")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(Path(folder), max_context_tokens=65536)
+        first = {64: 8000.0}
+        found = {
+            n: measure(n, Path(folder), first=first.get(n, 12_000.0), window_s=options.window_s)
+            for n in options.streams
+        }
+    result = summary(found) if {64, 512} <= found.keys() else {str(n): f["max_tokens_per_s"] for n, f in found.items()}
+    if options.output is not None:
+        record = {"method": __doc__, "targets": TARGETS, "summary": result, "measured": found}
+        options.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()

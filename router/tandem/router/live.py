@@ -1,0 +1,69 @@
+"""What the dispatcher keeps per request, and what placing one asks of workers. Zero I/O."""
+
+from dataclasses import dataclass, field
+
+from tandem.core.types import GenerationTask
+from tandem.router.actions import WorkerKey
+from tandem.router.client_stream import Sink
+from tandem.router.credits import Charge
+from tandem.router.ledger import RequestLedger
+from tandem.router.lengths import OutputLengths
+from tandem.router.placement import Demand, Placement, PlacementPolicy
+from tandem.router.queue import QueueEntry
+from tandem.router.recovery import RecoveryPolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatcherPolicy:
+    """Bounds and knobs of the parts the dispatcher joins."""
+
+    placement: PlacementPolicy = field(default_factory=PlacementPolicy)
+    recovery: RecoveryPolicy = field(default_factory=RecoveryPolicy)
+    max_queue_wait_s: float = 120.0
+    no_worker_wait_s: float = 15.0
+    keep_alive_s: float = 5.0
+    gap_timeout_s: float = 5.0
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Live:
+    """One request that has not ended."""
+
+    ledger: RequestLedger
+    sink: Sink
+    entry: QueueEntry
+    arrived_s: float
+    last_put_s: float
+    avoid: frozenset[WorkerKey] = frozenset()
+    placement: Placement | None = None
+
+
+def demand_of(task: GenerationTask, *, avoid: frozenset[WorkerKey], lengths: OutputLengths) -> Demand:
+    """What the next attempt of ``task`` needs; tokens emitted before count as prompt."""
+    num_emitted = max((len(tokens) for tokens in task.emitted), default=0)
+    left = max(task.stop.max_tokens - num_emitted, 1)
+    return Demand(
+        num_prompt_tokens=len(task.prompt_token_ids) + num_emitted,
+        num_sequences=task.num_sequences - len(task.done_children),
+        growth_tokens=lengths.expected_tokens(task.tenant, left),
+        avoid=avoid,
+        only_local=num_emitted > 0 and task.num_sequences > 1,
+    )
+
+
+def charges_of(demand: Demand, placement: Placement) -> dict[WorkerKey, Charge]:
+    """What a placement adds to the in-flight estimates: the prompt where it is computed, the rest at D."""
+    local = placement.prefill is None
+    held = Charge(
+        prefill_s=placement.predicted_prefill_s if local else 0.0,
+        prefill_tokens=demand.num_prompt_tokens if local else 0,
+        num_sequences=demand.num_sequences,
+        num_blocks=placement.num_blocks,
+        context_tokens=demand.num_sequences * demand.num_prompt_tokens,
+    )
+    charges = {placement.decode: held}
+    if placement.prefill is not None:
+        charges[placement.prefill] = Charge(
+            prefill_s=placement.predicted_prefill_s, prefill_tokens=demand.num_prompt_tokens
+        )
+    return charges

@@ -95,8 +95,8 @@ async def register(address: str, tls: TlsMaterial | None) -> tuple[WorkerInfo, .
     channel = open_channel(address, tls=tls)
     try:
         registry = RegistryStub(channel)
-        await registry.register(INFO, ttl_s=5, timeout_s=5)
-        return await registry.list_registered(timeout_s=5)
+        await registry.register(INFO, ttl_s=5, timeout_s=20)
+        return await registry.list_registered(timeout_s=20)
     finally:
         await channel.close(None)
 
@@ -104,11 +104,11 @@ async def register(address: str, tls: TlsMaterial | None) -> tuple[WorkerInfo, .
 async def test_a_worker_registers_lists_and_leaves(address: str) -> None:
     channel = open_channel(address, tls=issue(AUTHORITY, role=PeerRole.DECODE))
     registry = RegistryStub(channel)
-    await registry.register(INFO, ttl_s=5, timeout_s=5)
-    await registry.deregister(INFO.worker_id, Epoch(8), timeout_s=5)
-    assert await registry.list_registered(timeout_s=5) == (INFO,)
-    await registry.deregister(INFO.worker_id, INFO.epoch, timeout_s=5)
-    assert await registry.list_registered(timeout_s=5) == ()
+    await registry.register(INFO, ttl_s=5, timeout_s=20)
+    await registry.deregister(INFO.worker_id, Epoch(8), timeout_s=20)
+    assert await registry.list_registered(timeout_s=20) == (INFO,)
+    await registry.deregister(INFO.worker_id, INFO.epoch, timeout_s=20)
+    assert await registry.list_registered(timeout_s=20) == ()
     await channel.close(None)
 
 

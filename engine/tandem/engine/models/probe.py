@@ -80,18 +80,29 @@ def _layers(kind: str, config: PreTrainedConfig, calls: list[AttentionCall]) -> 
 
 
 def _layer(kind: str, config: PreTrainedConfig, call: AttentionCall) -> LayerSpec:
-    types: Any = getattr(config, "layer_types", None)
-    sliding = types[call.layer_index] == "sliding_attention" if types else None
-    if sliding is True and call.window_tokens is None:
-        raise unsupported(kind, f"layer {call.layer_index} slides, but does not say by how much")
-    # Some models pass the window in every layer and leave it to the masks to use it.
-    window = call.window_tokens if sliding is not False else None
+    _check_window(kind, config, call)
     return LayerSpec(
         index=call.layer_index,
         num_heads=call.query.shape[1],
         num_kv_heads=call.key.shape[1],
         head_dim=call.key.shape[3],
         scale=call.scale if call.scale is not None else call.key.shape[3] ** -0.5,
-        window_tokens=window,
+        window_tokens=call.window_tokens,
         softcap=call.softcap,
     )
+
+
+def _check_window(kind: str, config: PreTrainedConfig, call: AttentionCall) -> None:
+    """Refuse a layer whose window is in doubt: some models keep it in masks, which are never built here."""
+    types: Any = getattr(config, "layer_types", None)
+    if types:
+        declared = types[call.layer_index] == "sliding_attention"
+    else:
+        used = getattr(config, "use_sliding_window", True)
+        declared = bool(used and getattr(config, "sliding_window", None))
+    if declared != (call.window_tokens is not None):
+        raise unsupported(
+            kind,
+            f"layer {call.layer_index} {'slides' if declared else 'does not slide'} by its config,"
+            f" and its attention is called with a window of {call.window_tokens}",
+        )

@@ -214,13 +214,15 @@ def test_two_at_once_convert_once(llama: Path, cache: Path, monkeypatch: pytest.
     def run(sink: Recorder) -> None:
         results.append(prepare_model(str(llama), cache_folder=cache, dtype="float32", progress=sink))
 
-    first = threading.Thread(target=run, args=(Recorder(),))
+    first = threading.Thread(target=run, args=(Recorder(),), daemon=True)
     first.start()
     assert inside.wait(30)
-    second = threading.Thread(target=run, args=(recorder,))
+    second = threading.Thread(target=run, args=(recorder,), daemon=True)
     second.start()
-    while not recorder.heard:
+    for _ in range(3000):
         second.join(0.01)
+        if recorder.heard:
+            break
     assert recorder.heard[0][0] == "waiting for another process that prepares this model"
     release.set()
     first.join(60)

@@ -16,6 +16,7 @@ from transformers import (
     Llama4TextConfig,
     LlamaConfig,
     MambaConfig,
+    Phi3Config,
     PreTrainedConfig,
     T5Config,
 )
@@ -194,6 +195,16 @@ REFUSED: dict[str, tuple[PreTrainedConfig, str]] = {
     "latent attention": (
         DeepseekV3Config(**SMALL, intermediate_size=64, num_key_value_heads=4, first_k_dense_replace=2),
         "keys and values of different shapes",
+    ),
+    "a window where none is declared": (
+        Phi3Config(
+            **(SMALL | {"pad_token_id": 0, "sliding_window": 8, "layer_types": ["full_attention"] * 2}),
+        ),
+        "layer 0 does not slide by its config, and its attention is called with a window of 8",
+    ),
+    "a window that masks alone know": (
+        LlamaConfig(**(SMALL | {"sliding_window": 8})),
+        "layer 0 slides by its config, and its attention is called with a window of None",
     ),
     "one direction missing": (LlamaConfig(**(SMALL | {"is_causal": False})), "both directions"),
 }

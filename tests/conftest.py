@@ -10,3 +10,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Before anything loads triton (transformers does): without a CUDA device our kernels run in its interpreter.
 if not os.path.exists("/dev/nvidiactl"):
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# After the environment: these read it when they are imported.
+from hypothesis import settings  # noqa: E402
+
+# A busy machine must not fail a property: wall time is the test's own time-out's business.
+settings.register_profile("tandem", deadline=None)
+settings.load_profile("tandem")

@@ -26,6 +26,7 @@ from tandem.core.inference import (
 )
 from tandem.core.types import FinishReason, PositionLogprobs, TokenDelta
 from tandem.router.actions import Ended, Started
+from tandem.router.write_gate import WriteGate
 
 _BURST_FACTOR = 16
 
@@ -69,6 +70,8 @@ class ClientStream:
         "_bounds",
         "_deltas",
         "_ended",
+        "_gate",
+        "_is_held",
         "_keep_alive",
         "_num_bytes",
         "_num_tokens",
@@ -81,9 +84,16 @@ class ClientStream:
     )
 
     def __init__(
-        self, request_id: RequestId, bounds: StreamBounds, *, on_overflow: Callable[[], object] | None = None
+        self,
+        request_id: RequestId,
+        bounds: StreamBounds,
+        *,
+        gate: WriteGate | None = None,
+        on_overflow: Callable[[], object] | None = None,
     ) -> None:
         self.request_id = request_id
+        self._gate = gate or WriteGate()
+        self._is_held = False
         self.overflowed = False
         self._on_overflow = on_overflow
         self._bounds = bounds
@@ -108,11 +118,12 @@ class ClientStream:
         self._num_bytes += len(delta.text) + 96 * len(delta.logprobs)
         if self._num_tokens > self._bounds.max_tokens or self._num_bytes > self._bounds.max_bytes:
             self._check_blame()
-        waiter = self._waiter
-        if waiter is not None:
-            self._waiter = None
-            if not waiter.done():
-                waiter.set_result(None)
+        if self._waiter is not None and not self._is_held:
+            if self._gate.hold_s == 0.0 or self._started is not None:
+                self._wake()
+            else:
+                self._is_held = True
+                self._gate.hold(self)
 
     def put_ended(self, ended: Ended) -> None:
         """The request is over; after a failure nothing that still waits is of use."""
@@ -131,9 +142,15 @@ class ClientStream:
     async def wait(self) -> None:
         """Return when there is something to take. The dispatcher puts a keep-alive or the end, so this ends."""
         self._writing = False
-        if self._started is None and not self._deltas and self._ended is None and not self._keep_alive:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+        if self._started is not None or self._ended is not None or self._keep_alive:
+            return
+        if self._deltas:
+            if self._gate.hold_s == 0.0:
+                return
+            self._is_held = True
+            self._gate.hold(self)
+        self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter
 
     def take(self) -> "Taken":
         """Take all that has been put, coalesced."""
@@ -169,6 +186,11 @@ class ClientStream:
         if self._num_tokens > factor * self._bounds.max_tokens or self._num_bytes > factor * self._bounds.max_bytes:
             self.overflowed = True
             raise Overflow
+
+    def release(self) -> None:
+        """The gate lets go of this stream."""
+        self._is_held = False
+        self._wake()
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None

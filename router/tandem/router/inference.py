@@ -18,6 +18,7 @@ from tandem.router.client_stream import ClientStream, Collector, Sink, StreamBou
 from tandem.router.dispatcher import Dispatcher
 from tandem.router.intake import Intake
 from tandem.router.tracing import Tracing
+from tandem.router.write_gate import WriteGate
 from tandem.rpc.context import CallContext
 
 
@@ -25,13 +26,21 @@ class InferenceFront:
     """Handler of InferenceService and ModelService."""
 
     def __init__(
-        self, *, intake: Intake, dispatcher: Dispatcher, bounds: StreamBounds, clock: Clock, tracing: Tracing
+        self,
+        *,
+        intake: Intake,
+        dispatcher: Dispatcher,
+        bounds: StreamBounds,
+        clock: Clock,
+        tracing: Tracing,
+        gate: WriteGate,
     ) -> None:
         self._intake = intake
         self._dispatcher = dispatcher
         self._bounds = bounds
         self._clock = clock
         self._tracing = tracing
+        self._gate = gate
 
     async def generate(self, request: GenerateRequest, call: CallContext) -> Generation:
         """Run a request to its end."""
@@ -45,7 +54,8 @@ class InferenceFront:
     async def stream_generate(self, request: GenerateRequest, call: CallContext) -> AsyncIterator[StreamEvent]:
         """Run a request and yield its events. Leaving the iterator cancels the request."""
         task = asyncio.current_task()
-        sink = ClientStream(call.request_id, self._bounds, on_overflow=task.cancel if task is not None else None)
+        give_up = task.cancel if task is not None else None
+        sink = ClientStream(call.request_id, self._bounds, gate=self._gate, on_overflow=give_up)
         await self._submit(request, call, sink)
         try:
             while True:

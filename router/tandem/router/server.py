@@ -26,6 +26,7 @@ from tandem.router.registry_service import RegistryFront
 from tandem.router.served_model import ServedModel
 from tandem.router.tracing import Tracing
 from tandem.router.worker_link import WorkerLink
+from tandem.router.write_gate import WriteGate
 from tandem.rpc.access import AccessControl
 from tandem.rpc.addresses import join_address
 from tandem.rpc.channels import INTERNAL_LIMITS, ServerLimits, open_channel
@@ -60,6 +61,7 @@ class Router:
         self._clock = clock or MonotonicClock()
         self._internal_tls = config.internal_tls.load() if config.internal_tls is not None else None
         self._tracing = Tracing()
+        self._gate = WriteGate()
         self._metrics = MetricsEndpoint()
         self._links = WorkerLinks(self._make_link)
         self._intake = Intake(
@@ -163,6 +165,7 @@ class Router:
             bounds=config.stream.bounds(),
             clock=self._clock,
             tracing=self._tracing,
+            gate=self._gate,
         )
         demands_certificates = config.tls is not None and config.tls.ca is not None
         server = RpcServer(
@@ -225,8 +228,10 @@ class Router:
 
     async def _tick(self) -> None:
         while True:
+            planned_s = self._clock.now_s() + TICK_S
             await asyncio.sleep(TICK_S)
             try:
+                self._gate.observe(self._clock.now_s() - planned_s)
                 for worker in self.dispatcher.step():
                     _log.warning("worker_dead", worker_id=worker.worker_id)
                     self._links.restart(worker)

@@ -19,6 +19,7 @@ from typing import Any
 from tandem.core.errors import EnvironmentProblem
 
 _MAX_STATUS_BYTES = 1 << 20
+_POLL_S = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,7 @@ class ChildProcess:
     def __init__(self, spec: ChildSpec, process: asyncio.subprocess.Process) -> None:
         self.spec = spec
         self._process = process
+        self._reaping = asyncio.create_task(self._reap(), name=f"reap {spec.name}")
 
     @classmethod
     async def start(cls, spec: ChildSpec) -> "ChildProcess":
@@ -96,9 +98,7 @@ class ChildProcess:
 
     async def wait(self) -> int:
         """Wait for the exit status; what the child itself had started is ended then."""
-        code = await self._process.wait()
-        self.signal(signal.SIGKILL)
-        return code
+        return await asyncio.shield(self._reaping)
 
     async def stop(self, *, grace_s: float) -> int:
         """Close the lifeline, wait, then terminate, then kill. Returns the exit status."""
@@ -117,6 +117,17 @@ class ChildProcess:
             os.killpg(self._process.pid, number)
         except ProcessLookupError:
             return
+
+    async def _reap(self) -> int:
+        """Return the exit status, once nothing of the child's session is left.
+
+        asyncio's own wait also waits for the pipes, which a grandchild may hold open for ever; the exit status is there
+        before.
+        """
+        while self._process.returncode is None:  # noqa: ASYNC110  # there is no event for it
+            await asyncio.sleep(_POLL_S)
+        self.signal(signal.SIGKILL)
+        return self._process.returncode
 
     def log_tail(self, num_lines: int = 20) -> str:
         """Return the last lines of its log, for an error message."""

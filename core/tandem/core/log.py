@@ -10,7 +10,10 @@ import structlog
 def configure_logging(*, level: str = "info", style: Literal["console", "json"] = "console", worker: str = "") -> None:
     """Set up structlog for this process. ``worker`` is bound to every line."""
     renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer() if style == "json" else structlog.dev.ConsoleRenderer(colors=False)
+        structlog.processors.JSONRenderer()
+        if style == "json"
+        # The default would print the local variables of every frame: prompts among them.
+        else structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     )
     structlog.configure(
         processors=[

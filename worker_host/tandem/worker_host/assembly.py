@@ -5,8 +5,11 @@ from dataclasses import dataclass
 import torch
 
 from tandem.core.clock import Clock
-from tandem.core.errors import EnvironmentProblem
+from tandem.core.errors import EnvironmentProblem, ModelError
+from tandem.core.ids import LOCAL_TENANT, new_request_id
+from tandem.core.messages import AttemptFailed
 from tandem.core.prepared_model import PreparedModel
+from tandem.core.types import GenerationTask, SamplingParams, StopParams
 from tandem.engine.attention.select import select_backend
 from tandem.engine.config import EngineConfig
 from tandem.engine.engine import Engine
@@ -62,7 +65,16 @@ def build_engine(prepared: PreparedModel, config: EngineConfig, *, clock: Clock)
     attention = select_backend(config.attention, device)(pool)
     model = load_model(prepared, device=device, attention=attention, dtype=spec.dtype)
     runner = ModelRunner(model, pool)
-    engine = Engine(runner=runner, sampler=Sampler(), make_text=text_factory(tokenizer), config=config, clock=clock)
+    engine = Engine(
+        runner=runner,
+        sampler=Sampler(),
+        make_text=text_factory(tokenizer),
+        config=config,
+        # The tokenizer knows an end token of its own, which the model's configuration may lack.
+        eos_token_ids=frozenset(spec.eos_token_ids) | frozenset(tokenizer.eos_token_ids),
+        clock=clock,
+    )
+    _warm_up(engine)
     layout = KvLayout(
         model_digest=prepared.digest,
         tokenizer_digest=tokenizer.digest,
@@ -74,6 +86,27 @@ def build_engine(prepared: PreparedModel, config: EngineConfig, *, clock: Clock)
         rope_digest=spec.rope_digest,
     )
     return BuiltEngine(engine=engine, runner=runner, layout=layout)
+
+
+def _warm_up(engine: Engine) -> None:
+    """Serve one tiny request: what is built at first use must be built before the worker says that it is ready."""
+    task = GenerationTask(
+        request_id=new_request_id(),
+        attempt=0,
+        tenant=LOCAL_TENANT,
+        prompt_token_ids=(0, 0),
+        num_sequences=1,
+        sampling=SamplingParams(temperature=1.0, top_p=0.9, num_logprobs=1),
+        stop=StopParams(max_tokens=2, stop=("\n\n",), ignore_eos=True),
+    )
+    engine.start_local(task)
+    while engine.has_work():
+        for event in engine.step().events:
+            if isinstance(event, AttemptFailed):
+                raise ModelError(
+                    f"the model failed its first request: {event.reason} {event.message}",
+                    remedy="check the model with transformers, and the worker's log",
+                )
 
 
 def _dtype(config: EngineConfig, device: str, prepared: PreparedModel) -> str:

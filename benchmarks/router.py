@@ -10,7 +10,7 @@ Three processes on one machine, joined by real gRPC over loopback:
 - the load (``benchmarks.router_load``): N long streams over several connections, messages kept as bytes and read after
   the window.
 
-*Max sustained* (``tokens_per_s_*``): the pace is raised by 12 % at a time until the delivered rate does not follow (below
+*Max sustained* (``tokens_per_s_*``): the pace rises by 12 % at a time until the delivered rate does not follow (below
 97 % of the set rate) or a stream breaks; the best rate that was delivered whole with a 99th percentile of added latency
 of at most 25 ms counts. Beyond it the router coalesces, which gives more tokens/s in fewer messages and later; the best
 of that is ``peak_tokens_per_s_*``.

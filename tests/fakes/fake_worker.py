@@ -185,7 +185,9 @@ class FakeWorker:
                 case StartPrefill():
                     self.tasks.append(command.task)
                     if not self._fails(command.task):
-                        self._later(self.pace.prefill_s, functools.partial(self._prefilled, command.task))
+                        self._later(
+                            self.pace.prefill_s, functools.partial(self._prefilled, command.task, time.monotonic())
+                        )
                 case ReserveDecode():
                     self.tasks.append(command.task)
                     if not self._fails(command.task):
@@ -214,13 +216,13 @@ class FakeWorker:
         self._events.append(dataclasses.replace(failure, request_id=task.request_id, attempt=task.attempt))
         return True
 
-    def _prefilled(self, task: GenerationTask) -> None:
+    def _prefilled(self, task: GenerationTask, begun_s: float) -> None:
         self._events.append(
             PrefillDone(
                 request_id=task.request_id,
                 attempt=task.attempt,
-                wait_ms=0.1,
-                compute_ms=self.pace.prefill_s * 1e3,
+                wait_ms=0.0,
+                compute_ms=(time.monotonic() - begun_s) * 1e3,
                 num_cached_tokens=0,
             )
         )
@@ -237,12 +239,12 @@ class FakeWorker:
         self._events.append(Granted(request_id=task.request_id, attempt=task.attempt, grant=grant))
         self._flush()
         if source is KvSource.LOCAL:
-            self._later(self.pace.prefill_s, lambda: self._local(task))
+            self._later(self.pace.prefill_s, functools.partial(self._local, task, time.monotonic()))
         else:
             self._later(self.pace.prefill_s + self.pace.handover_s, lambda: self._handed_over(task))
 
-    def _local(self, task: GenerationTask) -> None:
-        self._prefilled(task)
+    def _local(self, task: GenerationTask, begun_s: float) -> None:
+        self._prefilled(task, begun_s)
         self._begin(task)
 
     def _handed_over(self, task: GenerationTask) -> None:

@@ -155,9 +155,9 @@ class Dispatcher:
                 continue
             if isinstance(event, PrefillDone):
                 record.learn_prefill(event, len(live.ledger.task.prompt_token_ids))
-            elif isinstance(event, AttemptReleased):
-                self._watched.add(event.request_id)
             self._apply(live, live.ledger.on_event(worker, event, now_s), now_s)
+            if isinstance(event, AttemptReleased) and live.ledger.needs_watching:
+                self._watched.add(event.request_id)
         for delta in report.tokens:
             live = lives.get(delta.request_id)
             if live is None:
@@ -216,7 +216,7 @@ class Dispatcher:
             self.on_lost(worker)
         for request_id in list(self._watched):
             live = self._lives.get(request_id)
-            if live is None:
+            if live is None or not live.ledger.needs_watching:
                 self._watched.discard(request_id)
             else:
                 progress = live.ledger.check_progress(now_s, gap_timeout_s=self._policy.gap_timeout_s)

@@ -105,6 +105,14 @@ class RequestLedger:
         """Output tokens forwarded to the client so far, over all children."""
         return sum(len(child.tokens) for child in self.children)
 
+    @property
+    def needs_watching(self) -> bool:
+        """Whether something is overdue that no message may ever tell about (see ``check_progress``)."""
+        attempt = self.attempt
+        if attempt is None:
+            return False
+        return attempt.released_at_s is not None or any(child.held_since_s is not None for child in self.children)
+
     # --- life ------------------------------------------------------------------------------------------------------
 
     def admitted(self) -> None:

@@ -64,14 +64,15 @@ class PrefillRole:
                 self._sender.offer(filled.key, ordinal, ref)
         for delta in result.tokens:
             self._outbox.token(delta)
-        for sealed in result.sealed:
-            self._seal(sealed)
         for event in result.events:
             self._outbox.event(event)
             if isinstance(event, AttemptFailed) and event.child is None:
                 key = AttemptKey(request_id=event.request_id, attempt=event.attempt)
                 self._sender.abort(key, event.reason)
                 self._token_digests.pop(key, None)
+        # Last: sealing may end an attempt, and nothing about it may be said after its end.
+        for sealed in result.sealed:
+            self._seal(sealed)
 
     def close(self) -> None:
         """Stop the sender's threads and close its connections."""

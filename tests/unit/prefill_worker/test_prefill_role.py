@@ -13,6 +13,7 @@ from tandem.core.messages import (
     AttemptFailed,
     AttemptReleased,
     ForwardGrant,
+    PrefillDone,
     ReserveDecode,
     StartPrefill,
     StepReport,
@@ -153,6 +154,15 @@ def test_when_all_finished_nothing_is_handed_over() -> None:
     assert ("abort", KEY, FINISHED) in bench.sender.calls
     assert bench.engine.named("release") == [("release", KEY)]
     assert [type(e) for e in bench.events()] == [AttemptReleased]
+
+
+def test_what_a_step_said_is_said_before_the_attempt_ends() -> None:
+    bench = _Bench()
+    done = PrefillDone(request_id=RequestId("r"), attempt=0, wait_ms=1.0, compute_ms=2.0, num_cached_tokens=0)
+    first = FirstToken(child=0, token_id=9, finished=True)
+    sealed = SealedPrefill(key=KEY, num_blocks=1, num_tokens=3, first_tokens=(first,))
+    bench.role.after_step(StepResult(events=(done,), sealed=(sealed,)))
+    assert [type(e) for e in bench.events()] == [PrefillDone, AttemptReleased]
 
 
 def test_a_commit_frees_the_blocks_on_the_engine_thread() -> None:

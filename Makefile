@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
-# The CPU build of torch is what this asks for; on a CUDA machine set TORCH=torch.
+# The version the tests ran with. To choose a build: make setup TORCH="torch==2.13.0 --index-url URL".
 TORCH  ?= torch==2.13.0
 ARGS   ?=
 export TOKENIZERS_PARALLELISM := false
@@ -60,7 +60,8 @@ schemas: setup   ## regenerate the JSON Schemas in deploy/schemas
 	@$(BIN)/python -m tandem.cluster.config.schemas deploy/schemas
 
 bench: setup     ## the benchmarks of the README; results go to benchmarks/results/
-	@for name in kvtransfer router serve equality; do $(BIN)/python -m benchmarks.$$name --json || exit 1; done
+	@for name in kvtransfer router serve equality; do \
+	  $(BIN)/python -m benchmarks.$$name --json --output benchmarks/results/$$name.json || exit 1; done
 
 clean:           ## remove the environment and every cache in this folder
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

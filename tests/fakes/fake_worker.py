@@ -68,7 +68,7 @@ class Pace:
     prefill_s: float = 0.002  # a decode worker believes that its prefill worker needs this long
     handover_s: float = 0.002
     beat_s: float = 0.2
-    phase_s: float = 0.0  # offset of the first step
+    phase_s: float = 0.0  # steps happen at multiples of step_s plus this, on the machine's monotonic clock
 
 
 @dataclass
@@ -267,10 +267,10 @@ class FakeWorker:
                 self._running[task.request_id, task.attempt, child] = _Sequence(task, child, position)
 
     async def _steps(self) -> None:
-        next_s = time.monotonic() + self.pace.phase_s
         while True:
-            next_s += self.pace.step_s
-            await asyncio.sleep(max(0.0, next_s - time.monotonic()))
+            step_s, now_s = self.pace.step_s, time.monotonic()
+            since_s = (now_s - self.pace.phase_s) % step_s
+            await asyncio.sleep(step_s - since_s)
             if self.silent:
                 continue
             tokens = [self._advance(key) for key in list(self._running)] if self._may_emit() else []

@@ -53,12 +53,12 @@ class Attempt:
         return worker is self.decode or worker in (self.decode, self.prefill)
 
     def start_commands(self) -> list[SendCommand]:
-        """What tells both sides to begin; D first, so that its grant is under way while P computes."""
+        """What tells both sides to begin; P first, because the first token waits for P and for nothing else."""
         if self.prefill is None:
             return [self._send(self.decode, ReserveDecode(task=self.task, source=KvSource.LOCAL))]
         return [
-            self._send(self.decode, ReserveDecode(task=self.task, source=KvSource.HANDOVER)),
             self._send(self.prefill, StartPrefill(task=self.task)),
+            self._send(self.decode, ReserveDecode(task=self.task, source=KvSource.HANDOVER)),
         ]
 
     def take_grant(self, grant: bytes) -> list[SendCommand]:

@@ -154,7 +154,7 @@ class Dispatcher:
                 self.num_stale += 1
                 continue
             if isinstance(event, PrefillDone):
-                record.learn_prefill(event, len(live.ledger.task.prompt_token_ids))
+                record.note_prefill(event, len(live.ledger.task.prompt_token_ids))
             self._apply(live, live.ledger.on_event(worker, event, now_s), now_s)
             if isinstance(event, AttemptReleased) and live.ledger.needs_watching:
                 self._watched.add(event.request_id)
@@ -211,6 +211,7 @@ class Dispatcher:
             live = self._lives.get(timer.request_id)
             if live is not None:
                 self._on_timer(live, timer.kind, now_s)
+        self.fleet.learn()
         dead = self.fleet.tick(now_s)
         for worker in dead:
             self.on_lost(worker)

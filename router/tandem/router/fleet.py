@@ -1,5 +1,6 @@
 """All workers this router knows: identity, health, load, in-flight estimate and latency model of each. Zero I/O."""
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,14 @@ from tandem.router.credits import AttemptKey, InFlight
 from tandem.router.health import Health, HealthTimers, WorkerPulse
 from tandem.router.placement import WorkerView
 
+_MOST_NOTED = 64
 _LEARN_EVERY_S = 0.25  # enough to follow a worker; learning from each step would cost more than it tells
+
+
+@dataclass(frozen=True, slots=True)
+class _Prefill:
+    num_new_tokens: int
+    event: PrefillDone
 
 
 class WorkerRecord:
@@ -29,7 +37,7 @@ class WorkerRecord:
         self.model = LatencyModel()
         self._estimator = LatencyEstimator()
         self._learnt_s = float("-inf")
-        self._prompts_since_step = 0
+        self._prefills: deque[_Prefill] = deque(maxlen=_MOST_NOTED)
 
     @property
     def can_take_work(self) -> bool:
@@ -54,15 +62,22 @@ class WorkerRecord:
         )
         self.model = self._estimator.model()
 
-    def learn_prefill(self, event: PrefillDone, num_prompt_tokens: int) -> None:
-        """Learn from one prompt. One that shared its batch looks slower than it is: the safe side."""
-        num_new = num_prompt_tokens - event.num_cached_tokens
-        if num_new <= 0 or event.compute_ms <= 0.0:
-            return
-        self._estimator.observe_prefill(
-            num_new_tokens=num_new, num_cached_tokens=event.num_cached_tokens, seconds=event.compute_ms / 1e3
-        )
-        self.model = self._estimator.model()
+    def note_prefill(self, event: PrefillDone, num_prompt_tokens: int) -> None:
+        """Keep one prompt's time for ``learn``: learning takes longer than a first token may wait for it."""
+        if num_prompt_tokens > event.num_cached_tokens and event.compute_ms > 0.0:
+            self._prefills.append(_Prefill(num_prompt_tokens - event.num_cached_tokens, event))
+
+    def learn(self) -> None:
+        """Learn from the prompts noted. One that shared its batch looks slower than it is: the safe side."""
+        for prefill in self._prefills:
+            self._estimator.observe_prefill(
+                num_new_tokens=prefill.num_new_tokens,
+                num_cached_tokens=prefill.event.num_cached_tokens,
+                seconds=prefill.event.compute_ms / 1e3,
+            )
+        if self._prefills:
+            self._prefills.clear()
+            self.model = self._estimator.model()
 
     def view(self) -> WorkerView:
         """What placement needs to know: the worker's report and our own in-flight, whichever is worse."""
@@ -152,6 +167,11 @@ class Fleet:
         record.role = beat.role
         record.draining = beat.draining
         record.load = beat.load
+
+    def learn(self) -> None:
+        """Bring every worker's latency model up to date."""
+        for record in self._records.values():
+            record.learn()
 
     def tick(self, now_s: float) -> list[WorkerKey]:
         """Return the workers that have just been found dead."""

@@ -163,7 +163,7 @@ def failed(reason: str, name: str = "r", attempt: int = 0) -> AttemptFailed:
 def test_a_request_goes_out_at_once_and_comes_back_whole() -> None:
     world = World(P, D)
     sink = world.submit()
-    assert [type(command) for _, command in world.sent] == [ReserveDecode, StartPrefill]
+    assert [type(command) for _, command in world.sent] == [StartPrefill, ReserveDecode]
     world.report(D, events=(Granted(request_id=RequestId("r"), attempt=0, grant=b"g"),))
     world.report(P, events=(done(),), tokens=(token(0),))
     world.report(D, events=(handed(),), tokens=(token(1),))

@@ -235,9 +235,11 @@ def test_the_profile_of_the_start_is_used_and_then_refined() -> None:
     record.profile(LatencyCoefficients(prefill=(0.0, 1e-3, 0.0)))
     assert fleet.typical_prefill_s(100) == pytest.approx(0.1)
     for _ in range(60):
-        record.learn_prefill(
+        record.note_prefill(
             PrefillDone(request_id=RequestId("r"), attempt=0, wait_ms=0.0, compute_ms=200.0, num_cached_tokens=0), 100
         )
+    assert fleet.typical_prefill_s(100) == pytest.approx(0.1), "learning waits for the tick"
+    fleet.learn()
     assert fleet.typical_prefill_s(100) == pytest.approx(0.2, rel=0.1)
 
 
@@ -257,7 +259,8 @@ def test_a_fully_cached_prompt_teaches_nothing() -> None:
     record = ready(fleet, "prefill-0", Role.PREFILL)
     before = record.model
     done = PrefillDone(request_id=RequestId("r"), attempt=0, wait_ms=0.0, compute_ms=1.0, num_cached_tokens=100)
-    record.learn_prefill(done, 100)
+    record.note_prefill(done, 100)
+    fleet.learn()
     assert record.model is before
 
 

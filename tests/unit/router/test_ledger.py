@@ -88,7 +88,7 @@ def aborted(actions: Sequence[Action]) -> list[WorkerKey]:
 
 def test_dispatch_tells_both_sides() -> None:
     ledger = make_ledger()
-    to_d, to_p = ledger.dispatched(prefill=P, decode=D, now_s=1.0)
+    to_p, to_d = ledger.dispatched(prefill=P, decode=D, now_s=1.0)
     assert isinstance(to_d, SendCommand)
     assert isinstance(to_p, SendCommand)
     assert (to_d.worker, to_p.worker) == (D, P)

@@ -1,19 +1,12 @@
-"""The router's metrics and, when a port is given, the Prometheus text endpoint that shows them."""
+"""The router's metrics: an observer of the dispatcher that fills the instruments."""
 
-import threading
-from wsgiref.simple_server import WSGIServer
-
-from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import Meter
-from opentelemetry.sdk.metrics import MeterProvider
-from prometheus_client import CollectorRegistry, start_http_server
 
-from tandem.core.errors import EnvironmentProblem
 from tandem.core.types import GenerationTask
 from tandem.router.actions import Ended
 from tandem.router.placement import Placement
 from tandem.router.tracing import Tracing
-from tandem.rpc.telemetry import ATTRIBUTE_OUTCOME, ATTRIBUTE_REASON, SCOPE, router_metrics
+from tandem.rpc.telemetry import ATTRIBUTE_OUTCOME, ATTRIBUTE_REASON, router_metrics
 
 
 class MeasuringObserver:
@@ -56,37 +49,3 @@ class MeasuringObserver:
         self._metrics.queued_requests.add(num_queued - self._num_queued)
         self._metrics.running_requests.add(num_running - self._num_running)
         self._num_queued, self._num_running = num_queued, num_running
-
-
-class MetricsEndpoint:
-    """A meter provider of this router's own and, once started, the HTTP server that shows it."""
-
-    def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self._provider = MeterProvider(metric_readers=[PrometheusMetricReader(registry=self._registry)])
-        self._server: WSGIServer | None = None
-        self._thread: threading.Thread | None = None
-
-    @property
-    def meter(self) -> Meter:
-        """The meter of the router."""
-        return self._provider.get_meter(SCOPE)
-
-    def start(self, host: str, port: int) -> int:
-        """Serve the text format; returns the port. Raises EnvironmentProblem when it is taken."""
-        try:
-            self._server, self._thread = start_http_server(port, addr=host, registry=self._registry)
-        except OSError as error:
-            raise EnvironmentProblem(
-                f"the metrics port {port} can't be opened: {error.strerror}", remedy="choose another metrics_port"
-            ) from error
-        return int(self._server.server_port)
-
-    def stop(self) -> None:
-        """Close the server and the provider."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-        if self._thread is not None:
-            self._thread.join(timeout=5.0)
-        self._provider.shutdown()

@@ -20,7 +20,7 @@ from tandem.router.fleet import Fleet
 from tandem.router.inference import InferenceFront
 from tandem.router.intake import Intake
 from tandem.router.links import WorkerLinks
-from tandem.router.metrics import MeasuringObserver, MetricsEndpoint
+from tandem.router.metrics import MeasuringObserver
 from tandem.router.queue import CentralQueue
 from tandem.router.registry_service import RegistryFront
 from tandem.router.served_model import ServedModel
@@ -30,6 +30,7 @@ from tandem.router.write_gate import WriteGate
 from tandem.rpc.access import AccessControl
 from tandem.rpc.addresses import join_address
 from tandem.rpc.channels import INTERNAL_LIMITS, ServerLimits, open_channel
+from tandem.rpc.metrics_endpoint import MetricsEndpoint
 from tandem.rpc.server import RpcServer
 from tandem.rpc.services.admin import cluster_service, registry_service
 from tandem.rpc.services.inference import INFERENCE_SERVICE, MODEL_SERVICE, inference_service, model_service

@@ -7,12 +7,13 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tandem.core.errors import EnvironmentProblem, Unavailable
+from tandem.core.errors import Unavailable
 from tandem.core.types import Outcome, PhaseTimings, Usage
 from tandem.router.actions import Ended
-from tandem.router.metrics import MeasuringObserver, MetricsEndpoint
+from tandem.router.metrics import MeasuringObserver
 from tandem.router.placement import Placement
 from tandem.router.tracing import Tracing
+from tandem.rpc.metrics_endpoint import MetricsEndpoint
 from tests.unit.router.builders import D, P, make_task
 
 TIMINGS = PhaseTimings(tokenize_ms=1.0, queue_ms=10.0, prefill_ms=20.0, handover_ms=25.0, ttft_ms=31.0, total_ms=131.0)
@@ -74,17 +75,6 @@ def test_metrics_are_shown_as_prometheus_text() -> None:
         line for line in text.splitlines() if line.startswith("gen_ai_server_time_per_output_token_seconds_sum")
     )
     assert float(tpot_sum.split()[-1]) == pytest.approx(0.02)  # (131 - 31) ms over 10 further tokens, twice
-
-
-def test_a_taken_metrics_port_is_a_named_problem() -> None:
-    first, second = MetricsEndpoint(), MetricsEndpoint()
-    port = first.start("127.0.0.1", 0)
-    try:
-        with pytest.raises(EnvironmentProblem, match=str(port)):
-            second.start("127.0.0.1", port)
-    finally:
-        first.stop()
-        second.stop()
 
 
 def test_spans_of_a_request_lie_below_the_callers_and_cover_its_phases() -> None:

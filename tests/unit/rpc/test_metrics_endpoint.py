@@ -1,0 +1,60 @@
+"""The metrics page: what is shown, to whom, and until when."""
+
+import urllib.error
+import urllib.request
+
+import pytest
+
+from tandem.core.errors import EnvironmentProblem
+from tandem.rpc.metrics_endpoint import MetricsEndpoint
+
+
+def _page(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5.0) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+def test_each_endpoint_shows_its_own_instruments_only() -> None:
+    first, second = MetricsEndpoint(), MetricsEndpoint()
+    try:
+        ports = [endpoint.start("127.0.0.1", 0) for endpoint in (first, second)]
+        first.meter.create_counter("tandem.first").add(3)
+        second.meter.create_counter("tandem.second").add(4)
+        pages = [_page(port) for port in ports]
+    finally:
+        first.stop()
+        second.stop()
+    assert "tandem_first_total" in pages[0]
+    assert "tandem_second" not in pages[0]
+    assert "tandem_second_total" in pages[1]
+    assert "tandem_first" not in pages[1]
+
+
+def test_a_taken_port_is_a_named_problem() -> None:
+    first, second = MetricsEndpoint(), MetricsEndpoint()
+    port = first.start("127.0.0.1", 0)
+    try:
+        with pytest.raises(EnvironmentProblem, match=str(port)) as caught:
+            second.start("127.0.0.1", port)
+    finally:
+        first.stop()
+        second.stop()
+    assert "metrics_base_port" in caught.value.remedy
+
+
+def test_after_the_stop_the_port_is_free_again() -> None:
+    first = MetricsEndpoint()
+    port = first.start("127.0.0.1", 0)
+    first.stop()
+    with pytest.raises(urllib.error.URLError):
+        _page(port)
+    second = MetricsEndpoint()
+    try:
+        assert second.start("127.0.0.1", port) == port
+    finally:
+        second.stop()
+
+
+def test_an_endpoint_that_was_never_started_can_be_stopped() -> None:
+    MetricsEndpoint().stop()

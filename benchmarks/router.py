@@ -12,7 +12,7 @@ Three processes on one machine, joined by real gRPC over loopback:
 
 *Max sustained* (``tokens_per_s_*``): the pace rises by 12 % at a time until the delivered rate does not follow (below
 97 % of the set rate) or a stream breaks; the best rate that was delivered whole with a 99th percentile of added latency
-of at most 25 ms counts. Beyond it the router coalesces, which gives more tokens/s in fewer messages and later; the best
+of at most 50 ms counts. Beyond it the router coalesces, which gives more tokens/s in fewer messages and later; the best
 of that is ``peak_tokens_per_s_*``.
 
 *Added latency*, at half the maximum: ``added_*`` is over all tokens of all requests, arrival at the caller minus
@@ -41,7 +41,7 @@ import psutil
 from tests.fakes.router_cluster import save_model
 
 RAISE = 1.12
-MAX_P99_MS = 25.0
+MAX_P99_MS = 50.0
 GIVE_UP_P99_MS = 1000.0
 FOLLOWS = 0.97
 STREAMS_PER_WORKER = 32

@@ -1,15 +1,19 @@
 """How a router's process is set up for its hot path: the event loop and the garbage collector."""
 
-import asyncio
 import gc
 from collections.abc import Coroutine
 from typing import Any
 
+import uvloop
+
 
 def run_event_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Run ``main`` to its end, as ``asyncio.run`` does, in a process that is a router and nothing else."""
+    """Run ``main`` to its end, as ``asyncio.run`` does, in a process that is a router and nothing else.
+
+    uvloop, because gRPC wakes the loop once per message through a socket: it takes about a tenth off a token's cost.
+    """
     settle_garbage_collector()
-    asyncio.run(main)
+    uvloop.run(main)
 
 
 def settle_garbage_collector() -> None:

@@ -23,7 +23,7 @@ class Waking(Protocol):
 class GatePolicy:
     """When to hold, and for how long."""
 
-    late_s: float = 0.004  # smoothed lateness of the loop above which streams are held
+    late_s: float = 0.008  # smoothed lateness of the loop above which streams are held
     share_of_new: float = 0.3
     hold_per_late: float = 3.0
     min_hold_s: float = 0.01

@@ -89,7 +89,7 @@ class Supervisor:
             asyncio.create_task(self._router.wait(), name="router ended"),
             asyncio.create_task(self._runtime.wait(), name="runtime ended"),
         ]
-        others = [asyncio.create_task(stop.wait(), name="stop")]
+        others: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait(), name="stop")]
         if self._registry is not None:
             others.append(asyncio.create_task(_keep_up(self._registry), name="keep the registry"))
         first = asyncio.Event()

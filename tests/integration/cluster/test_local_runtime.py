@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from tandem.cluster.plan import plan_workers
+from tandem.cluster.processes.child import ChildProcess
 from tandem.cluster.programs.config import RegistryTarget, WorkerProgramConfig
 from tandem.cluster.runtime.local import LocalRuntime
 from tandem.core.errors import EnvironmentProblem, ModelError
@@ -84,6 +85,26 @@ async def test_a_stop_during_a_restart_leaves_nothing(stage: Stage) -> None:
     await asyncio.sleep(0.5)
     assert len(stage.pids("decode-0")) == num_lives, "nobody is started after the stop"
     assert gone(stage.all_pids())
+
+
+async def test_a_stop_just_when_a_restarted_worker_gets_ready(stage: Stage) -> None:
+    """The cancellation and the result arrive together, in either order."""
+    for turn in range(6):
+        runtime = LocalRuntime(log_folder=stage.logs, module=CHILD)
+        await runtime.start(workers(stage), on_status=lambda *_: None, timeout_s=20.0)
+        slot = next(slot for slot in runtime._slots if slot.service.spec.name == "decode-0")
+        first = slot.service.child
+        assert first is not None
+        os.kill(first.pid, signal.SIGKILL)
+        async with asyncio.timeout(20):
+            while slot.service.child is first or not _is_serving(stage, slot.service.child):
+                await asyncio.sleep(0.003 * turn)
+            await runtime.stop(grace_s=5.0)
+    assert gone(stage.all_pids())
+
+
+def _is_serving(stage: Stage, child: ChildProcess | None) -> bool:
+    return child is not None and child.pid in stage.pids("decode-0")
 
 
 async def test_kill_does_not_wait(stage: Stage) -> None:

@@ -31,10 +31,10 @@ def test_whatever_is_not_well_says_what_to_do(monkeypatch: pytest.MonkeyPatch, t
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(checks, "version", missing)
-    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(checks.os, "sched_getaffinity", lambda pid: {0})
-    monkeypatch.setattr(checks.psutil, "virtual_memory", lambda: SimpleNamespace(available=1 << 30))
-    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 20))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0})
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1 << 30))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1 << 20))
     found = [
         checks.check_packages(),
         checks.check_cores(),
@@ -74,7 +74,7 @@ def test_old_ray_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_folders_that_are_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks.os, "access", lambda path, mode: False)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
     assert levels(checks.check_cache(tmp_path / "a"), checks.check_run_folder(tmp_path / "b")) == [Level.FAIL] * 2
 
 

@@ -100,3 +100,18 @@ def test_a_bundle_names_only_what_is_asked_for() -> None:
     program = plan_workers(config(), MODEL, REDIS)[0]
     assert PlacedWorker(program=program, cpus=2).bundle() == {"CPU": 2}
     assert PlacedWorker(program=program, cpus=1, gpus=0.5).bundle() == {"CPU": 1, "GPU": 0.5}
+
+
+def test_each_worker_has_a_metrics_port_of_its_own_or_none_has() -> None:
+    pools = {"prefill": {"replicas": 2}, "decode": {"replicas": 3}}
+    assert {w.metrics_port for w in plan_workers(config(pools=pools), MODEL, REDIS)} == {None}
+    shown = config(pools=pools, workers={"metrics_base_port": 9500, "metrics_host": "0.0.0.0"})
+    workers = plan_workers(shown, MODEL, REDIS)
+    assert [worker.metrics_port for worker in workers] == [9500, 9501, 9502, 9503, 9504]
+    assert {worker.metrics_host for worker in workers} == {"0.0.0.0"}
+
+
+def test_the_last_of_the_most_workers_still_has_a_port() -> None:
+    most = {"prefill": {"replicas": 4096}, "decode": {"replicas": 4096}}
+    last = plan_workers(config(pools=most, workers={"metrics_base_port": 57343}), MODEL, REDIS)[-1]
+    assert WorkerProgramConfig.model_validate_json(last.model_dump_json()).metrics_port == 65534

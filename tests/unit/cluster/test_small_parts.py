@@ -84,6 +84,8 @@ def test_an_exit_without_words() -> None:
     assert "(exit status 3)" in error_from_exit("x", 3, "", Path("/l")).problem
     assert "killed by signal 9" in error_from_exit("x", -9, "a\nb\n\n", Path("/l")).problem
     assert error_from_exit("x", -9, "a\nb\n\n", Path("/l")).problem.endswith(": b")
+    crash = "TypeError: no clock\nFatal: at shutdown\n  <no Python frame>\n"
+    assert error_from_exit("x", -6, crash, Path("/l")).problem.endswith(": TypeError: no clock")
 
 
 # --- reports ------------------------------------------------------------------------------------------------------

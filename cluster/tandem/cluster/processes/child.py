@@ -106,7 +106,8 @@ class ChildProcess:
             self._process.stdin.close()
         for wait_s, last_resort in ((grace_s, signal.SIGTERM), (5.0, signal.SIGKILL)):
             try:
-                return await asyncio.wait_for(self.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    return await self.wait()
             except TimeoutError:
                 self.signal(last_resort)
         return await self.wait()

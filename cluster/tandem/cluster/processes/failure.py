@@ -1,5 +1,6 @@
 """How a child says why it could not start, and what the parent makes of it: the same error, one process further up."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from tandem.cluster.processes.lifeline import report
 from tandem.core.errors import ConfigError, EnvironmentProblem, ModelError, SetupError, TandemError
 
+_RAISED = re.compile(r"[\w.]*(Error|Exception|Failed|Problem)\b")  # how a traceback ends
 _KINDS: dict[str, type[SetupError]] = {kind.reason: kind for kind in (ConfigError, ModelError, EnvironmentProblem)}
 
 
@@ -30,6 +32,7 @@ def setup_error(who: str, facts: Mapping[str, Any], *, remedy: str) -> SetupErro
 
 def error_from_exit(who: str, code: int | None, log_tail: str, log_file: Path) -> EnvironmentProblem:
     """Return the error for a child that ended without a word: the last line of its log says most."""
-    last = next((line.strip() for line in reversed(log_tail.splitlines()) if line.strip()), "")
+    lines = [line.strip() for line in log_tail.splitlines() if line.strip()]
+    last = next((line for line in reversed(lines) if _RAISED.match(line)), lines[-1] if lines else "")
     ended = f"killed by signal {-code}" if code is not None and code < 0 else f"exit status {code}"
     return EnvironmentProblem(f"{who} ended early ({ended})" + (f": {last}" if last else ""), remedy=f"see {log_file}")

@@ -29,8 +29,11 @@ def watch_lifeline(on_end: Callable[[], None], *, last_resort_s: float = 90.0) -
     The parent may have been killed, and then nobody is left to end a child that hangs.
     """
 
+    descriptor = sys.stdin.fileno()
+
     def run() -> None:
-        while sys.stdin.buffer.read(4096):
+        # The raw descriptor: a thread that sleeps inside the buffered reader makes the interpreter abort at its end.
+        while os.read(descriptor, 4096):
             pass
         on_end()
         threading.Event().wait(last_resort_s)

@@ -27,7 +27,9 @@ class Service:
         ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._following = asyncio.create_task(self._follow(self.child, ready), name=f"follow {self.spec.name}")
         try:
-            return await asyncio.wait_for(ready, timeout_s)
+            # Not wait_for: on Python 3.11 it loses a cancellation that comes together with the result.
+            async with asyncio.timeout(timeout_s):
+                return await ready
         except TimeoutError:
             await self.stop(grace_s=1.0)
             raise EnvironmentProblem(

@@ -32,7 +32,8 @@ async def keep_announced(registry: Registry, info: WorkerInfo, stop: asyncio.Eve
         while not stop.is_set():
             await registry.announce(info, ttl_s=TTL_S)
             try:
-                await asyncio.wait_for(stop.wait(), _PERIOD_S)
+                async with asyncio.timeout(_PERIOD_S):
+                    await stop.wait()
             except TimeoutError:
                 continue
     finally:

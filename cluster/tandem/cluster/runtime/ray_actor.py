@@ -31,7 +31,7 @@ class WorkerActor:
             _send_stderr_to(Path(log_file))
         config = WorkerProgramConfig.model_validate_json(config_json)
         if announce_node_address:
-            config = config.model_copy(update={"host": ray.util.get_node_ip_address()})
+            config = config.model_copy(update={"host": str(ray.util.get_node_ip_address())})  # type: ignore[no-untyped-call]
         configure_logging(level=config.log_level, style=config.log_style, worker=config.worker_id)
         self._config = config
         self._detail = "starting"

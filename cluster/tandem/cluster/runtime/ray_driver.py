@@ -41,9 +41,10 @@ class RayDriver:
         """Bring Ray and all workers up. Raises SetupError, or Stopped when the lifeline ends first."""
         report("status", worker="ray", detail="starting" if self._config.address is None else "joining")
         self._connect()
-        self._group = self._reserve()
+        group = self._group = self._reserve()
         self._workers = [
-            _Worker(placed, self._make_actor(placed, bundle)) for bundle, placed in enumerate(self._config.workers)
+            _Worker(placed, self._make_actor(placed, group, bundle))
+            for bundle, placed in enumerate(self._config.workers)
         ]
         deadline_s = time.monotonic() + self._config.start_timeout_s
         while not all(worker.is_ready for worker in self._workers):
@@ -109,19 +110,21 @@ class RayDriver:
 
     def _reserve(self) -> PlacementGroup:
         bundles = [worker.bundle() for worker in self._config.workers]
-        group = placement_group(bundles, strategy=self._config.placement, name=f"tandem-{self._config.namespace}")
+        group: PlacementGroup = placement_group(
+            bundles, strategy=self._config.placement, name=f"tandem-{self._config.namespace}"
+        )
         deadline_s = time.monotonic() + min(_PLACE_S, self._config.start_timeout_s)
         while not group.wait(timeout_seconds=1):
             self._check_ended()
             if time.monotonic() > deadline_s:
                 raise EnvironmentProblem(
                     f"Ray can't place {len(bundles)} workers ({_total(bundles)}) as {self._config.placement};"
-                    f" it has {_total([ray.available_resources()])} free",
+                    f" it has {_total([_free()])} free",
                     remedy="lower pools.*.replicas, cpus or gpus, choose another runtime.placement, or add nodes",
                 )
         return group
 
-    def _make_actor(self, placed: PlacedWorker, bundle: int) -> Any:
+    def _make_actor(self, placed: PlacedWorker, group: PlacementGroup, bundle: int) -> Any:
         config = self._config
         options: dict[str, Any] = {
             "name": placed.program.worker_id,
@@ -129,7 +132,7 @@ class RayDriver:
             "num_gpus": placed.gpus,
             "max_restarts": -1,
             "max_concurrency": 4,  # a ping must be answered while a stop waits
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle),
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle),
         }
         if config.address is not None:  # a Ray of our own hands our environment on
             variables = worker_variables(num_threads=placed.program.engine.num_threads)
@@ -200,6 +203,10 @@ class _Worker:
                 restarts=self._num_restarts,
                 detail=detail,
             )
+
+
+def _free() -> dict[str, float]:
+    return dict(ray.available_resources())  # type: ignore[no-untyped-call]
 
 
 def _total(resources: list[dict[str, float]]) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
+from opentelemetry.metrics import Meter
+
 from tandem.cluster.programs.config import RegistryTarget, WorkerProgramConfig
 from tandem.cluster.programs.roles import role_factory
 from tandem.core.clock import MonotonicClock
@@ -32,8 +34,10 @@ from tandem.core.prepared_model import PreparedModel
 from tandem.core.types import FinishReason, GenerationTask, KvSource, Role, TokenDelta, WorkerInfo
 from tandem.engine.config import EngineConfig
 from tandem.engine.engine import Engine
+from tandem.rpc.telemetry import meter
 from tandem.worker_host.assembly import build_engine
 from tandem.worker_host.host import WorkerHost
+from tandem.worker_host.instruments import WorkerInstruments
 from tandem.worker_host.session import RouterSession
 
 Transport = Literal["shm", "tcp"]
@@ -86,7 +90,12 @@ class _Worker:
     """One host, its engine and the stand-in router's session with it."""
 
     def __init__(
-        self, prepared: PreparedModel, role: Role, engine: EngineConfig, transports: Sequence[Transport]
+        self,
+        prepared: PreparedModel,
+        role: Role,
+        engine: EngineConfig,
+        transports: Sequence[Transport],
+        measured_by: Meter | None,
     ) -> None:
         clock = MonotonicClock()
         built = build_engine(prepared, engine, clock=clock)
@@ -114,11 +123,13 @@ class _Worker:
             host="test",
         )
         self.engine: Engine = built.engine
+        instruments = WorkerInstruments(meter=measured_by or meter(), role=role)
         self.host = WorkerHost(
             info=info,
             engine=built.engine,
-            make_role=role_factory(program, info, built.layout, clock),
+            make_role=role_factory(program, info, built.layout, instruments, clock),
             estimator=LatencyEstimator(),
+            instruments=instruments,
             clock=clock,
             beat_period_s=0.05,
         )
@@ -139,10 +150,11 @@ class WorkerPair:
         transports: Sequence[Transport] = ("shm", "tcp"),
         engine: EngineConfig | None = None,
         decode_engine: EngineConfig | None = None,
+        measured_by: Meter | None = None,
     ) -> None:
         settings = engine or EngineConfig(num_blocks=96, max_batched_tokens=32)
-        self.prefill = _Worker(prepared, Role.PREFILL, settings, transports)
-        self.decode = _Worker(prepared, Role.DECODE, decode_engine or settings, transports)
+        self.prefill = _Worker(prepared, Role.PREFILL, settings, transports, measured_by)
+        self.decode = _Worker(prepared, Role.DECODE, decode_engine or settings, transports, measured_by)
         self.beats: list[Beat] = []
         self.hold_grants = False
         self._results: dict[RequestId, Result] = {}

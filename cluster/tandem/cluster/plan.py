@@ -26,8 +26,14 @@ def plan_router(config: ClusterConfig, model: PreparedModel, registry: RegistryT
 def plan_workers(config: ClusterConfig, model: PreparedModel, registry: RegistryTarget) -> list[WorkerProgramConfig]:
     """Return one configuration per worker, prefill workers first."""
     pools = ((Role.PREFILL, config.pools.prefill), (Role.DECODE, config.pools.decode))
+    slots = [(role, index) for role, pool in pools for index in range(pool.replicas)]
+    base_port = config.workers.metrics_base_port
     return [
-        _worker(config, model.folder, registry, role, index) for role, pool in pools for index in range(pool.replicas)
+        _worker(config, model.folder, registry, role, index).model_copy(
+            # One fixed port can't serve several workers of one host, so each has its own.
+            update={"metrics_port": None if base_port is None else base_port + number}
+        )
+        for number, (role, index) in enumerate(slots)
     ]
 
 
@@ -44,6 +50,7 @@ def _worker(
         registry=registry,
         tls=config.workers.tls,
         insecure=config.workers.insecure,
+        metrics_host=config.workers.metrics_host,
         log_level=config.observability.log_level,
         log_style=config.observability.log_style,
     )

@@ -19,6 +19,7 @@ from tandem.engine.results import StepResult
 from tandem.kvtransfer.stats import TransferStats
 from tandem.worker_host.first_tokens import decode_first_tokens
 from tandem.worker_host.inbox import Inbox
+from tandem.worker_host.instruments import WorkerInstruments
 from tandem.worker_host.outbox import Outbox
 from tandem.worker_host.token_digest import digest_tokens
 
@@ -33,9 +34,18 @@ class DecodeRole:
     whatever reason, its blocks are free at once (or when the chunk being received is in) and the router is told.
     """
 
-    def __init__(self, *, engine: Engine, outbox: Outbox, inbox: Inbox, make_receiver: ReceiverFactory) -> None:
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        outbox: Outbox,
+        inbox: Inbox,
+        instruments: WorkerInstruments,
+        make_receiver: ReceiverFactory,
+    ) -> None:
         self._engine = engine
         self._outbox = outbox
+        self._instruments = instruments
         self._receiving: set[AttemptKey] = set()
         relay = ReceiverRelay(inbox=inbox, on_ready=self._on_ready, on_failed=self._on_transfer_failed)
         self._receiver: KvReceiver = make_receiver(relay)
@@ -110,6 +120,7 @@ class DecodeRole:
         except TandemError as error:
             self._on_transfer_failed(key, error.reason, error.retryable, str(error))
             return
+        self._instruments.handed_over(stats)
         self._outbox.event(
             HandoverDone(
                 request_id=key.request_id,
@@ -122,6 +133,7 @@ class DecodeRole:
         )
 
     def _on_transfer_failed(self, key: AttemptKey, reason: str, retryable: bool, message: str = _FAILED) -> None:
+        self._instruments.handover_failed(reason)
         self._receiving.discard(key)
         self._engine.abort(key)
         self._outbox.event(

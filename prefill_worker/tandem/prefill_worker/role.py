@@ -11,6 +11,7 @@ from tandem.kvtransfer.grant import KvGrant
 from tandem.prefill_worker.sender_events import KvSender, SenderFactory, SenderRelay
 from tandem.worker_host.first_tokens import encode_first_tokens
 from tandem.worker_host.inbox import Inbox
+from tandem.worker_host.instruments import WorkerInstruments
 from tandem.worker_host.outbox import Outbox
 from tandem.worker_host.token_digest import digest_tokens
 
@@ -24,9 +25,18 @@ class PrefillRole:
     held until the decode worker commits, the router aborts, or the sender's lease ends; right after, they are free.
     """
 
-    def __init__(self, *, engine: Engine, outbox: Outbox, inbox: Inbox, make_sender: SenderFactory) -> None:
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        outbox: Outbox,
+        inbox: Inbox,
+        instruments: WorkerInstruments,
+        make_sender: SenderFactory,
+    ) -> None:
         self._engine = engine
         self._outbox = outbox
+        self._instruments = instruments
         self._token_digests: dict[AttemptKey, bytes] = {}
         relay = SenderRelay(inbox=inbox, on_committed=self._on_committed, on_failed=self._on_transfer_failed)
         self._sender: KvSender = make_sender(relay)
@@ -109,6 +119,7 @@ class PrefillRole:
         self._ended(key)
 
     def _on_transfer_failed(self, key: AttemptKey, reason: str, retryable: bool, message: str = _FAILED) -> None:
+        self._instruments.handover_failed(reason)
         self._engine.abort(key)
         self._token_digests.pop(key, None)
         self._outbox.event(

@@ -1,6 +1,8 @@
 """The metrics page of one process: a meter provider of its own and, once started, plain HTTP with Prometheus' text."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from wsgiref.simple_server import WSGIServer
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
@@ -9,7 +11,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import CollectorRegistry, start_http_server
 
 from tandem.core.errors import EnvironmentProblem
-from tandem.rpc.telemetry import SCOPE
+from tandem.rpc.telemetry import SCOPE, meter
 
 
 class MetricsEndpoint:
@@ -45,3 +47,21 @@ class MetricsEndpoint:
         if self._thread is not None:
             self._thread.join(timeout=5.0)
         self._provider.shutdown()
+
+
+@contextmanager
+def metrics_page(host: str, port: int | None) -> Iterator[Meter]:
+    """Give a meter whose instruments are shown at ``host:port`` until the end of the block.
+
+    Without a port it is the process's own meter, silent unless a composition root has set a provider.
+    Raises EnvironmentProblem when the port is taken.
+    """
+    if port is None:
+        yield meter()
+        return
+    endpoint = MetricsEndpoint()
+    try:
+        endpoint.start(host, port)
+        yield endpoint.meter
+    finally:
+        endpoint.stop()

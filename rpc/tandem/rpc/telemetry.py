@@ -2,14 +2,25 @@
 
 Units are in the names, as Prometheus shows them. Requests are counted by outcome and never by tenant or request id;
 worker ids appear on gauges only. Without an SDK set up by the composition root everything here does nothing.
+
+Who writes what:
+
+* the router writes every span of a request, phases of the workers included: P and D report how long a phase took
+  (``PrefillDone``, ``HandoverDone``), so a phase appears once, on one clock, and a worker's step makes no span;
+* the router measures requests (``RouterMetrics``), a worker its steps and hand-overs (``WorkerMetrics``): nothing is
+  counted in both. A hand-over's time and bytes are D's alone; each side counts the failures it notices, by role.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from opentelemetry import metrics, trace
-from opentelemetry.metrics import Counter, Histogram, Meter, UpDownCounter
+from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, Observation, UpDownCounter
 from opentelemetry.trace import Tracer
+
+from tandem.core.ids import WorkerId
+from tandem.core.types import WorkerLoad
 
 SCOPE: Final = "tandem"
 
@@ -60,7 +71,8 @@ class WorkerMetrics:
     decode_tokens: Counter
     handover_duration_s: Histogram  # by transport
     handover_bytes: Counter  # by transport
-    handover_failures: Counter  # by reason
+    handover_failures: Counter  # by role and reason
+    attempt_failures: Counter  # by role and reason; refusals and failed hand-overs among them
     preemptions: Counter
 
 
@@ -104,23 +116,48 @@ def worker_metrics(source: Meter) -> WorkerMetrics:
     return WorkerMetrics(
         step_duration_s=_seconds(source, "tandem.engine.step.duration", "Wall time of one forward step."),
         prefill_tokens=source.create_counter(
-            "tandem.engine.prefill_tokens", unit="{token}", description="Prompt tokens computed."
+            "tandem.engine.prefill_tokens",
+            unit="{token}",
+            description="Tokens computed in chunks, those of preempted sequences again.",
         ),
         cached_tokens=source.create_counter(
             "tandem.engine.cached_tokens", unit="{token}", description="Prompt tokens whose KV was already there."
         ),
         decode_tokens=source.create_counter(
-            "tandem.engine.decode_tokens", unit="{token}", description="Tokens generated."
+            "tandem.engine.decode_tokens",
+            unit="{token}",
+            description="Tokens computed by decode rows.",
         ),
         handover_duration_s=_seconds(source, "tandem.kv.handover.duration", "From the grant to the verified seal."),
         handover_bytes=source.create_counter("tandem.kv.handover.bytes", unit="By", description="KV bytes received."),
         handover_failures=source.create_counter(
             "tandem.kv.handover.failures", unit="{handover}", description="Hand-overs that failed, by reason."
         ),
+        attempt_failures=source.create_counter(
+            "tandem.worker.attempt_failures",
+            unit="{attempt}",
+            description="Attempts, or single sequences of them, that were refused or failed, by reason.",
+        ),
         preemptions=source.create_counter(
             "tandem.engine.preemptions", unit="{sequence}", description="Sequences put back to be computed again."
         ),
     )
+
+
+def show_worker_load(source: Meter, worker_id: WorkerId, read: Callable[[], WorkerLoad]) -> None:
+    """Make the gauges of a worker's load; ``read`` is called when somebody looks, from the exporter's thread."""
+
+    def gauge(name: str, unit: str, description: str, value: Callable[[WorkerLoad], int]) -> None:
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            return [Observation(value(read()), {ATTRIBUTE_WORKER: worker_id})]
+
+        source.create_observable_gauge(name, [observe], unit=unit, description=description)
+
+    gauge("tandem.worker.running_sequences", "{sequence}", "Sequences in the batch.", lambda load: load.num_running)
+    gauge("tandem.worker.waiting_sequences", "{sequence}", "Sequences that wait here.", lambda load: load.num_waiting)
+    gauge("tandem.worker.kv_blocks", "{block}", "KV blocks in all.", lambda load: load.total_blocks)
+    gauge("tandem.worker.kv_free_blocks", "{block}", "KV blocks that are free.", lambda load: load.free_blocks)
+    gauge("tandem.worker.kv_receiving_blocks", "{block}", "KV blocks on their way.", lambda load: load.receiving_blocks)
 
 
 def _seconds(source: Meter, name: str, description: str) -> Histogram:

@@ -29,8 +29,10 @@ from tandem.kvtransfer.grant import KvEndpoint, KvGrant
 from tandem.kvtransfer.stats import TransferStats
 from tandem.worker_host.first_tokens import encode_first_tokens
 from tandem.worker_host.inbox import Inbox
+from tandem.worker_host.instruments import WorkerInstruments
 from tandem.worker_host.outbox import Outbox
 from tandem.worker_host.token_digest import digest_tokens
+from tests.fakes.measured import Measured, labels
 from tests.fakes.scripted_engine import ScriptedEngine
 
 KEY = AttemptKey(RequestId("r"), 0)
@@ -83,9 +85,14 @@ class _Bench:
     def __init__(self) -> None:
         self.engine, self.receiver = ScriptedEngine(), _Receiver()
         self.inbox, self.outbox = Inbox(), Outbox(Epoch(1))
+        self.measured = Measured()
         self.relays: list[ReceiverRelay] = []
         self.role = DecodeRole(
-            engine=cast(Engine, self.engine), outbox=self.outbox, inbox=self.inbox, make_receiver=self._make_receiver
+            engine=cast(Engine, self.engine),
+            outbox=self.outbox,
+            inbox=self.inbox,
+            instruments=WorkerInstruments(meter=self.measured.meter, role=Role.DECODE),
+            make_receiver=self._make_receiver,
         )
         self.reports: list[StepReport] = []
         self.outbox.open_session("a", self._take)
@@ -239,3 +246,26 @@ def test_close_closes_the_receiver() -> None:
     bench = _Bench()
     bench.role.close()
     assert bench.receiver.calls == [("close",)]
+
+
+def test_hand_overs_and_their_failures_are_measured() -> None:
+    bench = _Bench()
+    bench.reserve()
+    bench.relays[0].on_ready(KEY, encode_first_tokens(FIRST), STATS)
+    bench.events()
+    assert bench.measured.sums("tandem.kv.handover.bytes") == {labels(transport="shm"): 2048}
+    bench.reserve()
+    bench.relays[0].on_failed(KEY, KV_INTEGRITY, True)
+    bench.events()
+    failed = labels(role="decode", reason=KV_INTEGRITY)
+    assert bench.measured.sums("tandem.kv.handover.failures") == {failed: 1}
+    assert bench.measured.counts("tandem.kv.handover.duration") == {labels(transport="shm"): 1}
+
+
+def test_a_hand_over_that_was_aborted_is_neither_done_nor_failed() -> None:
+    bench = _Bench()
+    bench.reserve()
+    bench.relays[0].on_ready(KEY, encode_first_tokens(FIRST), STATS)
+    bench.role.abort(Abort(request_id=RequestId("r"), attempt=0, reason="X"))
+    bench.events()
+    assert bench.measured.names() == set()

@@ -30,8 +30,10 @@ from tandem.prefill_worker.role import PrefillRole
 from tandem.prefill_worker.sender_events import SenderRelay
 from tandem.worker_host.first_tokens import decode_first_tokens
 from tandem.worker_host.inbox import Inbox
+from tandem.worker_host.instruments import WorkerInstruments
 from tandem.worker_host.outbox import Outbox
 from tandem.worker_host.token_digest import digest_tokens
+from tests.fakes.measured import Measured, labels
 from tests.fakes.scripted_engine import ScriptedEngine
 
 KEY = AttemptKey(RequestId("r"), 0)
@@ -88,9 +90,14 @@ class _Bench:
     def __init__(self) -> None:
         self.engine, self.sender = ScriptedEngine(), _Sender()
         self.inbox, self.outbox = Inbox(), Outbox(Epoch(1))
+        self.measured = Measured()
         self.relays: list[SenderRelay] = []
         self.role = PrefillRole(
-            engine=cast(Engine, self.engine), outbox=self.outbox, inbox=self.inbox, make_sender=self._make_sender
+            engine=cast(Engine, self.engine),
+            outbox=self.outbox,
+            inbox=self.inbox,
+            instruments=WorkerInstruments(meter=self.measured.meter, role=Role.PREFILL),
+            make_sender=self._make_sender,
         )
         self.reports: list[StepReport] = []
         self.outbox.open_session("a", self._take)
@@ -249,3 +256,19 @@ def test_close_closes_the_sender() -> None:
     bench = _Bench()
     bench.role.close()
     assert bench.sender.calls == [("close",)]
+
+
+def test_failed_hand_overs_are_measured_here_too() -> None:
+    bench = _Bench()
+    bench.seal(finished=False)
+    bench.relays[0].on_failed(KEY, KV_PEER_LOST, True)
+    bench.events()
+    assert bench.measured.sums("tandem.kv.handover.failures") == {labels(role="prefill", reason=KV_PEER_LOST): 1}
+
+
+def test_a_committed_hand_over_is_measured_by_the_receiver_alone() -> None:
+    bench = _Bench()
+    bench.seal(finished=False)
+    bench.relays[0].on_committed(KEY, STATS)
+    bench.events()
+    assert bench.measured.names() == set()

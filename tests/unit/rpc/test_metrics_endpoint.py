@@ -6,7 +6,7 @@ import urllib.request
 import pytest
 
 from tandem.core.errors import EnvironmentProblem
-from tandem.rpc.metrics_endpoint import MetricsEndpoint
+from tandem.rpc.metrics_endpoint import MetricsEndpoint, metrics_page
 
 
 def _page(port: int) -> str:
@@ -58,3 +58,31 @@ def test_after_the_stop_the_port_is_free_again() -> None:
 
 def test_an_endpoint_that_was_never_started_can_be_stopped() -> None:
     MetricsEndpoint().stop()
+
+
+def test_a_page_lasts_as_long_as_its_block() -> None:
+    probe = MetricsEndpoint()
+    port = probe.start("127.0.0.1", 0)
+    probe.stop()
+    with metrics_page("127.0.0.1", port) as meter:
+        meter.create_counter("tandem.shown").add(1)
+        assert "tandem_shown_total" in _page(port)
+    with pytest.raises(urllib.error.URLError):
+        _page(port)
+
+
+def test_without_a_port_there_is_a_meter_that_does_nothing() -> None:
+    with metrics_page("127.0.0.1", None) as meter:
+        meter.create_counter("tandem.silent").add(1)
+
+
+def test_a_page_whose_port_is_taken_leaves_nothing_open() -> None:
+    holder = MetricsEndpoint()
+    port = holder.start("127.0.0.1", 0)
+    holder.meter.create_counter("tandem.held").add(1)
+    try:
+        with pytest.raises(EnvironmentProblem), metrics_page("127.0.0.1", port):
+            raise AssertionError("the block must not run")
+        assert "tandem_held_total" in _page(port)
+    finally:
+        holder.stop()

@@ -8,6 +8,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
+from tandem.core.ids import WorkerId
+from tandem.core.types import WorkerLoad
 from tandem.rpc import telemetry
 from tandem.rpc.trace import context_of, current_traceparent, traceparent_of
 
@@ -26,6 +28,7 @@ def test_instruments_have_standard_names_units_and_words() -> None:
     provider = MeterProvider(metric_readers=[reader])
     router = telemetry.router_metrics(provider.get_meter("t"))
     worker = telemetry.worker_metrics(provider.get_meter("t"))
+    telemetry.show_worker_load(provider.get_meter("t"), WorkerId("decode-0"), WorkerLoad)
     for histogram in (
         router.request_duration_s,
         router.time_to_first_token_s,
@@ -47,11 +50,12 @@ def test_instruments_have_standard_names_units_and_words() -> None:
         worker.decode_tokens,
         worker.handover_bytes,
         worker.handover_failures,
+        worker.attempt_failures,
         worker.preemptions,
     ):
         counter.add(1)
     measured = _measured(provider, reader)
-    assert len(measured) == 18
+    assert len(measured) == 24
     for name, (unit, words) in measured.items():
         assert re.fullmatch(r"(gen_ai\.server|tandem)\.[a-z_.]+", name)
         assert unit in {"s", "By"} or re.fullmatch(r"\{[a-z]+\}", unit)

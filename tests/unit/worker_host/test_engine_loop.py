@@ -16,7 +16,9 @@ from tandem.engine.engine import Engine
 from tandem.engine.results import StepResult, StepStats
 from tandem.worker_host.engine_loop import EngineLoop
 from tandem.worker_host.inbox import Inbox
+from tandem.worker_host.instruments import WorkerInstruments
 from tandem.worker_host.outbox import Outbox
+from tests.fakes.measured import Measured, labels
 from tests.fakes.scripted_engine import ScriptedEngine
 
 
@@ -65,7 +67,7 @@ class _Bench:
     """A loop over scripted parts, stepped by hand."""
 
     def __init__(self) -> None:
-        self.engine = ScriptedEngine()
+        self.engine, self.measured = ScriptedEngine(), Measured()
         self.inbox, self.outbox = Inbox(), Outbox(Epoch(1))
         self.role = _Role(self.engine, self.outbox)
         self.estimator = LatencyEstimator(num_cold=0)
@@ -75,6 +77,7 @@ class _Bench:
             inbox=self.inbox,
             outbox=self.outbox,
             estimator=self.estimator,
+            instruments=WorkerInstruments(meter=self.measured.meter, role=Role.DECODE),
             clock=MonotonicClock(),
         )
         self.reports: list[StepReport] = []
@@ -227,3 +230,16 @@ def test_attempt_keys_with_other_attempt_numbers_are_other_attempts() -> None:
     bench.loop.step()
     assert bench.outbox.knows(AttemptKey(RequestId("r"), 0))
     assert not bench.outbox.knows(AttemptKey(RequestId("r"), 1))
+
+
+def test_every_step_and_every_refusal_is_measured() -> None:
+    bench = _Bench()
+    bench.engine.results = [StepResult(stats=StepStats(wall_s=0.5, num_decode_rows=2)), StepResult()]
+    bench.engine.refuse_with = Overloaded("no room", retry_after_s=1.0, reason="NO_KV_BLOCKS")
+    bench.loop.command("a", _local("r"))
+    for _ in range(3):
+        bench.loop.step()
+    decode = labels(role="decode")
+    assert bench.measured.counts("tandem.engine.step.duration") == {decode: 2}
+    assert bench.measured.sums("tandem.engine.decode_tokens") == {decode: 2}
+    assert bench.measured.sums("tandem.worker.attempt_failures") == {labels(role="decode", reason="NO_KV_BLOCKS"): 1}

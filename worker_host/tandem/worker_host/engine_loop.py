@@ -17,6 +17,7 @@ from tandem.core.types import WorkerLoad
 from tandem.engine.engine import Engine
 from tandem.engine.results import StepStats
 from tandem.worker_host.inbox import Inbox
+from tandem.worker_host.instruments import WorkerInstruments
 from tandem.worker_host.outbox import Outbox, Send
 from tandem.worker_host.role import RoleService
 
@@ -35,12 +36,14 @@ class EngineLoop:
         inbox: Inbox,
         outbox: Outbox,
         estimator: LatencyEstimator,
+        instruments: WorkerInstruments,
         clock: Clock,
     ) -> None:
         self._engine = engine
         self._role = role
         self._outbox = outbox
         self._estimator = estimator
+        self._instruments = instruments
         self._clock = clock
         self._inbox = inbox
         self._stopping = threading.Event()
@@ -131,6 +134,7 @@ class EngineLoop:
             self._fail(key, error.reason, str(error), retryable=error.retryable)
 
     def _fail(self, key: AttemptKey, reason: str, message: str, *, retryable: bool) -> None:
+        self._instruments.attempt_failed(reason)
         self._outbox.event(
             AttemptFailed(
                 request_id=key.request_id, attempt=key.attempt, reason=reason, message=message, retryable=retryable
@@ -148,6 +152,7 @@ class EngineLoop:
             result = self._engine.step()
             self._step_began_s = None
             self._learn(result.stats)
+            self._instruments.stepped(result)
             self._role.after_step(result)
             self._publish()
         return has_work

@@ -16,6 +16,7 @@ from tandem.engine.engine import Engine
 from tandem.worker_host.engine_loop import EngineLoop
 from tandem.worker_host.heartbeat import Heartbeat
 from tandem.worker_host.inbox import Inbox
+from tandem.worker_host.instruments import WorkerInstruments
 from tandem.worker_host.outbox import Outbox
 from tandem.worker_host.role import RoleService
 from tandem.worker_host.session import RouterSession
@@ -40,6 +41,7 @@ class WorkerHost:
         engine: Engine,
         make_role: RoleFactory,
         estimator: LatencyEstimator,
+        instruments: WorkerInstruments,
         clock: Clock,
         beat_period_s: float = 1.0,
     ) -> None:
@@ -49,8 +51,15 @@ class WorkerHost:
         inbox, outbox = Inbox(), Outbox(info.epoch)
         self._role = make_role(engine, outbox, inbox)
         self._loop = EngineLoop(
-            engine=engine, role=self._role, inbox=inbox, outbox=outbox, estimator=estimator, clock=clock
+            engine=engine,
+            role=self._role,
+            inbox=inbox,
+            outbox=outbox,
+            estimator=estimator,
+            instruments=instruments,
+            clock=clock,
         )
+        instruments.show_load(info.worker_id, lambda: self._loop.load)
         self._heartbeat = Heartbeat(make_beat=self._make_beat, broadcast=self._broadcast, period_s=beat_period_s)
         self._sessions: dict[str, RouterSession] = {}
         self._session_numbers = itertools.count()

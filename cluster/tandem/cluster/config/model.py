@@ -65,6 +65,10 @@ class WorkersSection(ConfigModel):
     """Certificate, key and CA of the workers; with them, internal connections are mTLS on both ends."""
     insecure: bool = False
     """Allow plain text between router and workers beyond loopback."""
+    metrics_host: str = "127.0.0.1"
+    """Address of the workers' metrics pages (Prometheus text over plain HTTP)."""
+    metrics_base_port: int | None = pydantic.Field(default=None, ge=1, le=57343)
+    """Port of the first worker's metrics page; the others follow, prefill workers first. Not set = none."""
 
 
 class PoolsSection(ConfigModel):

@@ -46,6 +46,10 @@ class WorkerProgramConfig(ConfigModel):
     """Internal TLS."""
     insecure: bool = False
     """Allow internal plain text beyond loopback."""
+    metrics_host: str = "127.0.0.1"
+    """Address of the metrics page."""
+    metrics_port: int | None = pydantic.Field(default=None, ge=1, le=65535)
+    """Port of the metrics page; nothing = none."""
     log_level: str = "info"
     """Least severe log line."""
     log_style: Literal["console", "json"] = "console"

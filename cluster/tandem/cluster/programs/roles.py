@@ -16,12 +16,15 @@ from tandem.prefill_worker.sender_events import SenderRelay
 from tandem.rpc.config import TlsFiles
 from tandem.worker_host.host import RoleFactory
 from tandem.worker_host.inbox import Inbox
+from tandem.worker_host.instruments import WorkerInstruments
 from tandem.worker_host.kv_memory import EngineBlockMemory
 from tandem.worker_host.outbox import Outbox
 from tandem.worker_host.role import RoleService
 
 
-def role_factory(config: WorkerProgramConfig, info: WorkerInfo, layout: KvLayout, clock: Clock) -> RoleFactory:
+def role_factory(
+    config: WorkerProgramConfig, info: WorkerInfo, layout: KvLayout, instruments: WorkerInstruments, clock: Clock
+) -> RoleFactory:
     """Return what makes the configured role over an engine."""
 
     def make_prefill(engine: Engine, outbox: Outbox, inbox: Inbox) -> RoleService:
@@ -38,7 +41,7 @@ def role_factory(config: WorkerProgramConfig, info: WorkerInfo, layout: KvLayout
                 tls=_tls_context(config.tls, ssl.Purpose.SERVER_AUTH),
             )
 
-        return PrefillRole(engine=engine, outbox=outbox, inbox=inbox, make_sender=make_sender)
+        return PrefillRole(engine=engine, outbox=outbox, inbox=inbox, instruments=instruments, make_sender=make_sender)
 
     def make_decode(engine: Engine, outbox: Outbox, inbox: Inbox) -> RoleService:
         memory = EngineBlockMemory(engine.table, engine.pool)
@@ -56,7 +59,9 @@ def role_factory(config: WorkerProgramConfig, info: WorkerInfo, layout: KvLayout
                 transports=config.transports,
             )
 
-        return DecodeRole(engine=engine, outbox=outbox, inbox=inbox, make_receiver=make_receiver)
+        return DecodeRole(
+            engine=engine, outbox=outbox, inbox=inbox, instruments=instruments, make_receiver=make_receiver
+        )
 
     return make_prefill if config.role is Role.PREFILL else make_decode
 

@@ -25,11 +25,13 @@ from tandem.engine.profile import profile_latency
 from tandem.rpc.access import AccessControl
 from tandem.rpc.addresses import join_address
 from tandem.rpc.channels import INTERNAL_LIMITS
+from tandem.rpc.metrics_endpoint import metrics_page
 from tandem.rpc.server import RpcServer
 from tandem.rpc.services.worker import WORKER_SERVICE, worker_service
 from tandem.rpc.tls import TlsMaterial
 from tandem.worker_host.assembly import BuiltEngine, build_engine
 from tandem.worker_host.host import WorkerHost
+from tandem.worker_host.instruments import WorkerInstruments
 from tandem.worker_host.service import WorkerServiceHandler
 
 _log = structlog.get_logger(__name__)
@@ -61,6 +63,16 @@ class WorkerProgram:
 
     async def run(self, stop: asyncio.Event, *, on_status: OnStatus, on_ready: Callable[[ReadyWorker], None]) -> None:
         """Serve until ``stop`` is set, then drain and end. Loading runs off the event loop."""
+        with metrics_page(self._config.metrics_host, self._config.metrics_port) as meter:
+            await self._run(WorkerInstruments(meter=meter, role=self._config.role), stop, on_status, on_ready)
+
+    async def _run(
+        self,
+        instruments: WorkerInstruments,
+        stop: asyncio.Event,
+        on_status: OnStatus,
+        on_ready: Callable[[ReadyWorker], None],
+    ) -> None:
         config = self._config
         prepared = read_prepared_model(config.model_folder)
         on_status("loading the model")
@@ -75,7 +87,7 @@ class WorkerProgram:
             insecure=config.insecure,
             limits=INTERNAL_LIMITS,
         )
-        host = self._make_host(built, prepared, estimator)
+        host = self._make_host(built, prepared, estimator, instruments)
         try:
             server.add(worker_service(WorkerServiceHandler(host)))
             address = await server.start()
@@ -114,7 +126,13 @@ class WorkerProgram:
             return RedisRegistry(target.url, namespace=target.namespace)
         return RouterRegistry(target.address, tls=self._tls, insecure=self._config.insecure)
 
-    def _make_host(self, built: BuiltEngine, prepared: PreparedModel, estimator: LatencyEstimator) -> WorkerHost:
+    def _make_host(
+        self,
+        built: BuiltEngine,
+        prepared: PreparedModel,
+        estimator: LatencyEstimator,
+        instruments: WorkerInstruments,
+    ) -> WorkerHost:
         config, spec = self._config, built.engine.spec
         info = WorkerInfo(
             worker_id=WorkerId(config.worker_id),
@@ -134,7 +152,8 @@ class WorkerProgram:
         return WorkerHost(
             info=info,
             engine=built.engine,
-            make_role=role_factory(config, info, built.layout, self._clock),
+            make_role=role_factory(config, info, built.layout, instruments, self._clock),
             estimator=estimator,
+            instruments=instruments,
             clock=self._clock,
         )

@@ -14,11 +14,9 @@ from transformers import AutoConfig, PreTrainedConfig
 from tandem.core.errors import ModelError
 from tandem.core.prepared_model import WEIGHTS_NAME, PreparedModel
 from tandem.engine.attention.backend import AttentionBackend
-from tandem.engine.models.hf import TransformersDecoder
 from tandem.engine.models.lean import LeanDecoder
 from tandem.engine.models.lean_config import lean_config, why_not_lean
 from tandem.engine.models.model import LoadedModel, PathChoice
-from tandem.engine.models.probe import probe_layers, refuse_by_config
 from tandem.engine.models.rope import context_limit, rope_digest, serve_within_original_context
 from tandem.engine.models.tensors import TensorFile
 from tandem.engine.spec import LayerSpec, ModelSpec
@@ -58,6 +56,9 @@ def load_model(
         return LoadedModel(
             spec=spec, module=LeanDecoder(config, tensors, attention, device=device, dtype=kind), path="lean"
         )
+    # Half of a worker's start would be this import, and the lean decoder does not need it.
+    from tandem.engine.models.hf import TransformersDecoder  # noqa: PLC0415
+
     module = TransformersDecoder(prepared, config, layers, attention, device=device, dtype=kind)
     return LoadedModel(spec=spec, module=module, path="transformers")
 
@@ -91,7 +92,11 @@ def _choose(config: PreTrainedConfig, path: PathChoice) -> PathChoice:
 
 
 def _layers(config: PreTrainedConfig, path: PathChoice) -> tuple[LayerSpec, ...]:
-    return lean_config(config).layers if path == "lean" else probe_layers(config)
+    if path == "lean":
+        return lean_config(config).layers
+    from tandem.engine.models.probe import probe_layers  # noqa: PLC0415  # as above
+
+    return probe_layers(config)
 
 
 def _spec(prepared: PreparedModel, config: PreTrainedConfig, layers: tuple[LayerSpec, ...], dtype: str) -> ModelSpec:
@@ -120,6 +125,8 @@ class ModelFacts:
 
 def check_supported(folder: Path) -> ModelFacts:
     """Find out, from the config alone, whether Tandem can serve a model folder. Raises ModelError when it can't."""
+    from tandem.engine.models.probe import refuse_by_config  # noqa: PLC0415  # as above
+
     config = _read_config(folder)
     refuse_by_config(config)
     _layers(config, _choose(config, "auto"))

@@ -1,5 +1,6 @@
 """The dispatcher with recorded commands and a clock that moves when told."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -404,6 +405,9 @@ def test_reports_of_another_life_are_counted_and_dropped() -> None:
     world.dispatcher.on_report(WorkerKey(worker_id=P.worker_id, epoch=Epoch(D.epoch + 7)), stale)
     assert sink.deltas == []
     assert world.dispatcher.num_stale == 2
+    world.dispatcher.on_report(P, replace(stale, worker_epoch=Epoch(P.epoch + 7)))
+    assert sink.deltas == []
+    assert world.dispatcher.num_stale == 4
 
 
 def test_a_worker_that_left_the_directory_is_lost() -> None:

@@ -94,6 +94,10 @@ class WorkerLink:
                 _log.info("worker_unreachable", worker_id=self.key.worker_id, reason=error.reason, problem=str(error))
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError, OSError) as error:
                 _log.warning("worker_stream_broke", worker_id=self.key.worker_id, problem=repr(error))
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # A task group whose child fails while its parent is being cancelled reports the failure alone.
+                raise asyncio.CancelledError
             pause_s = _FIRST_PAUSE_S if was_attached else min(pause_s * 2.0, _MAX_PAUSE_S)
             await asyncio.sleep(pause_s)
 

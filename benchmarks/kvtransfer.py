@@ -2,13 +2,15 @@
 
 Two processes on one host, through the real services (state machines, checks, digests), one hand-over per round:
 
-- ``shm`` and ``tcp``: GB/s from the grant leaving the receiver to the verified hand-over there;
+- ``shm`` and ``tcp``: GB/s from the grant leaving the receiver to the verified hand-over there; the prefill is done,
+  every block offered, no byte read or hashed yet;
 - ``memcpy``: one ``numpy.copyto`` of the same bytes in one process (bytes copied, not read + written);
 - ``socket``: the same blocks over a plain loopback TCP connection between the same processes, ``sendall`` against
   ``recv_into``, with the services' socket buffers; measured with whole blocks and with 256 KiB pieces per call, and
   the better of the two counts.
 
-The rounds of all series are interleaved, so a busy neighbour hits all alike; figures are medians over rounds.
+Each process keeps to one CPU. The rounds of all series are interleaved, so a busy neighbour hits all alike; figures are
+medians over rounds.
 Run: ``python -m benchmarks.kvtransfer --json``; the last line of stdout is one JSON object.
 """
 
@@ -38,6 +40,7 @@ from benchmarks.kvtransfer_blocks import (
     SOCKET_BUFFER_BYTES,
     BenchmarkBlocks,
     key_of,
+    pin_to_cpu,
 )
 from benchmarks.kvtransfer_peer import TOKEN_DIGEST
 from tandem.core.blocks import AttemptKey
@@ -73,10 +76,11 @@ class Bench:
         self.other = BenchmarkBlocks(num_blocks, seed=2)
         self._waiter = Waiter()
         self._round = 0
-        self.services = {name: self._service(name) for name in ("shm", "tcp")}
-        command = [sys.executable, "-m", "benchmarks.kvtransfer_peer", str(num_blocks)]
+        command = [sys.executable, "-m", "benchmarks.kvtransfer_peer", str(num_blocks), "1"]
         self._peer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._answer()
+        pin_to_cpu(0)  # after the peer's start, which would inherit it, and before the services' threads
+        self.services = {name: self._service(name) for name in ("shm", "tcp")}
 
     def _service(self, transport: str) -> KvReceiverService:
         transports: list[TransportName] = ["shm" if transport == "shm" else "tcp"]
@@ -94,6 +98,8 @@ class Bench:
     def handover(self, transport: str) -> float:
         """Hand the round's bytes over; return seconds."""
         self._round += 1
+        self._tell({"offer": self._round})
+        self._answer()
         grant = self.services[transport].expect(key_of(self._round), self.blocks.refs, TOKEN_DIGEST, _WAIT_S)
         start_s = time.perf_counter()
         self._tell({"grant": base64.b64encode(grant.to_bytes()).decode()})

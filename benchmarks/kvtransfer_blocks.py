@@ -1,6 +1,7 @@
 """What both benchmark processes share: the layout, and a block table over one anonymous mapping."""
 
 import mmap
+import os
 import threading
 
 import numpy as np
@@ -24,6 +25,16 @@ PIECE_BYTES = 256 * 1024
 SOCKET_BUFFER_BYTES = 4 << 20  # the same for the services' sockets and the plain ones
 
 
+def pin_to_cpu(number: int) -> None:
+    """Keep this process (and threads it starts later) on one CPU, where there are several.
+
+    The kernel likes to wake a socket's reader on the writer's CPU; two ends sharing one CPU measure the scheduler.
+    """
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) > 1:
+        os.sched_setaffinity(0, {cpus[number % len(cpus)]})
+
+
 def key_of(number: int) -> AttemptKey:
     """Return the identity of one round's hand-over."""
     return AttemptKey(RequestId(f"{number:032x}"), 0)
@@ -34,6 +45,7 @@ class BenchmarkBlocks:
 
     def __init__(self, num_blocks: int, *, seed: int | None = None) -> None:
         self.memory = mmap.mmap(-1, num_blocks * BLOCK_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.memory.madvise(mmap.MADV_HUGEPAGE)
         self.array = np.frombuffer(self.memory, np.uint8)
         if seed is None:
             self.array[:] = 0

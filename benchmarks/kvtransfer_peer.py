@@ -1,6 +1,7 @@
 """The sending process of the KV benchmark. One JSON command per line on stdin; ``benchmarks.kvtransfer`` starts it.
 
-``{"plain": port}`` connects and sends every block with ``sendall``; ``{"grant": base64}`` hands over by the service.
+``{"plain": port}`` connects and sends every block with ``sendall``; ``{"offer": n}`` offers and seals every block for
+round n, as a prefill that is done; ``{"grant": base64}`` lets the service hand them over.
 """
 
 import base64
@@ -8,7 +9,7 @@ import json
 import socket
 import sys
 
-from benchmarks.kvtransfer_blocks import LAYOUT, SOCKET_BUFFER_BYTES, BenchmarkBlocks
+from benchmarks.kvtransfer_blocks import LAYOUT, SOCKET_BUFFER_BYTES, BenchmarkBlocks, key_of, pin_to_cpu
 from tandem.core.blocks import AttemptKey
 from tandem.core.clock import MonotonicClock
 from tandem.kvtransfer import KvGrant, KvSenderService, TransferStats
@@ -43,6 +44,7 @@ def send_plain(blocks: BenchmarkBlocks, port: int) -> None:
 def main() -> None:
     """Serve commands until stdin ends."""
     num_blocks = int(sys.argv[1])
+    pin_to_cpu(int(sys.argv[2]))
     blocks = BenchmarkBlocks(num_blocks, seed=1)
     service = KvSenderService(
         worker_id="benchmark-prefill",
@@ -58,11 +60,14 @@ def main() -> None:
         if "plain" in command:
             send_plain(blocks, command["plain"])
             continue
-        grant = KvGrant.from_bytes(base64.b64decode(command["grant"]))
-        for ordinal, ref in enumerate(blocks.refs):
-            service.offer(grant.key, ordinal, ref)
-        service.seal(grant.key, num_blocks, TOKEN_DIGEST, b"first")
-        service.grant(grant)
+        if "offer" in command:
+            key = key_of(command["offer"])
+            for ordinal, ref in enumerate(blocks.refs):
+                service.offer(key, ordinal, ref)
+            service.seal(key, num_blocks, TOKEN_DIGEST, b"first")
+            print(json.dumps({"offered": True}), flush=True)
+            continue
+        service.grant(KvGrant.from_bytes(base64.b64decode(command["grant"])))
     service.close()
 
 

@@ -29,6 +29,7 @@ from .wire import read_exactly
 _log = structlog.get_logger(__name__)
 _POLL_S = 0.5
 _CREDIT_EVERY_CHUNKS = 4
+_LINGER_S = 0.002
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -170,10 +171,7 @@ class ReceiverLink:
         while not self._is_closing:
             got = channel.wire.read_available_into(head)
             if got == 0:
-                self._flush(channel)
-                poller.poll(_POLL_S * 1000)
-                self._waker.drain()
-                if not self._keep_up(channel):
+                if not self._wait(channel, poller):
                     return
                 continue
             if got < HEADER_BYTES:
@@ -182,6 +180,21 @@ class ReceiverLink:
             if self._outbox or self._num_uncredited >= _CREDIT_EVERY_CHUNKS:
                 self._flush(channel)
                 self._keep_up(channel)
+
+    def _wait(self, channel: ReceivingChannel, poller: select.poll) -> bool:
+        """Wait for bytes or a frame to send; False if this link has been idle long enough to end.
+
+        Credits owed are kept back for a moment: most often the next chunk is almost here, and a packet per chunk would
+        cost the sender more than the chunk's checks do.
+        """
+        if self._outbox or not self._owes_credit(channel) or not poller.poll(_LINGER_S * 1000):
+            self._flush(channel)
+            poller.poll(_POLL_S * 1000)
+        self._waker.drain()
+        return self._keep_up(channel)
+
+    def _owes_credit(self, channel: ReceivingChannel) -> bool:
+        return self._num_uncredited > 0 or channel.slots_to_return() != self._num_slots_told
 
     def _on_frame(self, channel: ReceivingChannel, head: memoryview) -> None:
         header = decode_header(head)

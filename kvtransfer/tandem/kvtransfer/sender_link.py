@@ -27,6 +27,7 @@ from .transport.base import SendingChannel
 
 _log = structlog.get_logger(__name__)
 _READ_BYTES = 64 * 1024
+_ACTIONS_PER_READ = 4
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -164,9 +165,14 @@ class SenderLink:
             now_s = self._settings.clock.now_s()
             if now_s >= self._beat_at_s and not self._keep_up(channel, now_s):
                 return
-            if not self._step(channel):
-                poller.poll(SENDER_BEAT_S * 1000)
-                self._waker.drain()
+            is_busy = True
+            for _ in range(_ACTIONS_PER_READ):
+                is_busy = is_busy and self._step(channel)
+            if not is_busy:
+                self._read(channel)
+                if not self._step(channel):
+                    poller.poll(SENDER_BEAT_S * 1000)
+                    self._waker.drain()
 
     def _step(self, channel: SendingChannel) -> bool:
         """Carry out one action; False if there is none that can go now."""

@@ -17,6 +17,7 @@ from tandem.kvtransfer import KvEndpoint
 from tandem.kvtransfer.codec import encode, encode_chunk
 from tandem.kvtransfer.frames import Chunk, Commit, HelloAck, HelloStatus, SlotsFreed
 from tandem.kvtransfer.host import host_id
+from tandem.kvtransfer.machine.sender import CREDIT_WINDOW_CHUNKS
 from tests.fakes.kv_pair import KvPair, eventually, kv_pair
 
 KEY = AttemptKey(RequestId("a" * 32), 0)
@@ -125,7 +126,7 @@ def test_receiver_that_stands_still_is_given_up() -> None:
         start(pair, endpoint, num_blocks=32)
         pair.sent.wait(lambda: KEY in pair.sent.failed)
         assert pair.sent.failed[KEY][0] in (reasons.KV_TIMEOUT, reasons.KV_PEER_LOST)
-        assert pair.sender.snapshot().num_chunks <= 8  # the window
+        assert pair.sender.snapshot().num_chunks <= CREDIT_WINDOW_CHUNKS
         pair.source.free(KEY)
         eventually(lambda: pair.source.num_free() == 32)
 

@@ -67,7 +67,8 @@ def test_exports_are_locked() -> None:
 
 def test_every_error_a_call_can_raise_is_exported() -> None:
     raised = {*errors.RequestError.__subclasses__(), *errors.ServiceError.__subclasses__()}
-    assert {error.__name__ for error in raised} <= set(EXPORTS)
+    # Other components derive errors of their own; over the wire they arrive as core's.
+    assert {error.__name__ for error in raised if error.__module__ == errors.__name__} <= set(EXPORTS)
 
 
 def _public(kind: type) -> dict[str, inspect.Signature]:

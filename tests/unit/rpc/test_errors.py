@@ -73,7 +73,9 @@ def test_the_examples_are_the_whole_table() -> None:
 
 def test_the_table_is_the_whole_tree() -> None:
     """A new error class without a status would be shown to callers as a defect."""
-    assert set(RequestError.__subclasses__()) | set(ServiceError.__subclasses__()) == set(ERROR_TABLE)
+    tree = {*RequestError.__subclasses__(), *ServiceError.__subclasses__()}
+    # Other components derive errors of their own: those go out as the nearest class of the table.
+    assert {kind for kind in tree if kind.__module__ == RequestError.__module__} == set(ERROR_TABLE)
 
 
 @pytest.mark.parametrize(("error", "code"), EVERY, ids=lambda value: type(value).__name__)

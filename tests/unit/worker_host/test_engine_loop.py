@@ -9,7 +9,7 @@ from tandem.core.clock import MonotonicClock
 from tandem.core.errors import InvalidArgument, Overloaded
 from tandem.core.ids import LOCAL_TENANT, Epoch, RequestId
 from tandem.core.latency import LatencyCoefficients, LatencyEstimator
-from tandem.core.messages import Abort, AttemptFailed, Command, ReserveDecode, StepReport, WorkerMessage
+from tandem.core.messages import AttemptFailed, ReserveDecode, StepReport, WorkerMessage
 from tandem.core.reasons import DRAINING
 from tandem.core.types import GenerationTask, KvSource, Role, SamplingParams, StopParams, TokenDelta
 from tandem.engine.engine import Engine
@@ -20,6 +20,7 @@ from tandem.worker_host.instruments import WorkerInstruments
 from tandem.worker_host.outbox import Outbox
 from tests.fakes.measured import Measured, labels
 from tests.fakes.scripted_engine import ScriptedEngine
+from tests.fakes.scripted_role import ScriptedRole
 
 
 def _task(name: str) -> GenerationTask:
@@ -38,38 +39,13 @@ def _local(name: str) -> ReserveDecode:
     return ReserveDecode(task=_task(name), source=KvSource.LOCAL)
 
 
-class _Role:
-    """Starts tasks locally, passes tokens on."""
-
-    role = Role.DECODE
-
-    def __init__(self, engine: ScriptedEngine, outbox: Outbox) -> None:
-        self._engine = engine
-        self._outbox = outbox
-        self.aborted: list[Abort] = []
-
-    def handle(self, command: Command) -> None:
-        if isinstance(command, ReserveDecode):
-            self._engine.start_local(command.task)
-
-    def abort(self, command: Abort) -> None:
-        self.aborted.append(command)
-
-    def after_step(self, result: StepResult) -> None:
-        for delta in result.tokens:
-            self._outbox.token(delta)
-
-    def close(self) -> None:
-        return
-
-
 class _Bench:
     """A loop over scripted parts, stepped by hand."""
 
     def __init__(self) -> None:
         self.engine, self.measured = ScriptedEngine(), Measured()
         self.inbox, self.outbox = Inbox(), Outbox(Epoch(1))
-        self.role = _Role(self.engine, self.outbox)
+        self.role = ScriptedRole(self.engine, self.outbox)
         self.estimator = LatencyEstimator(num_cold=0)
         self.loop = EngineLoop(
             engine=cast(Engine, self.engine),

@@ -89,6 +89,36 @@ async def test_a_router_that_does_not_read_is_cut_off() -> None:
                 pass
 
 
+async def test_what_waits_for_a_router_that_never_reads_is_bounded() -> None:
+    session = RouterSession("a", asyncio.get_running_loop())
+    for _ in range(20_000):
+        session.send(BEAT)
+    await asyncio.sleep(0)
+    with pytest.raises(SlowRouter, match=r"^409\d messages wait"):
+        await anext(session.messages())
+
+
+async def test_a_router_that_reads_in_time_may_get_any_number() -> None:
+    session = RouterSession("a", asyncio.get_running_loop())
+    messages = session.messages()
+    for _ in range(4):
+        for _ in range(2000):
+            session.send(BEAT)
+        for _ in range(2000):
+            assert await anext(messages) == BEAT
+
+
+async def test_what_was_queued_before_the_end_still_comes() -> None:
+    session = RouterSession("a", asyncio.get_running_loop())
+    beats = [replace(BEAT, worker_epoch=Epoch(i)) for i in range(3)]
+    for beat in beats:
+        session.send(beat)
+    await asyncio.sleep(0)
+    session.end()
+    session.end()
+    assert [message async for message in session.messages()] == beats
+
+
 async def test_a_closed_session_takes_nothing() -> None:
     session = RouterSession("a", asyncio.get_running_loop())
     session.close()

@@ -43,6 +43,12 @@ def resolve_device(name: str) -> str:
             f"engine.device is {name!r}, and torch sees no CUDA device",
             remedy="set engine.device to auto or cpu, or install a CUDA build of torch",
         )
+    index = name.partition(":")[2]
+    if index and int(index) >= torch.cuda.device_count():
+        raise EnvironmentProblem(
+            f"engine.device is {name!r}, and torch sees {torch.cuda.device_count()} CUDA devices, numbered from 0",
+            remedy="set engine.device to one of them, or to auto",
+        )
     return name
 
 

@@ -119,7 +119,8 @@ class WorkerHost:
         try:
             async with asyncio.timeout(timeout_s):
                 # The count lives on the engine thread; looking now and then is cheaper than telling at every end.
-                while not self._loop.is_draining or self._loop.num_attempts:  # noqa: ASYNC110
+                # A failed engine thread neither drains nor finishes anything any more.
+                while self.failure is None and (not self._loop.is_draining or self._loop.num_attempts):  # noqa: ASYNC110
                     await asyncio.sleep(_DRAIN_POLL_S)
         except TimeoutError:
             _log.warning("drain_timed_out", num_left=self._loop.num_attempts)

@@ -41,10 +41,11 @@ class RouterSession:
         self._queue.put_nowait(None)
 
     def _put(self, message: WorkerMessage) -> None:
-        if self._is_closed:
+        # After an overrun nothing more is kept: the stream is lost, and a router that never reads again would never
+        # get to hear of it.
+        if self._is_closed or self._is_overrun:
             return
-        if self._queue.qsize() >= _MAX_WAITING_MESSAGES:
-            self._is_overrun = True
+        self._is_overrun = self._queue.qsize() >= _MAX_WAITING_MESSAGES
         self._queue.put_nowait(message)
 
     async def messages(self) -> AsyncIterator[WorkerMessage]:

@@ -8,15 +8,17 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray.util
 import structlog
 
 from tandem.cluster.programs.config import WorkerProgramConfig
-from tandem.cluster.programs.worker_program import ReadyWorker, WorkerProgram
 from tandem.core.errors import SetupError, TandemError
 from tandem.core.log import configure_logging
+
+if TYPE_CHECKING:
+    from tandem.cluster.programs.worker_program import ReadyWorker
 
 _log = structlog.get_logger(__name__)
 _FAILURE_SHOWN_S = 10.0  # how long a failed start waits to be asked why; also the pause before Ray tries again
@@ -74,13 +76,16 @@ class WorkerActor:
             os._exit(1)
 
     async def _serve(self) -> None:
+        # Here and not above: Ray's driver loads this module too, and has no use for torch.
+        from tandem.cluster.programs.worker_program import WorkerProgram  # noqa: PLC0415
+
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         await WorkerProgram(self._config).run(self._stop, on_status=self._on_status, on_ready=self._on_ready)
 
     def _on_status(self, detail: str) -> None:
         self._detail = detail
 
-    def _on_ready(self, worker: ReadyWorker) -> None:
+    def _on_ready(self, worker: "ReadyWorker") -> None:
         self._epoch = str(worker.info.epoch)
         self._detail = "ready"
 

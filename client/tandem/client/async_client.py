@@ -171,7 +171,10 @@ class AsyncClient:
         return await self._call(public.LIST_MODELS, None)
 
     async def status(self) -> ClusterStatus:
-        """Return the state of the cluster; with keys configured it takes an operator's."""
+        """Return the state of the cluster, from a client of the router's internal address (`tandem status` shows it).
+
+        With keys configured it takes an operator's.
+        """
         return await self._call(public.GET_STATUS, None)
 
     async def wait_until_ready(self, timeout_s: float = 60.0) -> None:

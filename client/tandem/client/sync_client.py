@@ -160,7 +160,10 @@ class Client:
         return self._call(public.LIST_MODELS, None)
 
     def status(self) -> ClusterStatus:
-        """Return the state of the cluster; with keys configured it takes an operator's."""
+        """Return the state of the cluster, from a client of the router's internal address (`tandem status` shows it).
+
+        With keys configured it takes an operator's.
+        """
         return self._call(public.GET_STATUS, None)
 
     def wait_until_ready(self, timeout_s: float = 60.0) -> None:

@@ -9,6 +9,7 @@ Formulas, times in seconds, ``new`` = prompt tokens to compute, ``cached`` = tok
     t_transfer(bytes)      = c0 + c1·bytes
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -120,7 +121,7 @@ class LatencyEstimator:
 
     def observe_prefill(self, *, num_new_tokens: int, num_cached_tokens: int, seconds: float) -> None:
         """Learn from one prefill of a whole prompt or chunk."""
-        if self._is_cold("prefill"):
+        if self._is_no_news("prefill", seconds):
             return
         predicted = self.model().prefill_s(num_new_tokens=num_new_tokens, num_cached_tokens=num_cached_tokens)
         features = _prefill_features(num_new_tokens, num_cached_tokens)
@@ -128,19 +129,21 @@ class LatencyEstimator:
 
     def observe_step(self, *, num_sequences: int, num_context_tokens: int, seconds: float) -> None:
         """Learn from one pure decode step."""
-        if self._is_cold("step"):
+        if self._is_no_news("step", seconds):
             return
         predicted = self.model().step_s(num_sequences=num_sequences, num_context_tokens=num_context_tokens)
         self._step.observe(_step_features(num_sequences, num_context_tokens), self._clip(seconds, predicted))
 
     def observe_transfer(self, *, num_bytes: int, seconds: float) -> None:
         """Learn from one hand-over."""
-        if self._is_cold("transfer"):
+        if self._is_no_news("transfer", seconds):
             return
         predicted = self.model().transfer_s(num_bytes=num_bytes)
         self._transfer.observe(np.array([1.0, num_bytes]), self._clip(seconds, predicted))
 
-    def _is_cold(self, kind: str) -> bool:
+    def _is_no_news(self, kind: str, seconds: float) -> bool:
+        if not math.isfinite(seconds):
+            return True  # times come from other processes too, and one NaN would stay in the weights for ever
         if self._num_left_cold[kind] == 0:
             return False
         self._num_left_cold[kind] -= 1

@@ -182,7 +182,7 @@ class PhaseTimings:
     tokenize_ms: float | None = None
     queue_ms: float | None = None
     prefill_ms: float | None = None
-    handover_ms: float | None = None
+    handover_ms: float | None = None  # after the prefill: what streaming KV during it could not hide
     first_decode_ms: float | None = None  # from commit at D to D's first token
     ttft_ms: float | None = None
     total_ms: float | None = None

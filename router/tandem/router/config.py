@@ -112,6 +112,8 @@ class TimersSection(ConfigModel):
     """A worker silent for this long gets no new work."""
     dead_after_s: Seconds = 10.0
     """A worker silent for this long has its requests taken away."""
+    stuck_step_s: Seconds = 60.0
+    """A worker whose forward step has been running for this long counts as silent, whatever its heartbeat says."""
     keep_alive_s: Seconds = 5.0
     """A stream that had nothing to say for this long sends a keep-alive."""
     gap_timeout_s: Seconds = 5.0
@@ -129,7 +131,9 @@ class TimersSection(ConfigModel):
 
     def health(self) -> HealthTimers:
         """The health check's own form of this section."""
-        return HealthTimers(suspect_after_s=self.suspect_after_s, dead_after_s=self.dead_after_s)
+        return HealthTimers(
+            suspect_after_s=self.suspect_after_s, dead_after_s=self.dead_after_s, stuck_step_s=self.stuck_step_s
+        )
 
 
 class StreamSection(ConfigModel):

@@ -6,7 +6,7 @@ every request that arrives between two reports would see the same idle worker (h
 
 from dataclasses import dataclass, replace
 
-from tandem.core.ids import RequestId
+from tandem.core.blocks import AttemptKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,14 +18,6 @@ class Charge:
     num_sequences: int = 0
     num_blocks: int = 0
     context_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptKey:
-    """One attempt of one request."""
-
-    request_id: RequestId
-    attempt: int
 
 
 class InFlight:

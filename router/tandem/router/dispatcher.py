@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from tandem.core import reasons
+from tandem.core.blocks import AttemptKey
 from tandem.core.clock import Clock
 from tandem.core.errors import Overloaded, TandemError, Unavailable
 from tandem.core.ids import RequestId
@@ -25,7 +26,6 @@ from tandem.router.actions import (
 )
 from tandem.router.attempt import Stage
 from tandem.router.client_stream import Overflow, Sink
-from tandem.router.credits import AttemptKey
 from tandem.router.fleet import Fleet, FleetChange
 from tandem.router.ledger import RequestLedger
 from tandem.router.lengths import OutputLengths

@@ -4,12 +4,13 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from tandem.core.blocks import AttemptKey
 from tandem.core.ids import WorkerId
 from tandem.core.latency import LatencyCoefficients, LatencyEstimator, LatencyModel
 from tandem.core.messages import Beat, PrefillDone
 from tandem.core.types import Role, WorkerInfo, WorkerLoad
 from tandem.router.actions import WorkerKey
-from tandem.router.credits import AttemptKey, InFlight
+from tandem.router.credits import InFlight
 from tandem.router.health import Health, HealthTimers, WorkerPulse
 from tandem.router.placement import WorkerView
 
@@ -163,7 +164,8 @@ class Fleet:
         record = self.get(key)
         if record is None or beat.worker_epoch != key.epoch:
             return
-        record.pulse.heard(now_s)
+        if beat.step_age_ms < 1e3 * self._timers.stuck_step_s:
+            record.pulse.heard(now_s)  # else: its heart beats, its forward step does not end
         record.role = beat.role
         record.draining = beat.draining
         record.load = beat.load

@@ -29,6 +29,7 @@ class HealthTimers:
 
     suspect_after_s: float = 6.0
     dead_after_s: float = 10.0
+    stuck_step_s: float = 60.0  # a forward step older than this makes the beats beside it worthless
 
 
 class WorkerPulse:

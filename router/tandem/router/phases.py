@@ -61,7 +61,7 @@ class PhaseClock:
         """The KV is at D."""
         if self._handed_over_s is None:
             self._handed_over_s = now_s
-            self._handover_ms = event.handover_ms
+            self._handover_ms = event.exposed_ms
 
     def token(self, now_s: float, *, from_decode: bool) -> None:
         """A token was forwarded."""

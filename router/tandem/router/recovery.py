@@ -15,6 +15,7 @@ from typing import Final
 
 from tandem.core import reasons
 from tandem.core.errors import (
+    FailedPrecondition,
     InternalError,
     InvalidArgument,
     KvIntegrity,
@@ -151,6 +152,12 @@ def error_for(reason: str) -> TandemError:
         return Unavailable("the worker that ran this request was lost", reason=reasons.WORKER_LOST)
     if reason in (reasons.KV_TIMEOUT, reasons.KV_LEASE):
         return Unavailable("the KV cache could not be handed over in time", reason=reason)
+    if reason == reasons.KV_LAYOUT:
+        return FailedPrecondition(
+            "the prefill and the decode workers store KV differently: run all with one model revision and one engine "
+            "configuration",
+            reason=reason,
+        )
     if reason in REFUSALS:
         return Overloaded("every worker refused the request", reason=reason, retry_after_s=1.0)
     return InternalError("the request failed on a worker", reason=reason or reasons.ENGINE)

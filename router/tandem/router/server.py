@@ -189,7 +189,9 @@ class Router:
         demands_certificates = config.internal_tls is not None and config.internal_tls.ca is not None
         server = RpcServer(
             address=join_address(config.internal_host, config.internal_port),
-            access=AccessControl(keys=config.keys, mutual_tls=demands_certificates),
+            access=AccessControl(
+                keys=config.keys, mutual_tls=demands_certificates, trust_peers=not demands_certificates
+            ),
             load_tls=config.internal_tls.load if config.internal_tls is not None else None,
             insecure=config.insecure,
             limits=INTERNAL_LIMITS,

@@ -62,7 +62,7 @@ class Tracing:
         if timings.prefill_ms is not None:
             self._phase(span, telemetry.SPAN_PREFILL, dispatched_ns, prefilled_ns)
         if timings.handover_ms is not None:
-            handed_ns = max(dispatched_ns + _ns(timings.handover_ms), prefilled_ns)
+            handed_ns = prefilled_ns + _ns(timings.handover_ms)
             self._phase(span, telemetry.SPAN_KV_TRANSFER, dispatched_ns, handed_ns)
         if timings.ttft_ms is not None:
             self._phase(span, telemetry.SPAN_DECODE, begin_ns + _ns(timings.ttft_ms), end_ns)

@@ -86,6 +86,9 @@ class AccessControl:
 
     ``keys`` are the bearer keys it knows; ``mutual_tls`` says that it demands client certificates. With neither, the
     server serves loopback (or was told to be insecure) and takes everybody for the tenant ``local``.
+
+    ``trust_peers`` is for an internal server without certificates: it listens on loopback (or was told to be insecure),
+    so the parts of the cluster may call it unproven, while its operators' methods still ask for a key.
     """
 
     def __init__(
@@ -93,10 +96,12 @@ class AccessControl:
         *,
         keys: Sequence[ApiKey] = (),
         mutual_tls: bool = False,
+        trust_peers: bool = False,
         rules: Mapping[str, Rule] = METHOD_RULES,
     ) -> None:
         self._keys = KeyRing(keys)
         self._mutual_tls = mutual_tls
+        self._trust_peers = trust_peers
         self._rules = rules
 
     @property
@@ -122,7 +127,7 @@ class AccessControl:
             raise PermissionDenied("nobody may call this method", reason="NO_ACCESS_RULE")
         if rule.access is Access.OPEN or not self.authenticates:
             return LOCAL_TENANT
-        if rule.roles & caller.roles:
+        if rule.roles & caller.roles or (rule.access is Access.PEER and self._trust_peers):
             return LOCAL_TENANT
         if rule.access is Access.PEER:
             raise PermissionDenied("only other parts of the cluster may call this method", reason="WRONG_ROLE")

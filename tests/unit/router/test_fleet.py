@@ -1,15 +1,18 @@
 """Workers as the router sees them: health, in-flight accounting, learning, views."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tandem.core.blocks import AttemptKey
 from tandem.core.ids import RequestId
 from tandem.core.latency import LatencyCoefficients
 from tandem.core.messages import Beat, PrefillDone
 from tandem.core.types import Role, WorkerLoad
 from tandem.router.actions import WorkerKey
-from tandem.router.credits import AttemptKey, Charge, InFlight
+from tandem.router.credits import Charge, InFlight
 from tandem.router.fleet import Fleet, WorkerRecord
 from tandem.router.health import Health, HealthTimers, WorkerPulse
 from tests.unit.router.builders import D, P, key, make_info
@@ -191,6 +194,18 @@ def test_a_beat_tells_role_and_load() -> None:
     fleet.on_beat(D, beat(D, role=Role.PREFILL, running=3), 1.0)
     (view,) = fleet.views(Role.PREFILL)
     assert (view.num_sequences, view.free_blocks) == (3, 900)
+
+
+def test_a_beat_beside_a_stuck_step_is_no_sign_of_life() -> None:
+    fleet = Fleet(TIMERS)
+    record = ready(fleet, "decode-0", Role.DECODE)
+    stuck_ms = 1e3 * TIMERS.stuck_step_s
+    fleet.on_beat(D, replace(beat(D), step_age_ms=stuck_ms - 1.0), 1.0)
+    assert record.pulse.last_heard_s == 1.0
+    for second in range(2, 15):
+        fleet.on_beat(D, replace(beat(D), step_age_ms=stuck_ms + 1e3 * second), float(second))
+    assert record.pulse.last_heard_s == 1.0
+    assert fleet.tick(14.0) == [D]
 
 
 def test_a_beat_of_another_life_is_not_heard() -> None:

@@ -122,7 +122,7 @@ def test_a_whole_request() -> None:
     timings = end.timings
     assert timings.tokenize_ms == 1.0
     assert timings.queue_ms == pytest.approx(1000.0 - 1.0 + 2.0)
-    assert (timings.prefill_ms, timings.handover_ms) == (30.0, 7.0)
+    assert (timings.prefill_ms, timings.handover_ms) == (30.0, 1.0)
     assert timings.first_decode_ms == pytest.approx(100.0)
     assert timings.ttft_ms == pytest.approx(2000.0)
     assert timings.total_ms == pytest.approx(3000.0)

@@ -16,7 +16,7 @@ from tandem.router.tracing import Tracing
 from tandem.rpc.metrics_endpoint import MetricsEndpoint
 from tests.unit.router.builders import D, P, make_task
 
-TIMINGS = PhaseTimings(tokenize_ms=1.0, queue_ms=10.0, prefill_ms=20.0, handover_ms=25.0, ttft_ms=31.0, total_ms=131.0)
+TIMINGS = PhaseTimings(tokenize_ms=1.0, queue_ms=10.0, prefill_ms=20.0, handover_ms=5.0, ttft_ms=31.0, total_ms=131.0)
 
 
 def ended(error: Unavailable | None = None) -> Ended:

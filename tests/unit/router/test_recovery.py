@@ -114,6 +114,7 @@ def test_integrity_is_retried_once_even_after_the_first_token() -> None:
         (reasons.WORKER_LOST, Unavailable),
         (reasons.KV_PEER_LOST, Unavailable),
         (reasons.KV_TIMEOUT, Unavailable),
+        (reasons.KV_LAYOUT, FailedPrecondition),
         (reasons.NO_BLOCKS, Overloaded),
         ("SOMETHING_NEW", InternalError),
     ],

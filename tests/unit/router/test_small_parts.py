@@ -82,7 +82,7 @@ def test_phases_of_a_whole_request() -> None:
     assert timings.tokenize_ms == 2.0
     assert timings.queue_ms == pytest.approx(13.0)  # 10 ms here and 3 ms at the worker
     assert timings.prefill_ms == 20.0
-    assert timings.handover_ms == 4.0
+    assert timings.handover_ms == 0.5
     assert timings.first_decode_ms == pytest.approx(5.0)
     assert timings.ttft_ms == pytest.approx(36.0)
     assert timings.total_ms == pytest.approx(100.0)

@@ -33,6 +33,7 @@ DECODE = Caller(roles=frozenset({PeerRole.DECODE}))
 OPEN_SERVER = AccessControl()
 KEYS = AccessControl(keys=[ACME.entry, ROOT.entry])
 MUTUAL = AccessControl(mutual_tls=True)
+INTERNAL = AccessControl(keys=[ACME.entry, ROOT.entry], trust_peers=True)
 DENIED, UNKNOWN = PermissionDenied, Unauthenticated
 
 MATRIX: list[tuple[AccessControl, str, Caller, str | type[TandemError]]] = [
@@ -52,6 +53,11 @@ MATRIX: list[tuple[AccessControl, str, Caller, str | type[TandemError]]] = [
     (KEYS, ATTACH, TENANT, DENIED),
     (KEYS, ATTACH, OPERATOR, DENIED),
     (KEYS, REGISTER, OPERATOR, DENIED),
+    (INTERNAL, REGISTER, NOBODY, "local"),
+    (INTERNAL, STATUS, NOBODY, UNKNOWN),
+    (INTERNAL, STATUS, TENANT, DENIED),
+    (INTERNAL, STATUS, OPERATOR, "ops"),
+    (INTERNAL, GENERATE, NOBODY, UNKNOWN),
     (MUTUAL, HEALTH, NOBODY, "local"),
     (MUTUAL, ATTACH, NOBODY, DENIED),
     (MUTUAL, ATTACH, ROUTER, "local"),

@@ -3,7 +3,7 @@
 import pytest
 
 from tandem.core import reasons
-from tandem.core.errors import InternalError, InvalidArgument, KvIntegrity, Overloaded, Unavailable
+from tandem.core.errors import FailedPrecondition, InternalError, InvalidArgument, KvIntegrity, Overloaded, Unavailable
 from tandem.router.recovery import (
     POISON,
     REFUSALS,

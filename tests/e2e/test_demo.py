@@ -1,5 +1,6 @@
 """The demo as a newcomer runs it, with the real model: once to its end, and until it is ended."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -36,6 +37,10 @@ def test_demo_once(newcomer: CommandLine) -> None:
     assert set(phases) >= {"registry", "router", "workers"}
     assert "first token" in done.err
     assert "Traceback" not in done.err
+    told = json.loads(done.out.splitlines()[-1])
+    assert told["first_token_s"] > 0
+    assert told["handover_ms"] > 0
+    assert (told["prefill_worker"], told["decode_worker"], told["transport"]) == ("prefill-0", "decode-0", "shm")
     assert newcomer.leftovers() == []
 
 

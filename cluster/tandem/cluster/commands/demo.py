@@ -1,13 +1,15 @@
 """`tandem demo`: a real model, split over one prefill and one decode worker, with nothing to configure."""
 
 import asyncio
+import json
 import os
 import shlex
 import shutil
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tandem.client import AsyncClient, OutputDelta, StreamCompleted
 from tandem.cluster.commands.checks import port_is_free
@@ -19,7 +21,6 @@ from tandem.cluster.config.model import (
     ModelSection,
     RuntimeSection,
 )
-from tandem.cluster.progress import LineProgress
 from tandem.cluster.run_state import RunStates
 from tandem.cluster.session import LiveCluster, live_cluster
 from tandem.core.config.units import parse_bytes
@@ -71,23 +72,27 @@ async def _demo(plan: DemoPlan) -> None:
     port = PORT if port_is_free(PORT) else 0
     if port == 0:
         progress.warn(f"port {PORT} is in use; taking a free one")
+    shown: dict[str, Any] = {}
     config = demo_config(plan, name=NAME if NAME not in taken else f"{NAME}-{os.getpid()}", port=port)
     try:
         async with live_cluster(config, environment=environment, progress=progress) as cluster:
-            await cluster.interrupts.unless_stopped(_show(plan, cluster, terminal, progress, began_s))
+            shown = await cluster.interrupts.unless_stopped(_show(plan, cluster, terminal, began_s))
             if not plan.once:
                 terminal.note("\nup until Ctrl-C")
                 await cluster.watch()
     finally:
         progress.stop()
+    if plan.once:  # for programs: last of all, once everything has ended
+        terminal.say(json.dumps(shown))
 
 
-async def _show(
-    plan: DemoPlan, cluster: LiveCluster, terminal: Terminal, progress: LineProgress, began_s: float
-) -> None:
+async def _show(plan: DemoPlan, cluster: LiveCluster, terminal: Terminal, began_s: float) -> dict[str, Any]:
+    """Ask, stream the answer, show where the time went; return the figures."""
     async with AsyncClient(cluster.state.public_address, timeout_s=_ANSWER_S) as client:
-        completed = await _ask(plan.question, client, terminal, progress, began_s)
-    timings = completed.timings
+        asked = await _ask(plan.question, client, terminal)
+    completed, timings = asked.completed, asked.completed.timings
+    first_token_s = asked.first_token_s - began_s
+    terminal.note(f"\nfirst token {first_token_s:.1f} s after the start of the command")
     terminal.say()
     for line in timing_lines(timings):
         terminal.say(f"  {line}")
@@ -102,17 +107,34 @@ async def _show(
         terminal.say("\nTry, while `tandem demo` (without --once) runs:")
     for line in paste_lines(cluster.state.public_address, cluster.state.name):
         terminal.say(f"  {line}")
+    return {
+        "runtime": plan.runtime,
+        "model": cluster.state.model,
+        "ready_s": round(cluster.started_in_s, 2),
+        "first_token_s": round(first_token_s, 2),
+        "prefill_worker": completed.workers.prefill_worker,
+        "decode_worker": completed.workers.decode_worker,
+        "transport": cluster.transport,
+        **asdict(timings),
+        **asdict(completed.usage),
+    }
 
 
-async def _ask(
-    question: str, client: AsyncClient, terminal: Terminal, progress: LineProgress, began_s: float
-) -> StreamCompleted:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What came of the question."""
+
+    completed: StreamCompleted
+    first_token_s: float  # on the monotonic clock
+
+
+async def _ask(question: str, client: AsyncClient, terminal: Terminal) -> _Asked:
     """Ask through the SDK and stream the answer. Raises TandemError."""
     terminal.say(f"\n{terminal.bold('>')} {question}")
     first_s: float | None = None
     completed: StreamCompleted | None = None
-    asked = client.stream(messages=[{"role": "user", "content": question}], max_tokens=_MAX_TOKENS, temperature=0.0)
-    async with asked as stream:
+    call = client.stream(messages=[{"role": "user", "content": question}], max_tokens=_MAX_TOKENS, temperature=0.0)
+    async with call as stream:
         async for event in stream:
             if isinstance(event, OutputDelta):
                 first_s = first_s or time.monotonic()
@@ -122,8 +144,7 @@ async def _ask(
     terminal.say()
     if completed is None or first_s is None:
         raise InternalError("the stream ended without an answer")
-    terminal.note(f"\nfirst token {first_s - began_s:.1f} s after the start of the command")
-    return completed
+    return _Asked(completed=completed, first_token_s=first_s)
 
 
 def paste_lines(address: str, name: str) -> list[str]:

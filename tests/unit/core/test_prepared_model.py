@@ -94,3 +94,49 @@ def test_weights_cut_short(model: PreparedModel) -> None:
     (model.folder / "model.safetensors").write_bytes(b"dat")
     with pytest.raises(ModelError, match="has 3 bytes, its manifest says 4"):
         read_prepared_model(model.folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("vocab_size", None),
+        ("max_context_tokens", [1]),
+        ("weights_bytes", "4 bytes"),
+        ("eos_token_ids", 2),
+        ("eos_token_ids", ["two"]),
+        ("eos_token_ids", None),
+    ],
+)
+def test_fields_of_a_wrong_kind_never_escape_as_another_error(model: PreparedModel, field: str, value: object) -> None:
+    path = model.folder / "tandem.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(ModelError, match="is broken"):
+        read_prepared_model(model.folder)
+
+
+def test_fields_of_a_later_release_are_no_error(model: PreparedModel) -> None:
+    path = model.folder / "tandem.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"added_later": True}))
+    assert read_prepared_model(model.folder) == model
+
+
+def test_a_moved_folder_is_read_where_it_is(model: PreparedModel, tmp_path: Path) -> None:
+    moved = tmp_path.parent / f"{tmp_path.name}-moved"
+    tmp_path.rename(moved)
+    found = read_prepared_model(moved)
+    assert found.folder == moved
+    assert found.digest == model.digest
+
+
+def test_the_manifest_of_one_model_is_the_same_bytes_every_time(model: PreparedModel) -> None:
+    first = (model.folder / "tandem.json").read_bytes()
+    write_manifest(model)
+    assert (model.folder / "tandem.json").read_bytes() == first
+    assert first.endswith(b"}\n")
+
+
+def test_a_folder_in_place_of_the_manifest(model: PreparedModel) -> None:
+    (model.folder / "tandem.json").unlink()
+    (model.folder / "tandem.json").mkdir()
+    with pytest.raises(ModelError, match="can't be read"):
+        read_prepared_model(model.folder)

@@ -101,7 +101,7 @@ def test_a_pool_of_bytes_holds_the_whole_blocks_that_fit(llama: PreparedModel, n
 
 def test_half_the_type_is_twice_the_blocks(llama: PreparedModel) -> None:
     sizes = {
-        dtype: _build(llama, EngineConfig(kv_memory_bytes="1MiB", dtype=dtype)).engine.num_blocks
+        dtype: _build(llama, EngineConfig(kv_memory_bytes=1 << 20, dtype=dtype)).engine.num_blocks
         for dtype in ("float32", "bfloat16")
     }
     assert sizes["bfloat16"] in (2 * sizes["float32"], 2 * sizes["float32"] + 1)

@@ -1,7 +1,6 @@
 """The outbox against a list of who owns what: any order of routers, attempts, tokens, ends and flushes."""
 
 from collections.abc import Callable
-from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -9,12 +8,27 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tandem.core.blocks import AttemptKey
 from tandem.core.ids import Epoch, RequestId
-from tandem.core.messages import AttemptFailed, AttemptReleased, Granted, StepReport, WorkerMessage
+from tandem.core.messages import AttemptFailed, AttemptReleased, Granted, RequestEvent, StepReport, WorkerMessage
 from tandem.core.types import TokenDelta, WorkerLoad
 from tandem.worker_host.outbox import Outbox
 
 ROUTERS = st.sampled_from(["a", "b", "c"])
 KEYS = st.builds(AttemptKey, st.sampled_from([RequestId("r"), RequestId("s")]), st.integers(0, 2))
+
+
+def _event(key: AttemptKey, kind: str) -> RequestEvent:
+    if kind == "granted":
+        return Granted(request_id=key.request_id, attempt=key.attempt, grant=b"")
+    if kind == "released":
+        return AttemptReleased(request_id=key.request_id, attempt=key.attempt)
+    return AttemptFailed(
+        request_id=key.request_id,
+        attempt=key.attempt,
+        reason="X",
+        message="",
+        retryable=False,
+        child=0 if kind == "child failed" else None,
+    )
 
 
 class OutboxMachine(RuleBasedStateMachine):
@@ -24,7 +38,7 @@ class OutboxMachine(RuleBasedStateMachine):
         super().__init__()
         self.outbox = Outbox(Epoch(9))
         self.owner: dict[AttemptKey, str] = {}
-        self.waiting: dict[str, list[Any]] = {}  # per open router: what must come with the next report
+        self.waiting: dict[str, list[TokenDelta | RequestEvent]] = {}  # what must come with the next report
         self.received: dict[str, list[StepReport]] = {}
         self.num_reports: dict[str, int] = {}
         self.num_said = 0
@@ -75,14 +89,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
     @rule(key=KEYS, kind=st.sampled_from(["granted", "child failed", "failed", "released"]))
     def an_event(self, key: AttemptKey, kind: str) -> None:
-        name: dict[str, Any] = {"request_id": key.request_id, "attempt": key.attempt}
-        failure = {"reason": "X", "message": "", "retryable": False}
-        event = {
-            "granted": lambda: Granted(**name, grant=b""),
-            "child failed": lambda: AttemptFailed(**name, **failure, child=0),
-            "failed": lambda: AttemptFailed(**name, **failure),
-            "released": lambda: AttemptReleased(**name),
-        }[kind]()
+        event = _event(key, kind)
         self.outbox.event(event)
         if key in self.owner:
             self.waiting[self.owner[key]].append(event)

@@ -85,10 +85,8 @@ class Supervisor:
         """Return when ``stop`` is set. Raises SetupError when the router or the runtime ends."""
         if self._router is None:
             return
-        ends = [
-            asyncio.create_task(self._router.wait(), name="router ended"),
-            asyncio.create_task(self._runtime.wait(), name="runtime ended"),
-        ]
+        parts = {"router": self._router.wait(), "runtime": self._runtime.wait()}
+        ends = [asyncio.create_task(ended, name=f"{part} ended") for part, ended in parts.items()]
         others: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait(), name="stop")]
         if self._registry is not None:
             others.append(asyncio.create_task(_keep_up(self._registry), name="keep the registry"))

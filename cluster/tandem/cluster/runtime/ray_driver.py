@@ -74,7 +74,8 @@ class RayDriver:
         grace_s = self._config.stop_timeout_s
         try:
             stopping = [worker.actor.stop.remote(grace_s) for worker in self._workers if worker.is_ready]
-            ray.wait(stopping, num_returns=len(stopping), timeout=grace_s) if stopping else None
+            if stopping:
+                ray.wait(stopping, num_returns=len(stopping), timeout=grace_s)
             for worker in self._workers:
                 ray.kill(worker.actor, no_restart=True)
             if self._group is not None:

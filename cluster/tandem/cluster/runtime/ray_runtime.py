@@ -27,8 +27,9 @@ _OWN_RAY_S = 60.0  # on top of the workers' own start time
 class RayRuntime:
     """Starts workers through Ray, in an instance of our own or in a cluster that runs already."""
 
-    def __init__(self, config: ClusterConfig, *, log_folder: Path) -> None:
+    def __init__(self, config: ClusterConfig, *, log_folder: Path, module: str = _MODULE) -> None:
         self._config = config
+        self._module = module
         self._log_folder = log_folder
         self._service: Service | None = None
         self._temp_folder: Path | None = None
@@ -46,7 +47,7 @@ class RayRuntime:
         self._service = Service(
             ChildSpec(
                 name="ray",
-                module=_MODULE,
+                module=self._module,
                 config_json=self._program(workers, temp_folder, timeout_s).model_dump_json(),
                 log_file=self._log_folder / "ray.log",
                 environment=environment,

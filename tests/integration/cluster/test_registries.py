@@ -162,6 +162,21 @@ async def test_the_directory_stays_silent_while_nobody_knows(tmp_path: Path) -> 
     await registry.close()
 
 
+async def test_the_directory_keeps_what_it_knew_while_nobody_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = RedisRegistry(f"unix://{tmp_path}/nothing", namespace="ns")
+    answers: list[tuple[WorkerInfo, ...] | None] = [(WORKER,), None, None, (WORKER,), (OTHER,)]
+
+    async def planned() -> tuple[WorkerInfo, ...] | None:
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    monkeypatch.setattr(registry, "list_workers", planned)
+    watched = RedisDirectory(registry, poll_every_s=0.001).watch()
+    assert [await anext(watched), await anext(watched)] == [(WORKER,), (OTHER,)]
+    await registry.close()
+
+
 async def test_the_routers_memory() -> None:
     directory = MemoryDirectory(MonotonicClock())
     server = RpcServer(address="127.0.0.1:0")

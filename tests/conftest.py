@@ -12,7 +12,7 @@ if not os.path.exists("/dev/nvidiactl"):
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # After the environment: these read it when they are imported.
-from hypothesis import settings  # noqa: E402
+from hypothesis import settings
 
 # A busy machine must not fail a property: wall time is the test's own time-out's business.
 settings.register_profile("tandem", deadline=None)

@@ -295,7 +295,9 @@ def test_logprobs_are_those_after_bias_and_penalties(values: list[float], one: S
     assert result.logprobs.chosen.logprob == pytest.approx(expected[result.token_id], rel=1e-6, abs=2e-5)
     top = result.logprobs.top
     assert len(top) == wanted
-    assert [entry.logprob for entry in top] == pytest.approx([expected[entry.token_id] for entry in top], rel=1e-6, abs=2e-5)
+    assert [entry.logprob for entry in top] == pytest.approx(
+        [expected[entry.token_id] for entry in top], rel=1e-6, abs=2e-5
+    )
     order = [(-entry.logprob, entry.token_id) for entry in top]
     assert order == sorted(order)
     best = sorted(expected, reverse=True)[:wanted]

@@ -81,7 +81,10 @@ def test_a_killed_actor_comes_back_with_a_new_epoch(running: tuple[CommandLine, 
 
 def test_a_foreign_ray_without_protection_is_refused(shell: CommandLine, tiny: PreparedModel) -> None:
     path = write_config(shell.folder, tiny, name="foreign", runtime="ray")
-    path.write_text(path.read_text().replace("kind: ray", "kind: ray\n  address: 10.1.2.3:6379"))
+    path.write_text(
+        path.read_text().replace("kind: ray", "kind: ray\n  address: 10.1.2.3:6379")
+        + "registry: {redis_url: redis://10.1.2.3:6380/0}\n"
+    )
     done = shell.run("up", "-f", str(path))
     assert done.status == 1
     assert "workers.tls is not set" in done.err

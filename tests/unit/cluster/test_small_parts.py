@@ -232,6 +232,7 @@ def test_a_report_to_nobody_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None
 # --- a foreign Ray ------------------------------------------------------------------------------------------------
 
 FOREIGN = {"kind": "ray", "address": "auto"}
+REACHABLE = {"internal_host": "10.0.0.1"}
 
 
 def test_workers_are_elsewhere_only_in_a_foreign_ray_with_no_pinned_host() -> None:
@@ -241,11 +242,21 @@ def test_workers_are_elsewhere_only_in_a_foreign_ray_with_no_pinned_host() -> No
     assert not workers_are_elsewhere(config())
 
 
+def test_they_must_be_able_to_reach_the_registry() -> None:
+    protected = {"runtime": FOREIGN, "workers": {"insecure": True}}
+    with pytest.raises(ConfigError, match=r"router\.internal_host is 127\.0\.0\.1"):
+        require_safe_placement(config(**protected))
+    require_safe_placement(config(**protected, router=REACHABLE))
+    require_safe_placement(config(**protected, registry={"redis_url": "redis://r:1/0"}))
+    require_safe_placement(config(runtime={"kind": "ray"}))
+
+
 def test_they_need_protection_or_somebody_who_takes_the_blame() -> None:
     with pytest.raises(ConfigError, match=r"workers\.tls is not set"):
-        require_safe_placement(config(runtime=FOREIGN))
-    require_safe_placement(config(runtime=FOREIGN, workers={"insecure": True}))
-    require_safe_placement(config(runtime=FOREIGN, workers={"tls": {"certificate": "/c", "key": "/k", "ca": "/a"}}))
+        require_safe_placement(config(runtime=FOREIGN, router=REACHABLE))
+    tls = {"certificate": "/c", "key": "/k", "ca": "/a"}
+    require_safe_placement(config(runtime=FOREIGN, router=REACHABLE, workers={"insecure": True}))
+    require_safe_placement(config(runtime=FOREIGN, router=REACHABLE, workers={"tls": tls}))
     require_safe_placement(config(runtime=FOREIGN, workers={"host": "127.0.0.1"}))
     require_safe_placement(config(runtime={"kind": "ray"}))
 

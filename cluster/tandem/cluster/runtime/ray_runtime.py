@@ -18,6 +18,7 @@ from tandem.cluster.runtime.base import OnStatus, WorkerProcess
 from tandem.core.environment import child_environment
 from tandem.core.errors import ConfigError, EnvironmentProblem, SetupError
 from tandem.core.types import Role
+from tandem.rpc.addresses import is_loopback
 
 _log = structlog.get_logger(__name__)
 _MODULE = "tandem.cluster.programs.ray_process"
@@ -134,8 +135,16 @@ def workers_are_elsewhere(config: ClusterConfig) -> bool:
 
 
 def require_safe_placement(config: ClusterConfig) -> None:
-    """Raise ConfigError when workers would listen on their nodes' addresses without protection."""
-    if workers_are_elsewhere(config) and config.workers.tls is None and not config.workers.insecure:
+    """Raise ConfigError when workers on other machines would be open to all, or could not reach the registry."""
+    if not workers_are_elsewhere(config):
+        return
+    if config.registry.redis_url is None and is_loopback(config.router.internal_host):
+        raise ConfigError(
+            f"router.internal_host is {config.router.internal_host}: workers of another machine can't announce"
+            " themselves there",
+            remedy="set it to an address that they reach, or registry.redis_url to a Redis that everybody reaches",
+        )
+    if config.workers.tls is None and not config.workers.insecure:
         raise ConfigError(
             "runtime.address names a Ray cluster, so every worker listens on its node's address, and workers.tls is not"
             " set",

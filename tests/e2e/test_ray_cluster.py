@@ -106,5 +106,7 @@ def test_a_ray_that_is_not_there(shell: CommandLine, tiny: PreparedModel) -> Non
 def test_a_killed_command_leaves_no_ray(shell: CommandLine, tiny: PreparedModel) -> None:
     process = shell.start("up", "-f", str(write_config(shell.folder, tiny, name="brief", runtime="ray")))
     shell.wait_up(process, "brief", timeout_s=150.0)
+    token = psutil.Process(shell.workers("brief")["decode-0"]["info"]["pid"]).environ()["RAY_AUTH_TOKEN_PATH"]
     shell.end(process, number=signal.SIGKILL)
     assert shell.leftovers(within_s=20.0) == []
+    assert not os.path.exists(os.path.dirname(token)), "sockets and token are gone too"

@@ -4,6 +4,7 @@ It is a process of its own because Ray takes signals, environment and standard s
 started here must end with the process that started it, which the kernel sees to.
 """
 
+import shutil
 import sys
 import threading
 
@@ -30,6 +31,7 @@ def serve(config: RayProgramConfig) -> None:
         pass
     finally:
         driver.stop()
+        shutil.rmtree(config.temp_folder, ignore_errors=True)  # the parent may be gone
 
 
 def main() -> None:

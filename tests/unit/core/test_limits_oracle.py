@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Any
 
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
@@ -12,8 +12,6 @@ from tandem.core.errors import InvalidArgument
 from tandem.core.ids import LOCAL_TENANT, RequestId
 from tandem.core.limits import ModelLimits, RequestLimits, check_sampling, check_stop, check_task
 from tandem.core.types import GenerationTask, SamplingParams, StopParams
-
-T = TypeVar("T")
 
 MODEL = ModelLimits(vocab_size=20, max_context_tokens=12)
 LIMITS = RequestLimits(
@@ -80,61 +78,94 @@ def _task_is_good(task: GenerationTask) -> bool:
     )
 
 
-# --- tasks around the borders: mostly good, each field sometimes bad --------------------------------------------------
+# --- tasks around the borders: at most two fields are drawn from what may be bad -------------------------------------
 
-
-def _mostly(good: st.SearchStrategy[T], bad: st.SearchStrategy[T]) -> st.SearchStrategy[T]:
-    return st.integers(0, 19).flatmap(lambda draw: bad if draw == 0 else good)
-
-
-TOKEN = _mostly(st.integers(0, 19), st.sampled_from([-1, 20, 2**40]))
+TOKEN = st.integers(0, 19)
+TOKEN_OR_NOT = st.sampled_from([-1, 0, 19, 20, 2**40])
 
 
 def _near(low: float, high: float) -> st.SearchStrategy[float]:
-    borders = [low, high, math.nextafter(low, -math.inf), math.nextafter(high, math.inf), math.nan, math.inf, -math.inf]
-    return _mostly(st.floats(low, high), st.sampled_from(borders))
+    below, above = math.nextafter(low, -math.inf), math.nextafter(high, math.inf)
+    return st.sampled_from([low, high, below, above, math.nan, math.inf, -math.inf])
 
 
-SAMPLING = st.builds(
-    SamplingParams,
-    temperature=_near(0.0, 2.0),
-    top_k=_mostly(st.integers(0, 20), st.sampled_from([-1, 21])),
-    top_p=_near(0.0, 1.0),
-    min_p=_near(0.0, 1.0),
-    repetition_penalty=_near(0.0, 1.5),
-    presence_penalty=_near(-1.5, 1.5),
-    frequency_penalty=_near(-1.5, 1.5),
-    logit_bias=_mostly(
-        st.dictionaries(TOKEN, _near(-5.0, 5.0), max_size=2),
-        st.dictionaries(st.integers(0, 19), st.just(0.0), min_size=3, max_size=3),
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Field:
+    good: st.SearchStrategy[Any]
+    border: st.SearchStrategy[Any]
+
+
+def _number(low: float, high: float) -> _Field:
+    return _Field(good=st.floats(low, high), border=_near(low, high))
+
+
+def _few(item: st.SearchStrategy[Any], border_item: st.SearchStrategy[Any], most: int) -> _Field:
+    return _Field(
+        good=st.lists(item, max_size=most).map(tuple), border=st.lists(border_item, max_size=most + 1).map(tuple)
+    )
+
+
+SAMPLING_FIELDS = {
+    "temperature": _number(0.0, 2.0),
+    "top_k": _Field(good=st.integers(0, 20), border=st.sampled_from([-1, 0, 20, 21])),
+    "top_p": _Field(good=st.floats(0.0, 1.0, exclude_min=True), border=_near(0.0, 1.0)),
+    "min_p": _number(0.0, 1.0),
+    "repetition_penalty": _Field(good=st.floats(0.1, 1.5), border=_near(0.0, 1.5)),
+    "presence_penalty": _number(-1.5, 1.5),
+    "frequency_penalty": _number(-1.5, 1.5),
+    "logit_bias": _Field(
+        good=st.dictionaries(TOKEN, st.floats(-5.0, 5.0), max_size=2),
+        border=st.dictionaries(TOKEN_OR_NOT, _near(-5.0, 5.0), max_size=3)
+        | st.dictionaries(TOKEN, st.floats(-5.0, 5.0), max_size=3),
     ),
-    seed=_mostly(st.integers(0, 2**64 - 1), st.sampled_from([-1, 2**64])),
-    num_logprobs=_mostly(st.none() | st.integers(0, 4), st.sampled_from([-1, 5])),
-)
-STOP = st.builds(
-    StopParams,
-    max_tokens=_mostly(st.integers(1, 6), st.sampled_from([-5, 0, 12])),
-    stop=_mostly(
-        st.lists(st.sampled_from(["x", "abcd", "é!", "日", "🙂"]), max_size=2),
-        st.sampled_from([["", "x"], ["abcde"], ["日日"], ["a", "b", "c"]]),
-    ).map(tuple),
-    stop_token_ids=_mostly(st.lists(TOKEN, max_size=2), st.just([1, 2, 3])).map(tuple),
-)
+    "seed": _Field(good=st.integers(0, 2**64 - 1), border=st.sampled_from([-1, 0, 2**64 - 1, 2**64])),
+    "num_logprobs": _Field(good=st.none() | st.integers(0, 4), border=st.sampled_from([-1, 0, 4, 5])),
+}
+STOP_FIELDS = {
+    "max_tokens": _Field(good=st.integers(1, 6), border=st.sampled_from([-5, 0, 1, 12])),
+    "stop": _few(st.sampled_from(["x", "abcd", "é!", "日", "🙂"]), st.sampled_from(["", "x", "abcde", "日é", "🙂"]), 2),
+    "stop_token_ids": _few(TOKEN, TOKEN_OR_NOT, 2),
+}
+OTHER_FIELDS = ("prompt", "prompt length", "n", "emitted", "emitted length", "emitted number")
+BORDERS = st.sets(st.sampled_from([*SAMPLING_FIELDS, *STOP_FIELDS, *OTHER_FIELDS]), max_size=2)
+
+
+def _drawn(draw: st.DrawFn, fields: dict[str, _Field], borders: set[str]) -> dict[str, Any]:
+    return {name: draw(field.border if name in borders else field.good) for name, field in fields.items()}
+
+
+@st.composite
+def _samplings(draw: st.DrawFn) -> SamplingParams:
+    return SamplingParams(**_drawn(draw, SAMPLING_FIELDS, draw(BORDERS)))
+
+
+@st.composite
+def _stops(draw: st.DrawFn) -> StopParams:
+    return StopParams(**_drawn(draw, STOP_FIELDS, draw(BORDERS)))
 
 
 @st.composite
 def _tasks(draw: st.DrawFn) -> GenerationTask:
-    num_sequences = draw(_mostly(st.integers(1, 3), st.sampled_from([0, -1, 4])))
-    emitted = st.lists(TOKEN, max_size=3).map(tuple)
-    num_listed = draw(_mostly(st.sampled_from([0, max(0, num_sequences)]), st.integers(0, 4)))
+    borders = draw(BORDERS)
+    stop = StopParams(**_drawn(draw, STOP_FIELDS, borders))
+    room_tokens = max(1, MODEL.max_context_tokens - stop.max_tokens)
+    num_prompt = draw(st.sampled_from([0, room_tokens, room_tokens + 1])) if "prompt length" in borders else 0
+    prompt_token = TOKEN_OR_NOT if "prompt" in borders else TOKEN
+    prompt = st.lists(prompt_token, min_size=num_prompt or 1, max_size=num_prompt or min(6, room_tokens))
+    num_sequences = draw(st.sampled_from([-1, 0, 1, 3, 4])) if "n" in borders else draw(st.integers(1, 3))
+    num_listed = draw(st.sampled_from([0, max(0, num_sequences)]))
+    if "emitted number" in borders:
+        num_listed = draw(st.integers(0, 4))
+    longest = max(0, stop.max_tokens) + ("emitted length" in borders)
+    emitted = st.lists(TOKEN_OR_NOT if "emitted" in borders else TOKEN, max_size=longest).map(tuple)
     return GenerationTask(
         request_id=RequestId("r"),
-        attempt=draw(st.integers(0, 3)),
+        attempt=0,
         tenant=LOCAL_TENANT,
-        prompt_token_ids=tuple(draw(_mostly(st.lists(TOKEN, min_size=1, max_size=6), st.lists(TOKEN, max_size=14)))),
+        prompt_token_ids=tuple(draw(prompt)) if num_prompt or "prompt length" not in borders else (),
         num_sequences=num_sequences,
-        sampling=draw(SAMPLING),
-        stop=draw(STOP),
+        sampling=SamplingParams(**_drawn(draw, SAMPLING_FIELDS, borders)),
+        stop=stop,
         emitted=tuple(draw(st.lists(emitted, min_size=num_listed, max_size=num_listed))),
     )
 
@@ -148,7 +179,7 @@ def _blamed(check: Callable[[], None]) -> str | None:
     return None
 
 
-@settings(max_examples=400)
+@settings(max_examples=1000)
 @given(_tasks())
 def test_a_task_passes_exactly_when_the_oracle_says_so(task: GenerationTask) -> None:
     good = _task_is_good(task)
@@ -207,7 +238,7 @@ def test_wider_limits_refuse_nothing_more(task: GenerationTask, data: st.DataObj
     check_task(task, larger, wider)
 
 
-@given(SAMPLING, STOP)
+@given(_samplings(), _stops())
 def test_the_parts_agree_with_the_whole(sampling: SamplingParams, stop: StopParams) -> None:
     assert (_blamed(lambda: check_sampling(sampling, MODEL, LIMITS)) is None) == _sampling_is_good(sampling)
     assert (_blamed(lambda: check_stop(stop, MODEL, LIMITS)) is None) == _stop_is_good(stop)

@@ -1,8 +1,10 @@
 """A whole worker without gRPC: routers come and go, drain, failure, and beats while a forward step takes long."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator
 from typing import cast
 
@@ -48,7 +50,7 @@ class _SlowEngine(ScriptedEngine):
 class _Bench:
     """A host over scripted parts, with routers that keep what they read."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, beat_period_s: float = BEAT_S) -> None:
         self.engine = _SlowEngine()
         self.roles: list[ScriptedRole] = []
         info = WorkerInfo(
@@ -73,7 +75,7 @@ class _Bench:
             estimator=LatencyEstimator(TRAINED),
             instruments=WorkerInstruments(meter=meter(), role=Role.DECODE),
             clock=MonotonicClock(),
-            beat_period_s=BEAT_S,
+            beat_period_s=beat_period_s,
         )
         self.got: dict[str, list[WorkerMessage]] = {}
         self._readers: list[asyncio.Task[None]] = []
@@ -251,6 +253,33 @@ async def test_drain_waits_for_what_runs_and_tells_at_once(bench: _Bench) -> Non
     async with asyncio.timeout(5):
         assert await draining == 0
     assert bench.host.describe().draining
+
+
+async def test_routers_hear_of_a_drain_without_waiting_for_the_next_beat() -> None:
+    bench = _Bench(beat_period_s=30.0)
+    bench.host.start()
+    try:
+        session = bench.attach("a")
+        bench.begin(session, "r")
+        await _until(lambda: bench.host.num_attempts == 1)
+        assert await bench.host.drain(0.2) == 1
+        await _until(lambda: len(bench.beats(session)) == 2)
+        assert [beat.draining for beat in bench.beats(session)] == [False, True]
+    finally:
+        await bench.end()
+
+
+async def test_nothing_is_kept_of_a_router_that_has_left(bench: _Bench) -> None:
+    session = bench.host.attach(Hello(router_id="a"))
+    left = weakref.ref(session)
+    bench.host.detach(session)
+    del session
+
+    def is_gone() -> bool:
+        gc.collect()
+        return left() is None
+
+    await _until(is_gone)
 
 
 async def test_a_drain_out_of_time_says_how_much_is_left(bench: _Bench) -> None:

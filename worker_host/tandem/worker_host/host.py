@@ -115,13 +115,11 @@ class WorkerHost:
     async def drain(self, timeout_s: float) -> int:
         """Take no new attempts and wait for the running ones; return how many were left when the time was over."""
         self._loop.drain()
-        self._broadcast(self._make_beat())
         try:
             async with asyncio.timeout(timeout_s):
-                # The count lives on the engine thread; looking now and then is cheaper than telling at every end.
-                # A failed engine thread neither drains nor finishes anything any more.
-                while self.failure is None and (not self._loop.is_draining or self._loop.num_attempts):  # noqa: ASYNC110
-                    await asyncio.sleep(_DRAIN_POLL_S)
+                await self._until(lambda: self._loop.is_draining)
+                self._broadcast(self._make_beat())  # only now does it say so
+                await self._until(lambda: self._loop.num_attempts == 0)
         except TimeoutError:
             _log.warning("drain_timed_out", num_left=self._loop.num_attempts)
         return self._loop.num_attempts
@@ -132,6 +130,14 @@ class WorkerHost:
         if not self._loop.stop(timeout_s):
             _log.error("engine_thread_did_not_stop", step_age_ms=self._loop.step_age_ms)
         self._role.close()
+
+    async def _until(self, is_so: Callable[[], bool]) -> None:
+        """Wait for what the engine thread brings about; give up when that has failed and brings about no more.
+
+        The state lives on the engine thread; looking now and then is cheaper than telling at every end.
+        """
+        while self.failure is None and not is_so():  # noqa: ASYNC110
+            await asyncio.sleep(_DRAIN_POLL_S)
 
     def _make_beat(self) -> Beat:
         return Beat(

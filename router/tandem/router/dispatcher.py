@@ -12,7 +12,7 @@ from tandem.core.blocks import AttemptKey
 from tandem.core.clock import Clock
 from tandem.core.errors import Overloaded, TandemError, Unavailable
 from tandem.core.ids import RequestId
-from tandem.core.messages import AttemptReleased, Beat, Command, PrefillDone, StepReport
+from tandem.core.messages import AttemptReleased, Beat, Command, HandoverDone, PrefillDone, StepReport
 from tandem.core.types import GenerationTask, Outcome, Role, TokenDelta
 from tandem.router.actions import (
     Action,
@@ -70,6 +70,7 @@ class Dispatcher:
         self._watched: set[RequestId] = set()  # requests whose progress no message may tell about
         self._room_changed = False
         self._last_keep_alive_s = clock.now_s()
+        self._no_decode_since_s: float | None = None  # no decode worker takes work since then
 
     @property
     def num_live(self) -> int:
@@ -112,12 +113,11 @@ class Dispatcher:
             clock=PhaseClock(arrived_s=arrived_s, tokenize_ms=tokenize_ms),
         )
         ledger.admitted()
-        live = Live(ledger=ledger, sink=sink, entry=entry, arrived_s=arrived_s, last_put_s=now_s)
+        live = Live(ledger=ledger, sink=sink, entry=entry, arrived_s=arrived_s, last_put_s=now_s, waiting_since_s=now_s)
         self._lives[task.request_id] = live
         if deadline_s is not None:
             self._timers.add(deadline_s, Timer(kind=TimerKind.DEADLINE, request_id=task.request_id))
-        wait_over_s = now_s + self._policy.max_queue_wait_s
-        self._timers.add(wait_over_s, Timer(kind=TimerKind.WAIT_OVER, request_id=task.request_id))
+        self._time_the_wait(live, now_s)
         self.queue.push(entry)
         self._place(now_s)
 
@@ -153,6 +153,8 @@ class Dispatcher:
             if live is None:
                 self.num_stale += 1
                 continue
+            if isinstance(event, HandoverDone):
+                record.note_transfer(event, len(live.ledger.task.prompt_token_ids))
             if isinstance(event, PrefillDone):
                 record.note_prefill(event, len(live.ledger.task.prompt_token_ids))
             self._apply(live, live.ledger.on_event(worker, event, now_s), now_s)
@@ -233,8 +235,9 @@ class Dispatcher:
             case TimerKind.DEADLINE:
                 self._apply(live, live.ledger.deadline_passed(now_s), now_s)
             case TimerKind.WAIT_OVER:
-                if live.entry.request_id in self.queue and live.ledger.num_emitted == 0:
-                    self._shed(live, Overloaded("waited too long in the queue", retry_after_s=5.0), now_s)
+                waited_s = now_s - live.waiting_since_s
+                if live.entry.request_id in self.queue and waited_s >= self._policy.max_queue_wait_s:
+                    self._give_up(live, Overloaded("waited too long in the queue", retry_after_s=5.0), now_s)
             case TimerKind.PLACE_AGAIN:
                 if live.ledger.stage is Stage.ADMITTED:
                     self.queue.push_again(live.entry)
@@ -256,6 +259,10 @@ class Dispatcher:
 
     def _place(self, now_s: float) -> None:
         self._room_changed = False
+        if self.fleet.num_alive(Role.DECODE):
+            self._no_decode_since_s = None
+        elif self._no_decode_since_s is None:
+            self._no_decode_since_s = now_s
         while (entry := self.queue.peek()) is not None:
             live = self._lives[entry.request_id]
             demand = demand_of(live.ledger.task, avoid=live.avoid, lengths=self._lengths)
@@ -278,10 +285,13 @@ class Dispatcher:
             self._dispatch(live, demand, choice, now_s)
 
     def _gave_up_waiting(self, live: Live, now_s: float) -> bool:
-        """Without any decode worker, nobody waits longer than ``no_worker_wait_s``."""
-        if self.fleet.num_alive(Role.DECODE) or now_s - live.arrived_s < self._policy.no_worker_wait_s:
+        """Without any decode worker, nobody waits longer than ``no_worker_wait_s``, however old the request is."""
+        if self._no_decode_since_s is None:
             return False
-        self._shed(live, Unavailable("no decode worker is alive", reason="NO_WORKER", retry_after_s=5.0), now_s)
+        since_s = max(self._no_decode_since_s, live.waiting_since_s)
+        if now_s - since_s < self._policy.no_worker_wait_s:
+            return False
+        self._give_up(live, Unavailable("no decode worker is alive", reason="NO_WORKER", retry_after_s=5.0), now_s)
         return True
 
     def _dispatch(self, live: Live, demand: Demand, choice: Placement, now_s: float) -> None:
@@ -335,6 +345,8 @@ class Dispatcher:
             case Requeue():
                 live.avoid = action.avoid
                 self._observer.retried(action.task, reason=action.reason)
+                live.waiting_since_s = now_s
+                self._time_the_wait(live, now_s)
                 if action.delay_s > 0.0:
                     timer = Timer(kind=TimerKind.PLACE_AGAIN, request_id=live.entry.request_id)
                     self._timers.add(now_s + action.delay_s, timer)
@@ -344,8 +356,17 @@ class Dispatcher:
             case Ended():
                 self._end(live, action)
 
-    def _shed(self, live: Live, error: TandemError, now_s: float) -> None:
-        self._apply(live, live.ledger.shed(error, now_s), now_s)
+    def _give_up(self, live: Live, error: TandemError, now_s: float) -> None:
+        """End a request that waits: shed before any token, failed after one."""
+        if live.ledger.num_emitted:
+            lost = Unavailable("no worker could take the request over in time", reason=reasons.WORKER_LOST)
+            self._apply(live, live.ledger.failed(lost, now_s), now_s)
+        else:
+            self._apply(live, live.ledger.shed(error, now_s), now_s)
+
+    def _time_the_wait(self, live: Live, now_s: float) -> None:
+        over_s = now_s + self._policy.max_queue_wait_s
+        self._timers.add(over_s, Timer(kind=TimerKind.WAIT_OVER, request_id=live.entry.request_id))
 
     def _end(self, live: Live, ended: Ended) -> None:
         request_id = live.entry.request_id

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tandem.core.blocks import AttemptKey
 from tandem.core.ids import WorkerId
 from tandem.core.latency import LatencyCoefficients, LatencyEstimator, LatencyModel
-from tandem.core.messages import Beat, PrefillDone
+from tandem.core.messages import Beat, HandoverDone, PrefillDone
 from tandem.core.types import Role, WorkerInfo, WorkerLoad
 from tandem.router.actions import WorkerKey
 from tandem.router.credits import InFlight
@@ -39,6 +39,8 @@ class WorkerRecord:
         self._estimator = LatencyEstimator()
         self._learnt_s = float("-inf")
         self._prefills: deque[_Prefill] = deque(maxlen=_MOST_NOTED)
+        self._transfers: deque[HandoverDone] = deque(maxlen=_MOST_NOTED)
+        self._kv_bytes_per_token = 0.0
 
     @property
     def can_take_work(self) -> bool:
@@ -68,16 +70,25 @@ class WorkerRecord:
         if num_prompt_tokens > event.num_cached_tokens and event.compute_ms > 0.0:
             self._prefills.append(_Prefill(num_prompt_tokens - event.num_cached_tokens, event))
 
+    def note_transfer(self, event: HandoverDone, num_prompt_tokens: int) -> None:
+        """Keep one hand-over's time for ``learn``: the part that streaming during the prefill did not hide."""
+        if event.num_bytes > 0 and num_prompt_tokens > 0:
+            self._kv_bytes_per_token = event.num_bytes / num_prompt_tokens
+            self._transfers.append(event)
+
     def learn(self) -> None:
-        """Learn from the prompts noted. One that shared its batch looks slower than it is: the safe side."""
+        """Learn from what was noted. A prompt that shared its batch looks slower than it is: the safe side."""
+        for transfer in self._transfers:
+            self._estimator.observe_transfer(num_bytes=transfer.num_bytes, seconds=transfer.exposed_ms / 1e3)
         for prefill in self._prefills:
             self._estimator.observe_prefill(
                 num_new_tokens=prefill.num_new_tokens,
                 num_cached_tokens=prefill.event.num_cached_tokens,
                 seconds=prefill.event.compute_ms / 1e3,
             )
-        if self._prefills:
+        if self._prefills or self._transfers:
             self._prefills.clear()
+            self._transfers.clear()
             self.model = self._estimator.model()
 
     def view(self) -> WorkerView:
@@ -99,6 +110,7 @@ class WorkerRecord:
             num_sequences=max(load.num_running + load.num_waiting, own.num_sequences),
             context_tokens=max(load.running_context_tokens, own.context_tokens),
             queued_prefill_s=max(own.prefill_s, reported_s),
+            kv_bytes_per_token=self._kv_bytes_per_token,
             layout_fingerprint=self.info.layout_fingerprint,
         )
 

@@ -199,6 +199,8 @@ class RequestLedger:
             case AttemptFailed():
                 if event.child is None:
                     attempt.open_sides.discard(source)
+                if self.stage is Stage.DECODING and source != attempt.decode:
+                    return ()  # P did not hear that D has all: waste on P's side, no harm to the answer
                 return self._attempt_failed(Failure(reason=event.reason, retryable=event.retryable), source, now_s)
             case AttemptReleased():
                 attempt.open_sides.discard(source)

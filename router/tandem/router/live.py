@@ -34,6 +34,7 @@ class Live:
     entry: QueueEntry
     arrived_s: float
     last_put_s: float
+    waiting_since_s: float  # in the queue, for the present attempt
     avoid: frozenset[WorkerKey] = frozenset()
     placement: Placement | None = None
 

@@ -59,6 +59,7 @@ class WorkerView:
     num_sequences: int
     context_tokens: int
     queued_prefill_s: float
+    kv_bytes_per_token: float = 0.0  # as seen in hand-overs; 0 until the first
     layout_fingerprint: str = ""
 
 
@@ -121,7 +122,8 @@ def place(
     best_local = _cheapest([_Option(worker=d, cost_s=_local_s(demand, d, policy)) for d in candidates])
     fit_prefills = [p for p in prefills if p.layout_fingerprint == best_decode.worker.layout_fingerprint]
     best_prefill = _cheapest_prefill(demand, fit_prefills)
-    cause = _why_local(demand, local_s=best_local.cost_s, prefill=best_prefill, policy=policy)
+    handover_s = _handover_s(demand, best_decode.worker)
+    cause = _why_local(demand, local_s=best_local.cost_s, prefill=best_prefill, handover_s=handover_s, policy=policy)
     if cause is not None:
         return _local(demand, best_local, policy, cause)
     if best_prefill is None:
@@ -138,7 +140,14 @@ def place(
     )
 
 
-def _why_local(demand: Demand, *, local_s: float, prefill: _Option | None, policy: PlacementPolicy) -> str | None:
+def _handover_s(demand: Demand, decode: WorkerView) -> float:
+    """Predicted time that the hand-over adds after the prefill: it delays the second token."""
+    return decode.model.transfer_s(num_bytes=round(decode.kv_bytes_per_token * demand.num_prompt_tokens))
+
+
+def _why_local(
+    demand: Demand, *, local_s: float, prefill: _Option | None, handover_s: float, policy: PlacementPolicy
+) -> str | None:
     """The cause of local prefill in words, or None when the pair is to run it."""
     if policy.mode is PlacementMode.AGGREGATED:
         return "the cluster runs aggregated"
@@ -150,10 +159,10 @@ def _why_local(demand: Demand, *, local_s: float, prefill: _Option | None, polic
         return "no prefill worker with the same KV layout is alive"
     if demand.num_prompt_tokens < policy.min_split_tokens:
         return "the prompt is too short to be worth a hand-over"
-    if local_s + policy.min_gain_s < prefill.cost_s:
+    if local_s + policy.min_gain_s < prefill.cost_s + handover_s:
         return (
             f"local prefill is predicted to take {local_s:.3f} s with the harm to running sequences, "
-            f"the pair {prefill.cost_s:.3f} s"
+            f"the pair {prefill.cost_s:.3f} s and {handover_s:.3f} s of hand-over"
         )
     return None
 

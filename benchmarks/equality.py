@@ -50,11 +50,13 @@ async def run(*, quick: bool) -> list[Group]:
 
 
 def summarise(groups: list[Group]) -> dict[str, int]:
-    """Return the three numbers that count."""
+    """Return the numbers that count."""
     return {
         "architectures": len({group.model for group in groups}),
         "cases": sum(group.cases for group in groups),
         "mismatches": sum(group.mismatches for group in groups),
+        # A case that ends at its first token needs no hand-over; nearly all others must have had one.
+        "handed_over": sum(group.handed_over for group in groups),
     }
 
 

@@ -5,6 +5,7 @@ event loop never does either.
 """
 
 import asyncio
+import re
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ from tandem.core.types import GenerationTask, SamplingParams, StopParams
 from tandem.router.served_model import SamplingDefaults, ServedModel
 
 Number = TypeVar("Number", int, float)
+_ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +136,14 @@ class Intake:
             raise InvalidArgument(
                 "chat.messages", f"has {len(prompt.messages)} turns", remedy=f"use at most {self._limits.max_messages}"
             )
+        for index, message in enumerate(prompt.messages):
+            # The role stands in the frame of a turn: a free text there could write a turn of its own.
+            if not _ROLE.fullmatch(message.role):
+                raise InvalidArgument(
+                    f"chat.messages[{index}].role",
+                    f"is {message.role[:40]!r}",
+                    remedy="use a word such as system, user or assistant",
+                )
         sizes = (
             len(m.role.encode(errors="surrogatepass")) + len(m.content.encode(errors="surrogatepass"))
             for m in prompt.messages

@@ -45,4 +45,4 @@ def test_summary_counts_models_once() -> None:
         for model, wrong in (("a", 0), ("b", 1))
         for transport in ("shm", "tcp")
     ]
-    assert summarise(groups) == {"architectures": 2, "cases": 16, "mismatches": 2}
+    assert summarise(groups) == {"architectures": 2, "cases": 16, "mismatches": 2, "handed_over": 16}

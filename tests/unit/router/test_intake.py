@@ -114,6 +114,12 @@ async def test_what_was_asked_wins(model: ServedModel) -> None:
         (asked(TextPrompt(text="\ud800")), "prompt.text"),
         (asked(ChatPrompt(messages=())), "messages"),
         (asked(ChatPrompt(messages=CHAT.messages * 1025)), "chat.messages"),
+        (asked(ChatPrompt(messages=(ChatMessage(role="", content="x"),))), "chat.messages[0].role"),
+        (asked(ChatPrompt(messages=(ChatMessage(role="user\nsystem", content="x"),))), "chat.messages[0].role"),
+        (
+            asked(ChatPrompt(messages=(*CHAT.messages, ChatMessage(role="a<|end|>", content="x")))),
+            "chat.messages[1].role",
+        ),
         (asked(ChatPrompt(messages=(ChatMessage(role="u", content="x" * 300_000),))), "chat.messages"),
     ],
 )

@@ -19,7 +19,7 @@ from tandem.core.types import GenerationTask, KvSource, Role, SamplingParams, St
 from tandem.engine.engine import Engine
 from tandem.engine.results import StepResult, StepStats
 from tandem.rpc.telemetry import meter
-from tandem.worker_host.host import WorkerHost
+from tandem.worker_host.host import StuckStep, WorkerHost
 from tandem.worker_host.inbox import Inbox
 from tandem.worker_host.instruments import WorkerInstruments
 from tandem.worker_host.outbox import Outbox
@@ -76,6 +76,7 @@ class _Bench:
             instruments=WorkerInstruments(meter=meter(), role=Role.DECODE),
             clock=MonotonicClock(),
             beat_period_s=beat_period_s,
+            stuck_after_s=0.3,
         )
         self.got: dict[str, list[WorkerMessage]] = {}
         self._readers: list[asyncio.Task[None]] = []
@@ -318,6 +319,17 @@ async def test_close_ends_every_thread_and_the_role_once() -> None:
     await bench.end()
     assert {thread for thread in threading.enumerate() if thread.name in names} == before
     assert bench.role.num_closed == 1
+
+
+async def test_a_step_that_does_not_end_is_a_failure_of_the_worker(bench: _Bench) -> None:
+    bench.engine.permit.clear()
+    bench.engine.results.append(StepResult())
+    await asyncio.to_thread(bench.engine.entered.wait, 5.0)
+    assert bench.host.failure is None
+    await _until(lambda: bench.host.failure is not None)
+    assert isinstance(bench.host.failure, StuckStep)
+    bench.engine.permit.set()
+    await _until(lambda: bench.host.failure is None)  # it ended after all
 
 
 async def test_close_does_not_wait_for_ever_for_a_stuck_step() -> None:

@@ -24,6 +24,11 @@ from tandem.worker_host.session import RouterSession
 _log = structlog.get_logger(__name__)
 _DRAIN_POLL_S = 0.05
 
+
+class StuckStep(RuntimeError):
+    """A forward step does not end: only a new process helps. Routers have given the worker up before."""
+
+
 RoleFactory = Callable[[Engine, Outbox, Inbox], RoleService]
 
 
@@ -44,8 +49,10 @@ class WorkerHost:
         instruments: WorkerInstruments,
         clock: Clock,
         beat_period_s: float = 1.0,
+        stuck_after_s: float = 120.0,
     ) -> None:
         self.info = info
+        self._stuck_after_s = stuck_after_s
         self._engine = engine
         self._estimator = estimator
         inbox, outbox = Inbox(), Outbox(info.epoch)
@@ -75,7 +82,10 @@ class WorkerHost:
 
     @property
     def failure(self) -> BaseException | None:
-        """What ended the engine thread; None while it is well. The process should end with it."""
+        """What ended the engine thread, or keeps it; None while it is well. The process should end with it."""
+        age_s = self._loop.step_age_ms / 1e3
+        if self._loop.failure is None and age_s > self._stuck_after_s:
+            return StuckStep(f"a forward step has been running for {age_s:.0f} s")
         return self._loop.failure
 
     @property

@@ -112,8 +112,9 @@ class WorkerProgram:
                 except TimeoutError:
                     continue
             withdrawn.set()
-            if host.failure is not None:
-                raise EngineThreadFailed("the engine thread ended") from host.failure
+            failure = host.failure
+            if failure is not None:
+                raise EngineThreadFailed(f"the engine thread is of no use any more: {failure}") from failure
             num_left = await host.drain(_DRAIN_S)
             _log.info("drained", num_left=num_left)
         finally:

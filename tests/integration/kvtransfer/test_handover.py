@@ -294,7 +294,7 @@ def test_deadline_ends_both_sides() -> None:
         pair.sender.grant(pair.expect(KEY, 2, deadline_left_s=0.3))
         pair.received.wait(lambda: KEY in pair.received.failed)
         pair.sent.wait(lambda: KEY in pair.sent.failed)
-        assert pair.received.failed[KEY] == (reasons.DEADLINE, False)
+        assert pair.received.failed[KEY] == (reasons.KV_TIMEOUT, True)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

@@ -158,14 +158,30 @@ def test_sender_idle_timeout_needs_something_outstanding() -> None:
     assert sender.on_event(62.1, tx.Tick())[-1] == tx.Failed(reasons.KV_TIMEOUT, True)
 
 
-def test_sender_deadlines() -> None:
+def test_sender_bounds_are_time_outs_and_leave_the_request_s_deadline_to_the_router() -> None:
     sender = new_sender()
     sender.on_event(0.0, tx.Granted(grant_of(1, deadline_left_s=5.0)))
-    assert sender.on_event(5.1, tx.Tick())[-1] == tx.Failed(reasons.DEADLINE, False)
+    assert sender.on_event(4.9, tx.Tick()) == []
+    assert sender.on_event(5.1, tx.Tick()) == [tx.SendAbort(reasons.KV_TIMEOUT), tx.Failed(reasons.KV_TIMEOUT, True)]
     sealed = new_sender()
     run_sender(sealed, start(1))
     assert sealed.on_event(30.9, tx.Tick()) == []
-    assert sealed.on_event(31.1, tx.Tick())[-1] == tx.Failed(reasons.DEADLINE, False)
+    assert sealed.on_event(31.1, tx.Tick())[-1] == tx.Failed(reasons.KV_TIMEOUT, True)
+
+
+def test_a_grant_after_the_seal_does_not_lengthen_the_bound_that_began_with_it() -> None:
+    sender = new_sender()
+    sender.on_event(0.0, tx.Sealed(1, b"tok", b"pay"))
+    sender.on_event(10.0, tx.Granted(grant_of(1, deadline_left_s=600.0)))
+    assert sender.on_event(29.9, tx.Tick()) == []
+    assert sender.on_event(30.1, tx.Tick())[-1] == tx.Failed(reasons.KV_TIMEOUT, True)
+
+
+def test_a_grant_after_the_seal_may_shorten_it() -> None:
+    sender = new_sender()
+    sender.on_event(0.0, tx.Sealed(1, b"tok", b"pay"))
+    sender.on_event(10.0, tx.Granted(grant_of(1, deadline_left_s=5.0)))
+    assert sender.on_event(15.1, tx.Tick())[-1] == tx.Failed(reasons.KV_TIMEOUT, True)
 
 
 def test_two_beats_without_it_release_the_blocks() -> None:
@@ -354,7 +370,15 @@ def test_waiting_for_the_sender_is_bounded_by_the_deadline_only() -> None:
         grant=grant_of(2, deadline_left_s=20.0), block_bytes=BLOCK_BYTES, token_digest=b"", now_s=0.0
     )
     assert receiver.on_event(19.0, rx.Tick()) == []
-    assert rx.Failed(reasons.DEADLINE, False) in receiver.on_event(20.1, rx.Tick())
+    assert rx.Failed(reasons.KV_TIMEOUT, True) in receiver.on_event(20.1, rx.Tick())
+
+
+def test_receiver_s_bound_after_the_seal_is_a_time_out() -> None:
+    receiver = opened(deadline_left_s=600.0)
+    receiver.on_event(1.0, rx.SealGot(seal_of()))
+    for now_s in range(2, 31):  # the sender keeps saying that it is alive
+        assert receiver.on_event(float(now_s), rx.PeerBeat()) == receiver.on_event(float(now_s), rx.Tick()) == []
+    assert rx.Failed(reasons.KV_TIMEOUT, True) in receiver.on_event(31.1, rx.Tick())
 
 
 def test_commit_is_repeated_until_acknowledged_or_given_up() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tandem.kvtransfer.chunks import ChunkPlace
 from tandem.kvtransfer.frames import Chunk
 from tandem.kvtransfer.machine.receiver import HandoverReceiver, ReceiverState
 from tandem.kvtransfer.machine.receiver_events import Ready, ReceiverAction
@@ -46,19 +47,19 @@ def test_the_walks_reach_ready() -> None:
 class NoGeneration(HandoverReceiver):
     """Mutant: block generations and epochs do not count."""
 
-    def _refusal(self, chunk: Chunk) -> str | None:
-        refusal = super()._refusal(chunk)
+    def _refusal(self, chunk: Chunk, place: ChunkPlace | None) -> str | None:
+        refusal = super()._refusal(chunk, place)
         return None if refusal in ("stale_generation", "stale_epoch") else refusal
 
 
 class NoEpoch(HandoverReceiver):
     """Mutant: an earlier life of this worker is as good as this one."""
 
-    def _refusal(self, chunk: Chunk) -> str | None:
-        refusal = super()._refusal(chunk)
+    def _refusal(self, chunk: Chunk, place: ChunkPlace | None) -> str | None:
+        refusal = super()._refusal(chunk, place)
         if refusal != "stale_epoch":
             return refusal
-        return super()._refusal(replace(chunk, epoch=self._grant.dst_epoch))
+        return super()._refusal(replace(chunk, epoch=self._grant.dst_epoch), place)
 
 
 class NoCount(HandoverReceiver):

@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Any
 
 from tandem.core import reasons
-from tandem.kvtransfer.chunks import ChunkPlan
+from tandem.kvtransfer.chunks import ChunkPlace, ChunkPlan
 from tandem.kvtransfer.digest import DIGEST_BYTES, derive_keys, seal_mac
 from tandem.kvtransfer.frames import Chunk, Seal
 from tandem.kvtransfer.grant import KvGrant
@@ -136,24 +136,22 @@ class HandoverReceiver:
         return []
 
     def _on_chunk(self, now_s: float, event: ChunkArrived) -> list[ReceiverAction]:
-        refusal = self._refusal(event.chunk)
-        if refusal is None:
+        place = self._plan.place(event.chunk.seq)
+        refusal = self._refusal(event.chunk, place)
+        if refusal is None and place is not None:
             self._in_flight.add(event.chunk.seq)
-            place = self._plan.place(event.chunk.seq)
-            if place is not None:
-                return [Write(self._grant.blocks[place.ordinal], place.offset, place.length)]
+            return [Write(self._grant.blocks[place.ordinal], place.offset, place.length)]
         if refusal in _HOSTILE:
             return [Drop(refusal), *self._abort(reasons.KV_INTEGRITY, retryable=True)]
         return [Drop(refusal or "out_of_bounds")]
 
-    def _refusal(self, chunk: Chunk) -> str | None:
+    def _refusal(self, chunk: Chunk, place: ChunkPlace | None) -> str | None:
         """Return the counter to blame if this chunk may not be written, else None (R2: receiver-side validation)."""
         if chunk.epoch != self._grant.dst_epoch:
             return "stale_epoch"
         if self.state is not ReceiverState.RECEIVING:
             return "unknown_transfer" if self.state is ReceiverState.EXPECTING else "duplicate_chunk"
-        place = self._plan.place(chunk.seq)
-        if place is None or (chunk.offset, chunk.length) != (place.offset, place.length):
+        if place is None or chunk.offset != place.offset or chunk.length != place.length:
             return "out_of_bounds"
         granted = self._grant.blocks[place.ordinal]
         if chunk.block_id != granted.block_id:
@@ -241,9 +239,9 @@ class HandoverReceiver:
             return self._repeat_commit(now_s)
         if self.state is ReceiverState.VERIFIED:
             return []  # the verdict is ours and the worker is about to adopt: no clock takes it back
-        if now_s > self._deadline_s:
-            return self._abort(reasons.DEADLINE, retryable=False)
-        if self.state is ReceiverState.RECEIVING and self._idle.expired(now_s):
+        is_idle = self.state is ReceiverState.RECEIVING and self._idle.expired(now_s)
+        if now_s > self._deadline_s or is_idle:
+            # Whether the request itself is too late is the router's to judge: here it is this hand-over that was.
             return self._abort(reasons.KV_TIMEOUT, retryable=True)
         return []
 

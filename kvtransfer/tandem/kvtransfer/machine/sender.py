@@ -134,7 +134,7 @@ class HandoverSender:
         self.granted_at_s = now_s
         self._targets = grant.blocks
         self._keys = derive_keys(grant.secret)
-        self._deadline_s = now_s + grant.deadline_left_s
+        self._deadline_s = min(self._deadline_s, now_s + grant.deadline_left_s)  # a seal may have come before
         self._plan = ChunkPlan(
             num_blocks=len(grant.blocks), block_bytes=self._block_bytes, chunk_bytes=grant.chunk_bytes
         )
@@ -201,10 +201,9 @@ class HandoverSender:
         return self._fail(reasons.KV_PEER_LOST, retryable=True)
 
     def _on_tick(self, now_s: float, event: Tick) -> list[SenderAction]:
-        if now_s > self._deadline_s:
-            return [SendAbort(reasons.DEADLINE), *self._fail(reasons.DEADLINE, retryable=False)]
+        """Whether the request itself is too late is the router's to judge: here it is this hand-over that was."""
         is_waiting = self._num_landed < self._num_emitted and self.state is SenderState.STREAMING
-        if is_waiting and self._idle.expired(now_s):
+        if now_s > self._deadline_s or (is_waiting and self._idle.expired(now_s)):
             return [SendAbort(reasons.KV_TIMEOUT), *self._fail(reasons.KV_TIMEOUT, retryable=True)]
         return []
 

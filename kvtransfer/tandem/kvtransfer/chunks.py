@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ChunkPlace:
     """Bytes ``[offset, offset + length)`` of the block with this position in the transfer."""
 

@@ -52,6 +52,9 @@ _HELLO = struct.Struct("<32sQQ")
 _HELLO_ACK = struct.Struct("<BQII")
 _OPEN = struct.Struct("<16sQQIII")
 _CHUNK = struct.Struct("<16sQIIIIII16s")
+_CHUNK_BODY = struct.Struct(f"<16sQIIIIII16s{_BODY_BYTES - _CHUNK.size}s")
+_CHUNK_FILL: Final = bytes(_BODY_BYTES - _CHUNK.size)
+_START = struct.Struct("<4sBBHII")
 _SEAL = struct.Struct("<16sQIIQI32s")
 _TAGGED = struct.Struct("<16sQ")
 _CREDIT = struct.Struct("<16sQI")
@@ -75,19 +78,19 @@ class FrameType(IntEnum):
     BEAT = 12
 
 
-_MAX_PAYLOAD_BYTES: Final = {
-    FrameType.HELLO: MAX_NAME_BYTES,
-    FrameType.HELLO_ACK: MAX_NAME_BYTES,
-    FrameType.OPEN: MAX_REQUEST_ID_BYTES,
-    FrameType.CHUNK: MAX_CHUNK_BYTES,
-    FrameType.SEAL: MAX_SEAL_PAYLOAD_BYTES,
-    FrameType.COMMIT: MAX_REASON_BYTES,
-    FrameType.ABORT: MAX_REASON_BYTES,
-    FrameType.BEAT: MAX_BEAT_TAGS * TAG_BYTES,
+_MAX_PAYLOAD_BYTES: Final[dict[int, int]] = {  # by the plain number: an enum hashes in Python code
+    FrameType.HELLO.value: MAX_NAME_BYTES,
+    FrameType.HELLO_ACK.value: MAX_NAME_BYTES,
+    FrameType.OPEN.value: MAX_REQUEST_ID_BYTES,
+    FrameType.CHUNK.value: MAX_CHUNK_BYTES,
+    FrameType.SEAL.value: MAX_SEAL_PAYLOAD_BYTES,
+    FrameType.COMMIT.value: MAX_REASON_BYTES,
+    FrameType.ABORT.value: MAX_REASON_BYTES,
+    FrameType.BEAT.value: MAX_BEAT_TAGS * TAG_BYTES,
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Header:
     """A checked header: what kind of frame it is and how many payload bytes follow."""
 
@@ -99,7 +102,7 @@ class Header:
     @property
     def is_chunk(self) -> bool:
         """True if the payload belongs into a block (or lies in a slot), not into memory of the link."""
-        return self.type in _CHUNK_TYPES
+        return self.type is FrameType.CHUNK or self.type is FrameType.SLOT_CHUNK
 
 
 def encode(frame: Frame) -> bytes:
@@ -111,7 +114,7 @@ def encode(frame: Frame) -> bytes:
         kind, body, payload = _ENCODERS[type(frame)](frame)
     except struct.error as error:
         raise ValueError(f"{type(frame).__name__}: {error}") from error
-    if len(payload) > _MAX_PAYLOAD_BYTES.get(kind, 0):
+    if len(payload) > _MAX_PAYLOAD_BYTES.get(kind.value, 0):
         raise ValueError(f"{type(frame).__name__}: payload of {len(payload)} bytes is too long")
     return _header(kind, body, len(payload), crc32(payload)) + payload
 
@@ -122,7 +125,7 @@ def encode_chunk(chunk: Chunk, *, digest: bytes, slot: int | None) -> bytes:
     They are known only once the payload was read, and a copy of the frame per chunk would cost as much as its encoding.
     """
     kind, payload_bytes = (FrameType.CHUNK, chunk.length) if slot is None else (FrameType.SLOT_CHUNK, 0)
-    body = _CHUNK.pack(
+    body = _CHUNK_BODY.pack(
         chunk.tag,
         chunk.epoch,
         chunk.seq,
@@ -132,8 +135,10 @@ def encode_chunk(chunk: Chunk, *, digest: bytes, slot: int | None) -> bytes:
         chunk.length,
         slot or 0,
         digest,
+        _CHUNK_FILL,
     )
-    return _header(kind, body, payload_bytes, 0)
+    start = _START.pack(_MAGIC, PROTOCOL_VERSION, kind, 0, payload_bytes, 0)
+    return start + _CRC.pack(crc32(body, crc32(start))) + body
 
 
 def decode_header(data: bytes | bytearray | memoryview) -> Header:
@@ -144,22 +149,22 @@ def decode_header(data: bytes | bytearray | memoryview) -> Header:
     if magic != _MAGIC:
         raise ProtocolViolation("header: not a KV frame")
     raw = bytes(data)
-    if header_crc != crc32(raw[_PREFIX.size :], crc32(raw[:_CRC_AT])):
+    body = raw[_PREFIX.size :]
+    if header_crc != crc32(body, crc32(raw[:_CRC_AT])):
         raise ProtocolViolation("header: checksum does not fit")
     if version != PROTOCOL_VERSION:
         raise ProtocolViolation(f"header: protocol version {version}, this worker speaks {PROTOCOL_VERSION}")
-    try:
-        frame_type = FrameType(kind)
-    except ValueError as error:
-        raise ProtocolViolation(f"header: frame type {kind} is unknown") from error
-    if reserved or payload_bytes > _MAX_PAYLOAD_BYTES.get(frame_type, 0):
+    frame_type = _FRAME_TYPES.get(kind)
+    if frame_type is None:
+        raise ProtocolViolation(f"header: frame type {kind} is unknown")
+    if reserved or payload_bytes > _MAX_PAYLOAD_BYTES.get(kind, 0):
         raise ProtocolViolation(f"header: payload of {payload_bytes} bytes in a {frame_type.name} frame")
-    return Header(frame_type, payload_bytes, payload_crc, raw[_PREFIX.size :])
+    return Header(frame_type, payload_bytes, payload_crc, body)
 
 
 def decode(header: Header, payload: bytes = b"") -> Frame:
     """Return the frame of a header and its payload (none for chunks); raises ProtocolViolation."""
-    if header.type in _CHUNK_TYPES:
+    if header.is_chunk:
         return _decode_chunk(header)
     if len(payload) != header.payload_bytes or crc32(payload) != header.payload_crc:
         raise ProtocolViolation(f"{header.type.name}: payload checksum does not fit")
@@ -176,11 +181,11 @@ def _header(kind: FrameType, body: bytes, payload_bytes: int, payload_crc: int) 
 
 
 def _decode_chunk(header: Header) -> Chunk:
-    tag, epoch, seq, block_id, generation, offset, length, slot, digest = _CHUNK.unpack_from(header.body)
+    tag, epoch, seq, block_id, generation, offset, length, slot, digest, fill = _CHUNK_BODY.unpack(header.body)
     inline = header.type is FrameType.CHUNK
     if not 1 <= length <= MAX_CHUNK_BYTES or (inline and header.payload_bytes != length):
         raise ProtocolViolation(f"chunk: length {length} with {header.payload_bytes} payload bytes")
-    if header.payload_crc or (inline and slot) or any(header.body[_CHUNK.size :]):
+    if header.payload_crc or (inline and slot) or fill != _CHUNK_FILL:
         raise ProtocolViolation("chunk: unused fields are not zero")
     return Chunk(tag, epoch, seq, block_id, generation, offset, length, digest, None if inline else slot)
 
@@ -234,7 +239,7 @@ def _decode_beat(body: bytes, payload: bytes) -> Frame:
     return Beat(_COUNT.unpack_from(body)[0], tags)
 
 
-_CHUNK_TYPES = (FrameType.CHUNK, FrameType.SLOT_CHUNK)
+_FRAME_TYPES: Final[dict[int, FrameType]] = {int(kind): kind for kind in FrameType}
 
 _ENCODERS: dict[type, Callable[..., tuple[FrameType, bytes, bytes]]] = {
     Hello: lambda f: (FrameType.HELLO, _HELLO.pack(f.fingerprint, f.src_epoch, f.dst_epoch), f.worker_id.encode()),

@@ -1,6 +1,7 @@
 """The frames of a KV link as values. ``codec`` turns them into bytes and back.
 
-``tag`` names the hand-over (see ``identity``); ``epoch`` is the life of the worker the frame is *for*, except in Beat.
+``tag`` names the hand-over (see ``identity``); ``epoch`` is the life of the worker the frame is *for*, except in Beat. Chunk is
+not frozen because making a frozen dataclass takes several times as long, and there is one per chunk.
 """
 
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class Open:
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Chunk:
     """Bytes of one place. The payload follows inline when ``slot`` is None, else lies in that slot of the ring."""
 

@@ -21,7 +21,7 @@ from tandem.core.clock import Clock
 from tandem.core.errors import InvalidArgument, Unavailable
 
 from .counters import CounterBox, Counters
-from .frames import Abort, Commit, Credit, Open
+from .frames import Abort, Commit, Open
 from .grant import MAX_CHUNK_BYTES, MAX_DEADLINE_S, MAX_GRANT_BLOCKS, BlockRef, KvEndpoint, KvGrant, TransportName
 from .host import host_id
 from .identity import SECRET_BYTES, TransferKey, transfer_tag
@@ -185,7 +185,8 @@ class KvReceiverService:
         with self._lock:
             actions = transfer.machine.on_event(self._clock.now_s(), event)
             for action in actions:
-                self._carry_out(transfer, action)
+                if not isinstance(action, ev.Write):
+                    self._carry_out(transfer, action)
             return actions
 
     def open(self, link: ReceiverLink, frame: Open) -> bool:
@@ -232,6 +233,9 @@ class KvReceiverService:
     def _carry_out(self, transfer: ReceivingTransfer, action: ev.ReceiverAction) -> None:
         link, tag, epoch = transfer.link, transfer.tag, transfer.src_epoch
         match action:
+            case ev.SendCredit(num_landed):  # first, because there is one per chunk
+                if link is not None:
+                    link.post_credit(tag, epoch, num_landed)
             case ev.Drop(counter):
                 self._counters.add(counter)
             case ev.Ready(payload, sender_lag_s):
@@ -241,8 +245,6 @@ class KvReceiverService:
                 self._call(partial(self._events.on_failed, transfer.key, reason, retryable))
             case ev.Forget():
                 self._end(transfer)
-            case ev.SendCredit(num_landed) if link is not None:
-                link.post(Credit(tag, epoch, num_landed))
             case ev.SendCommit(reason) if link is not None:
                 link.post(Commit(tag, epoch, reason))
             case ev.SendAbort(reason) if link is not None:

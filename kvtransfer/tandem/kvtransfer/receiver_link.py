@@ -96,7 +96,7 @@ class ReceiverLink:
         self._settings = settings
         self._owner = owner
         self._outbox: deque[Frame] = deque()
-        self._credits: dict[bytes, Credit] = {}
+        self._credits: dict[bytes, tuple[int, int]] = {}  # by tag: the sender's epoch, chunks landed
         self._num_uncredited = 0
         self._num_slots_told = 0
         self._waker = Waker()
@@ -117,14 +117,15 @@ class ReceiverLink:
         self._thread.start()
 
     def post(self, frame: Frame) -> None:
-        """Send a frame soon. Credits are merged: only the newest of a transfer goes out."""
-        if isinstance(frame, Credit):
-            self._credits[frame.tag] = frame
-            self._num_uncredited += 1
-            return
+        """Send a frame soon."""
         self._outbox.append(frame)
         if threading.current_thread() is not self._thread:
             self._waker.wake()
+
+    def post_credit(self, tag: bytes, epoch: int, num_landed: int) -> None:
+        """Send a credit soon (link thread only). They are merged: only the newest of a transfer goes out."""
+        self._credits[tag] = (epoch, num_landed)
+        self._num_uncredited += 1
 
     def close(self) -> None:
         """Ask the thread to end. ``join`` waits for it."""
@@ -202,9 +203,10 @@ class ReceiverLink:
         if header.payload_bytes and not header.is_chunk:
             payload = read_exactly(channel.wire, header.payload_bytes)
         frame = decode(header, payload)
+        if isinstance(frame, Chunk):
+            self._on_chunk(channel, frame)
+            return
         match frame:
-            case Chunk():
-                self._on_chunk(channel, frame)
             case Open(tag):
                 if not self._owner.open(self, frame):
                     self.post(Abort(tag, frame.src_epoch, LinkLost.reason))
@@ -281,7 +283,7 @@ class ReceiverLink:
         frames: list[Frame] = []
         while self._outbox:
             frames.append(self._outbox.popleft())
-        frames.extend(self._credits.values())
+        frames.extend(Credit(tag, epoch, num_landed) for tag, (epoch, num_landed) in self._credits.items())
         self._credits.clear()
         self._num_uncredited = 0
         num_freed = channel.slots_to_return()

@@ -240,6 +240,9 @@ class KvSenderService:
                 self._old_links.add(link)
 
     def _carry_out(self, transfer: SendingTransfer, action: ev.SenderAction) -> None:
+        if isinstance(action, ev.SendChunk) and transfer.link is not None:  # by far the most common
+            transfer.link.post(transfer, action)
+            return
         match action:
             case ev.StartLease():
                 self._leases.on_event(self._clock.now_s(), LeaseStarted(transfer.key))

@@ -83,6 +83,8 @@ class PlainWire:
                 self._send_all(memoryview(head), 0)
                 return
             sent = self._sock.sendmsg((head, payload))
+            if sent == len(head) + len(payload):
+                return
             if sent < len(head):
                 self._send_all(memoryview(head), sent)
                 sent = len(head)
@@ -140,7 +142,7 @@ class PlainWire:
             if is_stopped():
                 break
             try:
-                count = self._sock.recv_into(view[got:], 0, socket.MSG_WAITALL)
+                count = self._sock.recv_into(view[got:] if got else view, 0, socket.MSG_WAITALL)
             except BlockingIOError:
                 num_idle += 1
                 if num_idle >= self._num_idle_slices:

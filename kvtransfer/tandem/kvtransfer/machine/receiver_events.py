@@ -1,4 +1,7 @@
-"""What the receiving machine is told (events) and what it asks for (actions)."""
+"""What the receiving machine is told (events) and what it asks for (actions).
+
+What is made once per chunk is not frozen: making a frozen dataclass takes several times as long. Nobody changes one.
+"""
 
 from dataclasses import dataclass
 
@@ -15,14 +18,14 @@ class Opened:
     frame: Open
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ChunkArrived:
     """A chunk's header came; its payload is still outside block memory."""
 
     chunk: Chunk
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ChunkLanded:
     """The payload lies in its block; ``digest`` was computed over what landed there."""
 
@@ -103,7 +106,7 @@ ReceiverEvent = (
 # --- actions -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Write:
     """Put the chunk's payload at ``offset`` of this block, which this hand-over was granted."""
 
@@ -119,7 +122,7 @@ class Drop:
     counter: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SendCredit:
     """Tell the sender how many chunks have landed so far."""
 

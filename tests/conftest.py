@@ -6,6 +6,8 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Child processes do not look for modules in the working folder; the tests' own programs are found all the same.
+os.environ["PYTHONPATH"] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # Before anything loads triton (transformers does): without a CUDA device our kernels run in its interpreter.
 if not os.path.exists("/dev/nvidiactl"):

@@ -52,6 +52,7 @@ class ChildProcess:
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                "-P",  # a stray file in the caller's folder must not shadow a module
                 "-m",
                 spec.module,
                 stdin=asyncio.subprocess.PIPE,

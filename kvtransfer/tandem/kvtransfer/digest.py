@@ -16,7 +16,7 @@ from blake3 import blake3
 DIGEST_BYTES = 16
 MAC_BYTES = 32
 PIECE_BYTES = 384 * 1024
-"""Bytes hashed right after (or before) they are copied: small enough to be in a core's second-level cache still."""
+"""Bytes hashed right after (or before) they are copied: with its copy it still fits a core's second-level cache."""
 
 
 @dataclass(frozen=True, slots=True)

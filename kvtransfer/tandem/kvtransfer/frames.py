@@ -1,7 +1,7 @@
 """The frames of a KV link as values. ``codec`` turns them into bytes and back.
 
-``tag`` names the hand-over (see ``identity``); ``epoch`` is the life of the worker the frame is *for*, except in Beat. Chunk is
-not frozen because making a frozen dataclass takes several times as long, and there is one per chunk.
+``tag`` names the hand-over (see ``identity``); ``epoch`` is the life of the worker the frame is *for*, except in Beat.
+Chunk is not frozen: making a frozen dataclass takes several times as long, and this one is made per chunk.
 """
 
 from dataclasses import dataclass

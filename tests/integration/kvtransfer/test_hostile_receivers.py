@@ -106,7 +106,10 @@ def test_broken_receivers_end_the_transfer(behaviour: Behaviour) -> None:
         start(pair, endpoint)
         before = bytes(pair.source.data)
         pair.sent.wait(lambda: KEY in pair.sent.failed)
-        assert pair.sent.failed[KEY] == (reasons.KV_PEER_LOST, True)
+        reason, is_retryable = pair.sent.failed[KEY]
+        assert is_retryable
+        # Without an answer the hand-shake's 2 s and the transfer's idle 2 s end together: either may be first.
+        assert reason == reasons.KV_PEER_LOST or (behaviour is no_answer and reason == reasons.KV_TIMEOUT)
         assert time.monotonic() - start_s < 6
         pair.source.free(KEY)
         assert pair.source.num_free() == 4

@@ -233,4 +233,8 @@ def _from_code(code: grpc.StatusCode, message: str) -> TandemError:
         return DeadlineExceeded(message, stage="client")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return FailedPrecondition(f"the server does not offer this method: {message}", reason="UNIMPLEMENTED")
+    if kind is Unavailable and "failed to connect" in message:
+        return Unavailable(
+            "no server answers at this address; is it running, and is the port right?", reason="UNREACHABLE"
+        )
     return kind(message)

@@ -1,4 +1,4 @@
-"""The router on the event loop and with the collector settings of its own process."""
+"""The router with the settings of its own process."""
 
 import gc
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def _collector_as_before() -> Iterator[None]:
     gc.unfreeze()
 
 
-def test_a_request_on_the_fast_loop(tmp_path: Path) -> None:
+def test_a_request_in_a_routers_process(tmp_path: Path) -> None:
     answers: list[pb.GenerateResponse] = []
 
     async def main() -> None:

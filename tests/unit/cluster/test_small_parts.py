@@ -98,9 +98,9 @@ def test_timings_are_aligned_and_a_missing_phase_is_a_dash() -> None:
         "tokenize",
         "queue",
         "prefill",
+        "TTFT",
         "hand-over",
         "first",
-        "TTFT",
         "total",
     ]
     assert lines[3].split()[1:] == ["-"]

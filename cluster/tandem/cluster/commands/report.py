@@ -10,9 +10,9 @@ _PHASES = (
     ("tokenize", "tokenize_ms"),
     ("queue", "queue_ms"),
     ("prefill", "prefill_ms"),
+    ("TTFT", "ttft_ms"),
     ("hand-over", "handover_ms"),
     ("first decode", "first_decode_ms"),
-    ("TTFT", "ttft_ms"),
     ("total", "total_ms"),
 )
 

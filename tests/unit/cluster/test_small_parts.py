@@ -103,7 +103,7 @@ def test_timings_are_aligned_and_a_missing_phase_is_a_dash() -> None:
         "first",
         "total",
     ]
-    assert lines[3].split()[1:] == ["-"]
+    assert lines[4].split()[1:] == ["-"]
     assert len({len(line) for line in lines if "ms" in line}) == 1
 
 

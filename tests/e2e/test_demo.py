@@ -12,7 +12,7 @@ import pytest
 from tandem.core.environment import read_environment
 from tests.fakes.command_line import CommandLine
 
-PHASES = ["tokenize", "queue", "prefill", "hand-over", "first decode", "TTFT", "total"]
+PHASES = ["tokenize", "queue", "prefill", "TTFT", "hand-over", "first decode", "total"]
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ Every status carries ``ErrorInfo`` (domain ``tandem``, the error's reason, its m
 caller's side builds the same error again. What is not in the table never reaches a caller: see ``public_error``.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -225,6 +226,9 @@ def _from_details(status: status_pb2.Status) -> TandemError | None:
     return built
 
 
+_DIALLED: Final = re.compile(r"ipv[46]:(\S+?:\d+):")
+
+
 def _from_code(code: grpc.StatusCode, message: str) -> TandemError:
     kind = _BY_CODE.get(code, InternalError)
     if kind is InvalidArgument or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in message):
@@ -234,7 +238,7 @@ def _from_code(code: grpc.StatusCode, message: str) -> TandemError:
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return FailedPrecondition(f"the server does not offer this method: {message}", reason="UNIMPLEMENTED")
     if kind is Unavailable and "failed to connect" in message:
-        return Unavailable(
-            "no server answers at this address; is it running, and is the port right?", reason="UNREACHABLE"
-        )
+        found = _DIALLED.search(message)
+        where = found.group(1) if found else "this address"
+        return Unavailable(f"no server answers at {where}: is it running, and is the port right?", reason="UNREACHABLE")
     return kind(message)

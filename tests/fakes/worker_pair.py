@@ -159,6 +159,7 @@ class WorkerPair:
         self.hold_grants = False
         self._results: dict[RequestId, Result] = {}
         self._open: dict[RequestId, set[int]] = {}
+        self._first_positions: dict[RequestId, list[int]] = {}
         self._readers: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -192,6 +193,8 @@ class WorkerPair:
     def start(self, task: GenerationTask, source: KvSource) -> Result:
         """Begin a request, split over both workers or on the decode worker alone."""
         result = self._results[task.request_id] = Result()
+        emitted = task.emitted or ((),) * task.num_sequences
+        self._first_positions[task.request_id] = [len(tokens) for tokens in emitted]
         self._open[task.request_id] = set(range(task.num_sequences)) - set(task.done_children)
         if source is KvSource.HANDOVER:
             self.prefill.send(StartPrefill(task=task))
@@ -238,12 +241,15 @@ class WorkerPair:
         sequence.texts[delta.position] = delta.text
         if delta.finish_reason is not None:
             sequence.finish_reason = delta.finish_reason
-            left = self._open[delta.request_id]
-            left.discard(delta.child)
-            if not left:
-                # As the router: everything came, so whoever still holds something may let go.
-                self.abort(delta.request_id, "FINISHED")
-                self._results[delta.request_id].ended.set()
+        # As the router: the end counts once every position before it came; P's first token may be later than D's last.
+        first = self._first_positions[delta.request_id][delta.child]
+        if sequence.finish_reason is None or len(sequence.tokens) != max(sequence.tokens) + 1 - first:
+            return
+        left = self._open[delta.request_id]
+        left.discard(delta.child)
+        if not left:
+            self.abort(delta.request_id, "FINISHED")
+            self._results[delta.request_id].ended.set()
 
 
 __all__ = ["AttemptReleased", "HandoverDone", "PrefillDone", "Result", "WorkerPair"]

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from tandem.engine.sequence import Sequence
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForwardBatch:
@@ -24,6 +26,8 @@ class ForwardBatch:
     query_lens_list: tuple[int, ...]
     context_lens_list: tuple[int, ...]
     block_tables_list: tuple[tuple[int, ...], ...]
+    # Whose rows these are; None where nobody asked for them (a profile). A model that computes by numbers never looks.
+    owners: tuple[Sequence | None, ...] = ()
 
     @property
     def num_tokens(self) -> int:

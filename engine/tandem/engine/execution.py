@@ -66,6 +66,7 @@ class Executor:
                 start_position=s.num_computed,
                 block_ids=s.block_ids,
                 num_logits=1,
+                owner=s,
             )
             for s in plan.decoding
         ]
@@ -79,6 +80,7 @@ class Executor:
                     start_position=sequence.num_computed,
                     block_ids=sequence.block_ids,
                     num_logits=1 if children else 0,
+                    owner=sequence,
                 )
             )
             if children:

@@ -1,6 +1,6 @@
 """Runs forward passes: lays rows of many sequences out as one batch, and turns a batch into logits."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,19 +10,21 @@ from tandem.core.errors import FailedPrecondition
 from tandem.engine.batch import ForwardBatch
 from tandem.engine.kv.pool import KvPool
 from tandem.engine.models.model import LoadedModel
+from tandem.engine.sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRow:
     """What one sequence adds to a forward pass: a prefill chunk, or one decode token."""
 
-    token_ids: Sequence[int]
+    token_ids: Items[int]
     start_position: int  # of the first of ``token_ids``; everything before it is in the KV already
-    block_ids: Sequence[int]  # the sequence's blocks from position 0; more than needed is fine
+    block_ids: Items[int]  # the sequence's blocks from position 0; more than needed is fine
     num_logits: int  # logits are wanted for the last ``num_logits`` tokens
+    owner: Sequence | None = None  # whose row it is
 
 
-def build_batch(rows: Sequence[RunRow], *, block_size: int, device: str = "cpu") -> ForwardBatch:
+def build_batch(rows: Items[RunRow], *, block_size: int, device: str = "cpu") -> ForwardBatch:
     """Lay ``rows`` end to end.
 
     Raises ValueError for an empty batch or row, too few blocks, or more logits than tokens: defects of the scheduler.
@@ -63,10 +65,11 @@ def build_batch(rows: Sequence[RunRow], *, block_size: int, device: str = "cpu")
         query_lens_list=tuple(query_lens.tolist()),
         context_lens_list=tuple(context_lens.tolist()),
         block_tables_list=tables,
+        owners=tuple(row.owner for row in rows),
     )
 
 
-def _check(rows: Sequence[RunRow], block_size: int) -> None:
+def _check(rows: Items[RunRow], block_size: int) -> None:
     if not rows:
         raise ValueError("a batch needs at least one row")
     for row in rows:

@@ -70,9 +70,13 @@ class KvReceiverService:
         clock: Clock,
         tls: ssl.SSLContext | None = None,
         transports: Sequence[TransportName] = ("shm", "tcp"),
-        advertise_host: str | None = None,
+        listen_port: int = 0,
+        advertise_address: str | None = None,
     ) -> None:
-        """Listen at once. ``advertise_host`` is what senders connect to, where it is not ``listen_host``."""
+        """Listen at once; port 0 = any free one.
+
+        ``advertise_address`` (host:port) is what senders connect to over TCP, where it is not what is bound here.
+        """
         self._identity = Identity(worker_id=worker_id, epoch=epoch, fingerprint=bytes.fromhex(layout.fingerprint))
         self._fingerprint = layout.fingerprint
         self._block_bytes = layout.block_bytes
@@ -90,8 +94,8 @@ class KvReceiverService:
         self._is_closed = False
         self._listeners: dict[TransportName, socket.socket] = {}
         for name in transports:
-            self._listeners[name] = listen_shm() if name == "shm" else listen_tcp(listen_host)
-        self._endpoints = tuple(self._endpoint(name, advertise_host or listen_host) for name in self._listeners)
+            self._listeners[name] = listen_shm() if name == "shm" else listen_tcp(listen_host, listen_port)
+        self._endpoints = tuple(self._endpoint(name, listen_host, advertise_address) for name in self._listeners)
         self._waker = Waker()
         self._thread = ServiceThread("kv-receive-events", tick=self._tick, period_s=_TICK_S)
         self._accepter = threading.Thread(target=self._accept, name="kv-accept", daemon=True)
@@ -286,12 +290,12 @@ class KvReceiverService:
             for transfer in tuple(self._transfers.values()):
                 self.apply(transfer, ev.Tick())
 
-    def _endpoint(self, name: TransportName, host: str) -> KvEndpoint:
+    def _endpoint(self, name: TransportName, host: str, advertised: str | None) -> KvEndpoint:
         bound = self._listeners[name].getsockname()
         if name == "shm":
             return KvEndpoint(transport=name, address=bound[1:].decode(), host_id=host_id())
         address = f"[{host}]:{bound[1]}" if ":" in host else f"{host}:{bound[1]}"
-        return KvEndpoint(transport=name, address=address, host_id="")
+        return KvEndpoint(transport=name, address=advertised or address, host_id="")
 
     def _accept(self) -> None:
         poller = select.poll()

@@ -13,6 +13,7 @@ from tandem.core.types import GenerationTask, SamplingParams, StopParams
 from tandem.engine.attention.select import select_backend
 from tandem.engine.config import EngineConfig
 from tandem.engine.engine import Engine
+from tandem.engine.execution import Runner
 from tandem.engine.kv.pool import KvPool
 from tandem.engine.loading.model_loader import load_model, read_model_spec, torch_dtype
 from tandem.engine.runner import ModelRunner
@@ -30,7 +31,7 @@ class BuiltEngine:
     """An engine and what its surroundings need to know about it."""
 
     engine: Engine
-    runner: ModelRunner
+    runner: Runner
     layout: KvLayout
 
 
@@ -80,21 +81,25 @@ def build_engine(prepared: PreparedModel, config: EngineConfig, *, clock: Clock)
         eos_token_ids=frozenset(spec.eos_token_ids) | frozenset(tokenizer.eos_token_ids),
         clock=clock,
     )
-    _warm_up(engine)
-    layout = KvLayout(
-        model_digest=prepared.digest,
+    warm_up(engine)
+    return BuiltEngine(engine=engine, runner=runner, layout=layout_of(spec, tokenizer, block_size=config.block_size))
+
+
+def layout_of(spec: ModelSpec, tokenizer: Tokenizer, *, block_size: int) -> KvLayout:
+    """Name the layout of a model's KV: two workers hand KV over only when theirs are equal."""
+    return KvLayout(
+        model_digest=spec.digest,
         tokenizer_digest=tokenizer.digest,
         dtype=spec.dtype,
         num_layers=len(spec.layers),
         num_kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
-        block_size=config.block_size,
+        block_size=block_size,
         rope_digest=spec.rope_digest,
     )
-    return BuiltEngine(engine=engine, runner=runner, layout=layout)
 
 
-def _warm_up(engine: Engine) -> None:
+def warm_up(engine: Engine) -> None:
     """Serve one tiny request: what is built at first use must be built before the worker says that it is ready."""
     task = GenerationTask(
         request_id=new_request_id(),

@@ -38,6 +38,14 @@ class WorkerProgramConfig(ConfigModel):
     """How it runs the model."""
     host: str = "127.0.0.1"
     """Address that the gRPC service and the KV receiver bind to and announce."""
+    port: int = pydantic.Field(default=0, ge=0, le=65535)
+    """Port of the gRPC service; 0 = any free one."""
+    advertise_address: str | None = None
+    """host:port under which routers reach the gRPC service, where it is not the one it binds to (NAT, a proxy)."""
+    kv_port: int = pydantic.Field(default=0, ge=0, le=65535)
+    """Port of the KV receiver over TCP; 0 = any free one."""
+    kv_advertise_address: str | None = None
+    """host:port under which prefill workers reach the KV receiver, where it is not the one it binds to."""
     transports: list[Literal["shm", "tcp"]] = pydantic.Field(default=["shm", "tcp"], min_length=1)
     """KV transports, best first."""
     registry: RegistryTarget

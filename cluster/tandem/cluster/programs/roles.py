@@ -54,6 +54,8 @@ def role_factory(
                 destination=memory,
                 events=relay,
                 listen_host=config.host,
+                listen_port=config.kv_port,
+                advertise_address=config.kv_advertise_address,
                 clock=clock,
                 tls=_tls_context(config.tls, ssl.Purpose.CLIENT_AUTH),
                 transports=config.transports,

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
@@ -16,11 +17,12 @@ from tandem.cluster.programs.roles import role_factory
 from tandem.cluster.registry.announcer import Registry, keep_announced
 from tandem.cluster.registry.redis_registry import RedisRegistry
 from tandem.cluster.registry.router_registry import RouterRegistry
-from tandem.core.clock import MonotonicClock
+from tandem.core.clock import Clock, MonotonicClock
 from tandem.core.ids import WorkerId, new_epoch
 from tandem.core.latency import LatencyEstimator
 from tandem.core.prepared_model import PreparedModel, read_prepared_model
 from tandem.core.types import WorkerInfo
+from tandem.engine.config import EngineConfig
 from tandem.engine.profile import profile_latency
 from tandem.rpc.access import AccessControl
 from tandem.rpc.addresses import join_address
@@ -41,6 +43,14 @@ _FAILURE_POLL_S = 0.2
 OnStatus = Callable[[str], None]
 
 
+class EngineBuilder(Protocol):
+    """Makes the engine that the program serves: `tandem.worker_host.assembly.build_engine`, or a stand-in's."""
+
+    def __call__(self, prepared: PreparedModel, config: EngineConfig, *, clock: Clock) -> BuiltEngine:
+        """Build it; takes seconds. Raises SetupError's kinds for a model or a machine that does not fit."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadyWorker:
     """A worker that serves."""
@@ -56,8 +66,10 @@ class EngineThreadFailed(RuntimeError):
 class WorkerProgram:
     """One life of one worker. `run` returns after a drain; it raises when the engine thread dies."""
 
-    def __init__(self, config: WorkerProgramConfig) -> None:
+    def __init__(self, config: WorkerProgramConfig, *, build: EngineBuilder = build_engine) -> None:
+        """``build`` makes the engine of a prepared model; it runs in a thread of its own."""
         self._config = config
+        self._build = build
         self._clock = MonotonicClock()
         self._tls: TlsMaterial | None = config.tls.load() if config.tls else None
 
@@ -76,12 +88,12 @@ class WorkerProgram:
         config = self._config
         prepared = read_prepared_model(config.model_folder)
         on_status("loading the model")
-        built = await asyncio.to_thread(build_engine, prepared, config.engine, clock=self._clock)
+        built = await asyncio.to_thread(self._build, prepared, config.engine, clock=self._clock)
         on_status("measuring its speed")
         profile = await asyncio.to_thread(profile_latency, built.runner, config.engine, clock=self._clock)
         estimator = LatencyEstimator(profile.coefficients)
         server = RpcServer(
-            address=join_address(config.host, 0),
+            address=join_address(config.host, config.port),
             access=AccessControl(mutual_tls=config.tls is not None and config.tls.ca is not None),
             load_tls=config.tls.load if config.tls else None,
             insecure=config.insecure,
@@ -91,7 +103,7 @@ class WorkerProgram:
         try:
             server.add(worker_service(WorkerServiceHandler(host)))
             address = await server.start()
-            host.set_address(address)
+            host.set_address(config.advertise_address or address)
             host.start()
             await server.mark_serving(WORKER_SERVICE)
             await server.mark_serving("")

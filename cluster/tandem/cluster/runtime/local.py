@@ -1,7 +1,7 @@
 """Workers as plain subprocesses of this one: no Ray, no cluster manager."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,17 @@ _MODULE = "tandem.cluster.programs.worker_process"
 class LocalRuntime:
     """Supervises subprocesses. A worker that dies is started again, with growing pauses when it keeps dying."""
 
-    def __init__(self, *, log_folder: Path, module: str = _MODULE) -> None:
+    def __init__(
+        self,
+        *,
+        log_folder: Path,
+        module: str = _MODULE,
+        variables: Callable[[str], Mapping[str, str]] = lambda _: {},
+    ) -> None:
+        """``variables`` names further environment variables of a worker, by its id."""
         self._log_folder = log_folder
         self._module = module
+        self._variables = variables
         self._slots: list[_Slot] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -68,7 +76,10 @@ class LocalRuntime:
             module=self._module,
             config_json=config.model_dump_json(),
             log_file=self._log_folder / f"{config.worker_id}.log",
-            environment=child_environment(num_threads=config.engine.num_threads),
+            environment={
+                **child_environment(num_threads=config.engine.num_threads),
+                **self._variables(config.worker_id),
+            },
         )
 
 

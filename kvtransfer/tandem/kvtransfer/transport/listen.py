@@ -39,12 +39,14 @@ class Accepted:
     hello: Hello
 
 
-def listen_tcp(host: str) -> socket.socket:
-    """Bind one address, any free port."""
-    info = socket.getaddrinfo(host, 0, 0, socket.SOCK_STREAM)[0]
+def listen_tcp(host: str, port: int = 0) -> socket.socket:
+    """Bind one address; port 0 = any free one."""
+    info = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)[0]
     sock = socket.socket(info[0], info[1], info[2])
     try:
         tune(sock)
+        if port:  # a worker that is started again must get its port back, whatever still lingers there
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(info[4])
         sock.listen(_BACKLOG)
     except BaseException:

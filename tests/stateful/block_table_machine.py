@@ -13,6 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 from tandem.core.blocks import AttemptKey, BlockRef
 from tandem.core.ids import RequestId
 from tandem.engine.kv.block_table import BlockState, BlockTable, IntegrityError, NoBlocks
+from tests.stateful.running import require
 
 KEYS = tuple(AttemptKey(RequestId(f"r{i}"), 0) for i in range(3))
 
@@ -55,15 +56,16 @@ class BlockTableMachine(RuleBasedStateMachine):
         try:
             refs = self.table.allocate(key, count, state)
         except NoBlocks:
-            assert count > self._free(), "refused although there was room"
+            require(count > self._free(), "refused although there was room")
             return []
-        assert count <= self._free(), "given more than there was"
-        made = []
-        for ref in refs:
-            self.serial += 1
-            made.append(Use(key=key, ref=ref, serial=self.serial, state=state))
-            self.bytes[ref.block_id] = 0  # cleared, as the memory does
-        self.all_uses += made
+        require(count <= self._free(), "given more than there was")
+        return [self._made(key, ref, state) for ref in refs]
+
+    def _made(self, key: AttemptKey, ref: BlockRef, state: BlockState) -> Use:
+        self.serial += 1
+        self.bytes[ref.block_id] = 0  # cleared, as the memory does
+        made = Use(key=key, ref=ref, serial=self.serial, state=state)
+        self.all_uses.append(made)
         return made
 
     # --- owner's side ---
@@ -73,7 +75,7 @@ class BlockTableMachine(RuleBasedStateMachine):
         """Straight to the stage where senders may pin."""
         made = self._allocate(key, count, BlockState.FILLING)
         for use in made:
-            assert not self.table.pin(use.ref, key), "pinned a block that is not complete"
+            require(not self.table.pin(use.ref, key), "pinned a block that is not complete")
             self.bytes[use.ref.block_id] = use.serial
         self.table.seal(key, [use.ref for use in made])
         for use in made:
@@ -85,6 +87,27 @@ class BlockTableMachine(RuleBasedStateMachine):
         """Straight to the stage where receivers may write."""
         return multiple(*self._allocate(key, count, BlockState.RECEIVING))
 
+    @precondition(lambda self: any(use.is_live for use in self.all_uses))
+    @rule(target=uses, data=st.data())
+    def grow(self, data: st.DataObject) -> object:
+        """One more block for an attempt that decodes."""
+        last = data.draw(st.sampled_from([use for use in self.all_uses if use.is_live]))
+        try:
+            (ref,) = self.table.grow(last.key, 1, BlockState.COMMITTED, last.ref)
+        except NoBlocks:
+            require(self._free() == 0, "refused although there was room")
+            return multiple()
+        require(self._free() > 0, "given more than there was")
+        return self._made(last.key, ref, BlockState.COMMITTED)
+
+    @rule(use=uses)
+    def drive_write_into_a_reservation_that_ended(self, use: Use) -> None:
+        """A writer is at work, its attempt is aborted, others take what is free: the race of every late chunk."""
+        if use.is_live and use.state is BlockState.RECEIVING and not use.pins:
+            self.begin_write(use)
+            self.abort(use.key)
+            self._allocate(KEYS[0], 1, BlockState.RECEIVING)
+
     @rule(key=st.sampled_from(KEYS))
     def commit(self, key: AttemptKey) -> None:
         live = [use for use in self.all_uses if use.is_live and use.key == key]
@@ -92,9 +115,9 @@ class BlockTableMachine(RuleBasedStateMachine):
         try:
             self.table.commit(key)
         except IntegrityError:
-            assert not is_allowed
+            require(not is_allowed, "a commit was refused for nothing")
             return
-        assert is_allowed, "committed under a writer's hands"
+        require(is_allowed, "committed under a writer's hands")
         for use in live:
             use.state = BlockState.COMMITTED
 
@@ -103,9 +126,9 @@ class BlockTableMachine(RuleBasedStateMachine):
         try:
             self.table.share(use.key, [use.ref])
         except IntegrityError:
-            assert not use.is_live
+            require(not use.is_live, "a live reference was refused")
             return
-        assert use.is_live, "shared a block of another use"
+        require(use.is_live, "shared a block of another use")
         use.references += 1
 
     @rule(use=uses)
@@ -114,15 +137,15 @@ class BlockTableMachine(RuleBasedStateMachine):
         try:
             self.table.release(use.key, [use.ref])
         except IntegrityError:
-            assert not use.is_live, "a live reference was refused"
+            require(not use.is_live, "a live reference was refused")
             return
-        assert use.is_live, "released a block of another use"
+        require(use.is_live, "released a block of another use")
         use.references -= 1
 
     @rule(key=st.sampled_from(KEYS))
     def abort(self, key: AttemptKey) -> None:
         live = [use for use in self.all_uses if use.is_live and use.key == key]
-        assert self.table.release_all(key) == len(live)
+        require(self.table.release_all(key) == len(live), "an abort left blocks behind")
         for use in live:
             use.references = 0
 
@@ -130,15 +153,18 @@ class BlockTableMachine(RuleBasedStateMachine):
 
     @rule(use=uses)
     def pin(self, use: Use) -> None:
-        assert self.table.pin(use.ref, use.key) == (use.is_live and use.state is BlockState.SEALED)
-        if use.is_live and use.state is BlockState.SEALED:
+        expected = use.is_live and use.state is BlockState.SEALED
+        require(self.table.pin(use.ref, use.key) == expected, "pinned what is not there to be read, or refused what is")
+        if expected:
             use.pins.append(self.bytes[use.ref.block_id])
-            assert use.pins[-1] == use.serial, "a foreign block was pinned"
+            require(use.pins[-1] == use.serial, "a foreign block was pinned")
 
     @rule(use=uses)
     def begin_write(self, use: Use) -> None:
         expected = use.is_live and use.state is BlockState.RECEIVING
-        assert self.table.begin_write(use.ref, use.key) == expected
+        require(
+            self.table.begin_write(use.ref, use.key) == expected, "writes to what does not wait for it, or is refused"
+        )
         if expected:
             self.bytes[use.ref.block_id] = use.serial
             use.pins.append(use.serial)
@@ -147,16 +173,16 @@ class BlockTableMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def let_go(self, data: st.DataObject) -> None:
         use = data.draw(st.sampled_from([use for use in self.all_uses if use.pins]))
-        assert self.bytes[use.ref.block_id] == use.pins.pop(), "the bytes changed under a pin"
+        require(self.bytes[use.ref.block_id] == use.pins.pop(), "the bytes changed under a pin")
         unpin = self.table.end_write if use.state is BlockState.RECEIVING else self.table.unpin
-        assert unpin(use.ref) == use.is_live
+        require(unpin(use.ref) == use.is_live, "who let go was told wrong whether it counts")
 
     # --- always ---
 
     @invariant()
     def books_balance(self) -> None:
         self.table.check_integrity()
-        assert self.table.num_free == self._free()
+        require(self.table.num_free == self._free(), "the number of free blocks is wrong")
         for use in self.all_uses:
             if use.is_live:
-                assert self.table.num_references(use.ref) == use.references
+                require(self.table.num_references(use.ref) == use.references, "the references are miscounted")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from tandem.core.ids import WorkerId
 from tandem.core.types import WorkerInfo, WorkerLoad
 
 
@@ -27,6 +28,27 @@ class WorkerStatus:
     silent_ms: float | None = None  # since its last sign of life
 
 
+class PairState(StrEnum):
+    """What a router thinks of handing KV from one prefill worker to one decode worker."""
+
+    FAILING = "failing"  # the last hand-over failed; the pair is still used
+    OPEN = "open"  # not used until it is probed
+    PROBING = "probing"  # one request tries it
+    UNEQUAL = "unequal"  # the two store KV differently: never used
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairStatus:
+    """One pair of workers that is not plainly well."""
+
+    prefill_worker: WorkerId
+    decode_worker: WorkerId
+    state: PairState
+    num_failures: int = 0  # in a row
+    last_reason: str = ""
+    probe_in_ms: float | None = None  # None = no probe is due
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterStatus:
     """Summary of a cluster, as one router sees it."""
@@ -40,3 +62,6 @@ class ClusterStatus:
     num_running: int = 0
     num_ended: Mapping[str, int] = field(default_factory=dict)  # by outcome
     workers: tuple[WorkerStatus, ...] = ()
+    pairs: tuple[PairStatus, ...] = ()  # those that are not plainly well
+    num_stale: int = 0  # messages of workers about attempts that are over; dropped
+    num_isolated: int = 0  # requests suspected of killing workers, waiting to be tried alone

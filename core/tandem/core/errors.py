@@ -8,6 +8,7 @@
     │   ├── Unauthenticated                no or a bad credential                         (not retryable)
     │   ├── PermissionDenied               the credential may not do this                 (not retryable)
     │   ├── NotFound                       no such model                                  (not retryable)
+    │   ├── DuplicateRequest               its idempotency key runs, or has been answered (retryable while it runs)
     │   └── QuotaExceeded                  the tenant's own limit                         (retry after)
     ├── ServiceError                       our fault or our load
     │   ├── Overloaded                     shed before any work was done                  (retry after)
@@ -90,6 +91,26 @@ class NotFound(RequestError):
     """The named thing does not exist."""
 
     reason = "NOT_FOUND"
+
+
+class DuplicateRequest(RequestError):
+    """A request with this idempotency key runs already, or was answered: it is not run a second time.
+
+    Retryable only while the first one runs, because that one may still be cancelled or fail.
+    """
+
+    reason = "DUPLICATE_REQUEST"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, reason=reason, metadata=metadata, retry_after_s=retry_after_s)
+        self.retryable = retry_after_s is not None
 
 
 class QuotaExceeded(RequestError):

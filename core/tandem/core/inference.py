@@ -71,6 +71,7 @@ class GenerateRequest:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     priority: PriorityClass = PriorityClass.STANDARD
     label: str = ""
+    idempotency_key: str = ""  # "" = none: the same call made again is another request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

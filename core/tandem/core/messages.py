@@ -25,9 +25,14 @@ class Hello:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartPrefill:
-    """To P: compute the prompt's KV, sample the first token of each child, hand over when a grant comes."""
+    """To P: compute the prompt's KV, sample the first token of each child, hand over when a grant comes.
+
+    With ``reuse_attempt`` P computes nothing: it hands over what it still holds of that earlier attempt of the same
+    task, and fails the attempt with KV_NOT_HELD when it holds nothing of it any more.
+    """
 
     task: GenerationTask
+    reuse_attempt: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +105,11 @@ class HandoverDone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptFailed:
-    """From any worker: this attempt (or this child of it) can't go on here; nothing of it is held any more."""
+    """From any worker: this attempt (or this child of it) can't go on here; nothing of it is held any more.
+
+    With ``held`` only its hand-over failed: P keeps what it computed for a short time, for a StartPrefill with
+    ``reuse_attempt``, and says AttemptReleased (or AttemptFailed again) when that is over.
+    """
 
     request_id: RequestId
     attempt: int
@@ -108,6 +117,7 @@ class AttemptFailed:
     message: str
     retryable: bool
     child: int | None = None
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

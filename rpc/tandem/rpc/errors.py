@@ -20,6 +20,7 @@ from google.rpc import status_pb2
 from tandem.core.errors import (
     Cancelled,
     DeadlineExceeded,
+    DuplicateRequest,
     FailedPrecondition,
     InternalError,
     InvalidArgument,
@@ -44,6 +45,7 @@ ERROR_TABLE: Final[dict[type[TandemError], grpc.StatusCode]] = {
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     NotFound: grpc.StatusCode.NOT_FOUND,
+    DuplicateRequest: grpc.StatusCode.ALREADY_EXISTS,
     QuotaExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Overloaded: grpc.StatusCode.UNAVAILABLE,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
@@ -62,6 +64,7 @@ _BY_CODE: Final[dict[grpc.StatusCode, type[TandemError]]] = {
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
     grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
     grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.ALREADY_EXISTS: DuplicateRequest,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
@@ -109,6 +112,8 @@ def status_of(error: TandemError) -> RpcStatus:
     message = error.message[:_MAX_MESSAGE_CHARS]
     facts = {name: value[:_MAX_FACT_CHARS] for name, value in error.metadata.items()}
     facts |= {"kind": type(error).__name__, "retryable": str(error.retryable).lower()}
+    if error.retry_after_s is not None:
+        facts["retry_after_ms"] = str(round(error.retry_after_s * 1000))
     details: list[Message] = [details_pb.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=facts)]
     details += _extra_details(error, message)
     status = status_pb2.Status(code=code.value[0], message=message, details=[_packed(detail) for detail in details])
@@ -206,6 +211,7 @@ def _from_details(status: status_pb2.Status) -> TandemError | None:
             retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
     facts = dict(info.metadata)
     facts.pop("retryable", None)
+    facts.pop("retry_after_ms", None)
     kind = _BY_KIND.get(facts.pop("kind", ""))
     if info.domain != DOMAIN or kind is None:
         return None

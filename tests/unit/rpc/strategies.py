@@ -4,7 +4,7 @@ from typing import TypeVar
 
 from hypothesis import strategies as st
 
-from tandem.core.cluster import ClusterStatus, WorkerState, WorkerStatus
+from tandem.core.cluster import ClusterStatus, PairState, PairStatus, WorkerState, WorkerStatus
 from tandem.core.description import WorkerDescription
 from tandem.core.ids import Epoch, RequestId, Tenant, WorkerId
 from tandem.core.inference import (
@@ -117,6 +117,7 @@ generate_request = st.builds(
     stop_token_ids=ids,
     ignore_eos=flag,
     include_stop=flag,
+    idempotency_key=text,
     sampling=sampling_options,
     priority=st.sampled_from(PriorityClass),
     label=text,
@@ -207,7 +208,7 @@ task = st.builds(
 )
 command = st.one_of(
     st.builds(Hello, router_id=text, protocol_version=u32),
-    st.builds(StartPrefill, task=task),
+    st.builds(StartPrefill, task=task, reuse_attempt=maybe(u32)),
     st.builds(ReserveDecode, task=task, source=st.sampled_from(KvSource)),
     st.builds(ForwardGrant, request_id=request_id, attempt=u32, grant=st.binary(max_size=8)),
     st.builds(Abort, request_id=request_id, attempt=u32, reason=text, child=maybe(u32)),
@@ -259,6 +260,7 @@ event = st.one_of(
         message=text,
         retryable=flag,
         child=maybe(u32),
+        held=flag,
     ),
     st.builds(AttemptReleased, request_id=request_id, attempt=u32),
 )
@@ -272,6 +274,16 @@ worker_message = st.one_of(
         load=maybe(load),
     ),
     st.builds(Beat, worker_epoch=epoch, role=role, draining=flag, load=load, step_age_ms=number),
+)
+
+pair_status = st.builds(
+    PairStatus,
+    prefill_worker=text.map(WorkerId),
+    decode_worker=text.map(WorkerId),
+    state=st.sampled_from(PairState),
+    num_failures=u32,
+    last_reason=text,
+    probe_in_ms=maybe(number),
 )
 
 info = st.builds(
@@ -316,4 +328,7 @@ cluster_status = st.builds(
     num_running=u32,
     num_ended=st.dictionaries(text, u64, max_size=3),
     workers=st.lists(worker_status, max_size=2).map(tuple),
+    pairs=st.lists(pair_status, max_size=2).map(tuple),
+    num_stale=u64,
+    num_isolated=u32,
 )

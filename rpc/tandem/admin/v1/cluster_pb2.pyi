@@ -15,12 +15,25 @@ class WorkerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WORKER_STATE_SUSPECT: _ClassVar[WorkerState]
     WORKER_STATE_DRAINING: _ClassVar[WorkerState]
     WORKER_STATE_LOST: _ClassVar[WorkerState]
+
+class PairState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PAIR_STATE_UNSPECIFIED: _ClassVar[PairState]
+    PAIR_STATE_FAILING: _ClassVar[PairState]
+    PAIR_STATE_OPEN: _ClassVar[PairState]
+    PAIR_STATE_PROBING: _ClassVar[PairState]
+    PAIR_STATE_UNEQUAL: _ClassVar[PairState]
 WORKER_STATE_UNSPECIFIED: WorkerState
 WORKER_STATE_CONNECTING: WorkerState
 WORKER_STATE_READY: WorkerState
 WORKER_STATE_SUSPECT: WorkerState
 WORKER_STATE_DRAINING: WorkerState
 WORKER_STATE_LOST: WorkerState
+PAIR_STATE_UNSPECIFIED: PairState
+PAIR_STATE_FAILING: PairState
+PAIR_STATE_OPEN: PairState
+PAIR_STATE_PROBING: PairState
+PAIR_STATE_UNEQUAL: PairState
 
 class WorkerStatus(_message.Message):
     __slots__ = ("info", "state", "load", "silent_ms")
@@ -34,12 +47,28 @@ class WorkerStatus(_message.Message):
     silent_ms: float
     def __init__(self, info: _Optional[_Union[_info_pb2.WorkerInfo, _Mapping]] = ..., state: _Optional[_Union[WorkerState, str]] = ..., load: _Optional[_Union[_info_pb2.WorkerLoad, _Mapping]] = ..., silent_ms: _Optional[float] = ...) -> None: ...
 
+class PairStatus(_message.Message):
+    __slots__ = ("prefill_worker_id", "decode_worker_id", "state", "num_failures", "last_reason", "probe_in_ms")
+    PREFILL_WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    DECODE_WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    NUM_FAILURES_FIELD_NUMBER: _ClassVar[int]
+    LAST_REASON_FIELD_NUMBER: _ClassVar[int]
+    PROBE_IN_MS_FIELD_NUMBER: _ClassVar[int]
+    prefill_worker_id: str
+    decode_worker_id: str
+    state: PairState
+    num_failures: int
+    last_reason: str
+    probe_in_ms: float
+    def __init__(self, prefill_worker_id: _Optional[str] = ..., decode_worker_id: _Optional[str] = ..., state: _Optional[_Union[PairState, str]] = ..., num_failures: _Optional[int] = ..., last_reason: _Optional[str] = ..., probe_in_ms: _Optional[float] = ...) -> None: ...
+
 class GetStatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("model", "ready", "not_ready_reason", "router_id", "uptime_s", "num_queued", "num_running", "num_ended", "workers")
+    __slots__ = ("model", "ready", "not_ready_reason", "router_id", "uptime_s", "num_queued", "num_running", "num_ended", "workers", "pairs", "num_stale", "num_isolated")
     class NumEndedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +85,9 @@ class GetStatusResponse(_message.Message):
     NUM_RUNNING_FIELD_NUMBER: _ClassVar[int]
     NUM_ENDED_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
+    PAIRS_FIELD_NUMBER: _ClassVar[int]
+    NUM_STALE_FIELD_NUMBER: _ClassVar[int]
+    NUM_ISOLATED_FIELD_NUMBER: _ClassVar[int]
     model: str
     ready: bool
     not_ready_reason: str
@@ -65,7 +97,10 @@ class GetStatusResponse(_message.Message):
     num_running: int
     num_ended: _containers.ScalarMap[str, int]
     workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
-    def __init__(self, model: _Optional[str] = ..., ready: bool = ..., not_ready_reason: _Optional[str] = ..., router_id: _Optional[str] = ..., uptime_s: _Optional[float] = ..., num_queued: _Optional[int] = ..., num_running: _Optional[int] = ..., num_ended: _Optional[_Mapping[str, int]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ...) -> None: ...
+    pairs: _containers.RepeatedCompositeFieldContainer[PairStatus]
+    num_stale: int
+    num_isolated: int
+    def __init__(self, model: _Optional[str] = ..., ready: bool = ..., not_ready_reason: _Optional[str] = ..., router_id: _Optional[str] = ..., uptime_s: _Optional[float] = ..., num_queued: _Optional[int] = ..., num_running: _Optional[int] = ..., num_ended: _Optional[_Mapping[str, int]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., pairs: _Optional[_Iterable[_Union[PairStatus, _Mapping]]] = ..., num_stale: _Optional[int] = ..., num_isolated: _Optional[int] = ...) -> None: ...
 
 class ListWorkersRequest(_message.Message):
     __slots__ = ()

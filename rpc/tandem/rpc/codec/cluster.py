@@ -1,7 +1,8 @@
 """Cluster status, as an operator sees it."""
 
 from tandem.admin.v1 import cluster_pb2 as pb
-from tandem.core.cluster import ClusterStatus, WorkerState, WorkerStatus
+from tandem.core.cluster import ClusterStatus, PairState, PairStatus, WorkerState, WorkerStatus
+from tandem.core.ids import WorkerId
 from tandem.rpc.codec.enums import EnumCodec
 from tandem.rpc.codec.workers import decode_info, decode_load, encode_info, encode_load
 
@@ -12,6 +13,15 @@ STATE = EnumCodec(
         WorkerState.SUSPECT: pb.WORKER_STATE_SUSPECT,
         WorkerState.DRAINING: pb.WORKER_STATE_DRAINING,
         WorkerState.LOST: pb.WORKER_STATE_LOST,
+    }
+)
+
+PAIR_STATE = EnumCodec(
+    {
+        PairState.FAILING: pb.PAIR_STATE_FAILING,
+        PairState.OPEN: pb.PAIR_STATE_OPEN,
+        PairState.PROBING: pb.PAIR_STATE_PROBING,
+        PairState.UNEQUAL: pb.PAIR_STATE_UNEQUAL,
     }
 )
 
@@ -48,6 +58,9 @@ def encode_status(status: ClusterStatus) -> pb.GetStatusResponse:
         num_running=status.num_running,
         num_ended=dict(status.num_ended),
         workers=[encode_worker_status(worker) for worker in status.workers],
+        pairs=[_encode_pair(pair) for pair in status.pairs],
+        num_stale=status.num_stale,
+        num_isolated=status.num_isolated,
     )
 
 
@@ -63,4 +76,29 @@ def decode_status(message: pb.GetStatusResponse) -> ClusterStatus:
         num_running=message.num_running,
         num_ended=dict(message.num_ended),
         workers=tuple(decode_worker_status(worker) for worker in message.workers),
+        pairs=tuple(_decode_pair(pair) for pair in message.pairs),
+        num_stale=message.num_stale,
+        num_isolated=message.num_isolated,
+    )
+
+
+def _encode_pair(pair: PairStatus) -> pb.PairStatus:
+    return pb.PairStatus(
+        prefill_worker_id=pair.prefill_worker,
+        decode_worker_id=pair.decode_worker,
+        state=PAIR_STATE.encode(pair.state),
+        num_failures=pair.num_failures,
+        last_reason=pair.last_reason,
+        probe_in_ms=pair.probe_in_ms,
+    )
+
+
+def _decode_pair(message: pb.PairStatus) -> PairStatus:
+    return PairStatus(
+        prefill_worker=WorkerId(message.prefill_worker_id),
+        decode_worker=WorkerId(message.decode_worker_id),
+        state=PAIR_STATE.decode(message.state, field="state"),
+        num_failures=message.num_failures,
+        last_reason=message.last_reason,
+        probe_in_ms=message.probe_in_ms if message.HasField("probe_in_ms") else None,
     )

@@ -18,7 +18,8 @@ def encode_command(command: AttachCommand) -> pb.AttachRequest:
             hello = pb.Hello(router_id=command.router_id, protocol_version=command.protocol_version)
             return pb.AttachRequest(hello=hello)
         case StartPrefill():
-            return pb.AttachRequest(start_prefill=pb.StartPrefill(task=encode_task(command.task)))
+            start = pb.StartPrefill(task=encode_task(command.task), reuse_attempt=command.reuse_attempt)
+            return pb.AttachRequest(start_prefill=start)
         case ReserveDecode():
             reserve = pb.ReserveDecode(task=encode_task(command.task), source=KV_SOURCE.encode(command.source))
             return pb.AttachRequest(reserve_decode=reserve)
@@ -39,7 +40,11 @@ def decode_command(message: pb.AttachRequest) -> AttachCommand:
             hello = message.hello
             return Hello(router_id=hello.router_id, protocol_version=hello.protocol_version)
         case "start_prefill":
-            return StartPrefill(task=decode_task(message.start_prefill.task))
+            start = message.start_prefill
+            return StartPrefill(
+                task=decode_task(start.task),
+                reuse_attempt=start.reuse_attempt if start.HasField("reuse_attempt") else None,
+            )
         case "reserve_decode":
             reserve = message.reserve_decode
             return ReserveDecode(

@@ -104,6 +104,7 @@ def _encode_event(event: RequestEvent) -> pb.RequestEvent:
                 message=event.message,
                 retryable=event.retryable,
                 child=event.child,
+                held=event.held,
             )
             return pb.RequestEvent(attempt_failed=failed)
         case AttemptReleased():
@@ -144,6 +145,7 @@ def _decode_event(message: pb.RequestEvent) -> RequestEvent:
                 message=failed.message,
                 retryable=failed.retryable,
                 child=failed.child if failed.HasField("child") else None,
+                held=failed.held,
             )
         case "attempt_released":
             released = message.attempt_released

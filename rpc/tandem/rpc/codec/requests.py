@@ -40,6 +40,7 @@ def encode_generate_request(request: GenerateRequest) -> pb.GenerateRequest:
         sampling=_encode_sampling(request.sampling),
         priority=PRIORITY.encode(request.priority),
         label=request.label,
+        idempotency_key=request.idempotency_key,
     )
     match request.prompt:
         case TextPrompt(text=text):
@@ -65,6 +66,7 @@ def decode_generate_request(message: pb.GenerateRequest) -> GenerateRequest:
         sampling=_decode_sampling(message.sampling),
         priority=PRIORITY.decode(message.priority, field="priority", default=PriorityClass.STANDARD),
         label=message.label,
+        idempotency_key=message.idempotency_key,
     )
 
 

@@ -126,10 +126,12 @@ class Hello(_message.Message):
     def __init__(self, router_id: _Optional[str] = ..., protocol_version: _Optional[int] = ...) -> None: ...
 
 class StartPrefill(_message.Message):
-    __slots__ = ("task",)
+    __slots__ = ("task", "reuse_attempt")
     TASK_FIELD_NUMBER: _ClassVar[int]
+    REUSE_ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     task: GenerationTask
-    def __init__(self, task: _Optional[_Union[GenerationTask, _Mapping]] = ...) -> None: ...
+    reuse_attempt: int
+    def __init__(self, task: _Optional[_Union[GenerationTask, _Mapping]] = ..., reuse_attempt: _Optional[int] = ...) -> None: ...
 
 class ReserveDecode(_message.Message):
     __slots__ = ("task", "source")
@@ -216,20 +218,22 @@ class HandoverDone(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., num_bytes: _Optional[int] = ..., transport: _Optional[str] = ..., handover_ms: _Optional[float] = ..., exposed_ms: _Optional[float] = ...) -> None: ...
 
 class AttemptFailed(_message.Message):
-    __slots__ = ("request_id", "attempt", "reason", "message", "retryable", "child")
+    __slots__ = ("request_id", "attempt", "reason", "message", "retryable", "child", "held")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     RETRYABLE_FIELD_NUMBER: _ClassVar[int]
     CHILD_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     attempt: int
     reason: str
     message: str
     retryable: bool
     child: int
-    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., retryable: bool = ..., child: _Optional[int] = ...) -> None: ...
+    held: bool
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., retryable: bool = ..., child: _Optional[int] = ..., held: bool = ...) -> None: ...
 
 class AttemptReleased(_message.Message):
     __slots__ = ("request_id", "attempt")

@@ -1,0 +1,47 @@
+"""A worker with the tagged engine as a subprocess: ``python -m tandem.chaos.tagged.worker_process``.
+
+The same lifeline, configuration line, registration, gRPC service and KV services as the real worker's process. It
+serves nothing but a tagged model folder, and nothing in ``cluster.yaml`` names it.
+"""
+
+import asyncio
+import sys
+
+from tandem.chaos.tagged.building import TaggedBuilder
+from tandem.chaos.tagged.settings import TaggedWorkerConfig
+from tandem.cluster.processes.failure import report_failure
+from tandem.cluster.processes.lifeline import read_config_line, report, stop_event_on_lifeline
+from tandem.cluster.programs.worker_program import ReadyWorker, WorkerProgram
+from tandem.core.errors import TandemError
+from tandem.core.log import configure_logging
+
+
+def _report_status(detail: str) -> None:
+    report("status", detail=detail)
+
+
+def _report_ready(worker: ReadyWorker) -> None:
+    report("ready", address=worker.address, epoch=worker.info.epoch)
+
+
+async def serve(config: TaggedWorkerConfig) -> None:
+    """Serve until the lifeline ends, then drain."""
+    stop = stop_event_on_lifeline(asyncio.get_running_loop())
+    program = WorkerProgram(config, build=TaggedBuilder.of(config))
+    await program.run(stop, on_status=_report_status, on_ready=_report_ready)
+
+
+def main() -> None:
+    """Run the program; a problem a person can solve is reported to the parent in one line."""
+    config = TaggedWorkerConfig.model_validate_json(read_config_line())
+    config = config.model_copy(update={"engine": config.engine.model_copy(update={"profile_budget_s": 0.0})})
+    configure_logging(level=config.log_level, style=config.log_style, worker=config.worker_id)
+    try:
+        asyncio.run(serve(config))
+    except TandemError as error:
+        report_failure(error)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -13,6 +13,7 @@ class Environment:
     run_folder: Path  # XDG_RUNTIME_DIR/tandem, else a folder of the user's under the temporary folder
     no_color: bool  # NO_COLOR
     hub_offline: bool  # HF_HUB_OFFLINE
+    test_failpoints: Path | None  # TANDEM_TEST_FAILPOINTS: see tandem.core.failpoints
 
 
 def read_environment() -> Environment:
@@ -20,12 +21,14 @@ def read_environment() -> Environment:
     home = Path.home()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
     runtime = os.environ.get("XDG_RUNTIME_DIR")
+    failpoints = os.environ.get("TANDEM_TEST_FAILPOINTS")
     run = Path(runtime) / "tandem" if runtime else Path(os.environ.get("TMPDIR", "/tmp")) / f"tandem-{os.getuid()}"
     return Environment(
         cache_folder=cache / "tandem",
         run_folder=run,
         no_color=bool(os.environ.get("NO_COLOR")),
         hub_offline=os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"),
+        test_failpoints=Path(failpoints) if failpoints else None,
     )
 
 

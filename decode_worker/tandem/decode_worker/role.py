@@ -2,6 +2,7 @@
 
 from tandem.core.blocks import AttemptKey
 from tandem.core.errors import TandemError
+from tandem.core.failpoints import failpoint
 from tandem.core.messages import (
     Abort,
     AttemptFailed,
@@ -79,6 +80,7 @@ class DecodeRole:
 
     def after_step(self, result: StepResult) -> None:
         """Pass tokens and events on."""
+        failpoint("d.after_step")
         for delta in result.tokens:
             self._outbox.token(delta)
         for event in result.events:
@@ -114,6 +116,7 @@ class DecodeRole:
     def _on_ready(self, key: AttemptKey, payload: bytes, stats: TransferStats) -> None:
         if key not in self._receiving:
             return  # aborted while the message was on its way here
+        failpoint("d.before_commit")
         self._receiving.discard(key)
         try:
             self._engine.commit_handover(key, decode_first_tokens(payload))

@@ -13,6 +13,7 @@ from tandem.engine.sampling.sampler import SampledToken, SampleRow, TokenSampler
 from tandem.engine.scheduling.scheduler import StepPlan
 from tandem.engine.sequence import Sequence
 from tandem.engine.spec import ModelSpec
+from tandem.engine.spoiling import SpoiledPass
 
 
 class Runner(Protocol):
@@ -88,7 +89,10 @@ class Executor:
         # Inference mode for the sampler too: it overwrites logits that were made in it.
         with torch.inference_mode():
             batch = build_batch(rows, block_size=self._runner.pool.block_size, device=str(self._device))
+            spoiled = SpoiledPass(batch)
+            spoiled.before()
             logits = self._runner.forward(batch)
+            spoiled.after(logits, self._runner.pool)
             draws = self._draw(logits, drawing)
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()  # hand-over threads read what was written

@@ -10,6 +10,7 @@ from typing import Protocol
 import structlog
 
 from tandem.core.clock import Clock
+from tandem.core.failpoints import failpoint
 
 from .codec import HEADER_BYTES, decode, decode_header, encode
 from .counters import CounterBox
@@ -240,6 +241,8 @@ class ReceiverLink:
         event = self._land(channel, transfer, chunk, write)
         if event is not None:
             self._owner.apply(transfer, event)
+            if transfer.machine.is_half_landed:
+                failpoint("d.received_half")
 
     def _land(
         self, channel: ReceivingChannel, transfer: ReceivingTransfer, chunk: Chunk, write: ev.Write

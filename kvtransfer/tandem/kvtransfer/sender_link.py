@@ -10,6 +10,7 @@ from typing import Protocol
 import structlog
 
 from tandem.core.clock import Clock
+from tandem.core.failpoints import failpoint
 
 from .codec import encode
 from .counters import CounterBox
@@ -196,6 +197,7 @@ class SenderLink:
 
     def _send_chunk(self, channel: SendingChannel, transfer: SendingTransfer, action: ev.SendChunk) -> None:
         """Re-validate the source, copy out under the pin, report (R3)."""
+        failpoint("p.before_chunk_send")
         source = self._settings.source
         block = source.pin(action.source, transfer.key)
         if block is None:

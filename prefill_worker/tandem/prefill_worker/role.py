@@ -2,6 +2,7 @@
 
 from tandem.core.blocks import AttemptKey
 from tandem.core.errors import TandemError
+from tandem.core.failpoints import failpoint
 from tandem.core.messages import Abort, AttemptFailed, AttemptReleased, Command, ForwardGrant, StartPrefill
 from tandem.core.reasons import FINISHED, WRONG_ROLE
 from tandem.core.types import Role
@@ -50,6 +51,7 @@ class PrefillRole:
         """Begin a prefill, or take the decode worker's grant for one."""
         if isinstance(command, StartPrefill):
             key = AttemptKey(request_id=command.task.request_id, attempt=command.task.attempt)
+            failpoint("p.before_prefill")
             self._engine.start_prefill(command.task)
             self._token_digests[key] = digest_tokens(command.task)
         elif isinstance(command, ForwardGrant):
@@ -69,6 +71,8 @@ class PrefillRole:
 
     def after_step(self, result: StepResult) -> None:
         """Offer finished blocks to the sender, seal finished prompts, pass tokens and events on."""
+        if result.stats.num_prefill_tokens:
+            failpoint("p.chunk")
         for filled in result.filled:
             for ordinal, ref in enumerate(filled.refs, start=filled.first_ordinal):
                 self._sender.offer(filled.key, ordinal, ref)
@@ -106,6 +110,7 @@ class PrefillRole:
             self._engine.release(sealed.key)
             self._ended(sealed.key)
             return
+        failpoint("p.after_seal")
         payload = encode_first_tokens(sealed.first_tokens)
         self._sender.seal(
             sealed.key,

@@ -11,8 +11,9 @@ import grpc.aio
 import structlog
 
 from tandem.core.errors import FailedPrecondition, TandemError, Unavailable
+from tandem.core.failpoints import failpoint_in_loop
 from tandem.core.latency import LatencyCoefficients
-from tandem.core.messages import Beat, Command, Hello, StepReport
+from tandem.core.messages import Beat, Command, Hello, ReserveDecode, StepReport
 from tandem.core.types import WorkerInfo
 from tandem.router.actions import WorkerKey
 from tandem.rpc.channels import open_channel
@@ -140,4 +141,7 @@ class WorkerLink:
             await self._has_commands.wait()
             self._has_commands.clear()
             while self._outbox:
-                await stream.send(self._outbox.popleft())
+                command = self._outbox.popleft()
+                if isinstance(command, ReserveDecode):
+                    await failpoint_in_loop("r.before_dispatch_decode")
+                await stream.send(command)

@@ -13,11 +13,13 @@ from typing import Protocol
 import structlog
 
 from tandem.cluster.programs.config import WorkerProgramConfig
+from tandem.cluster.programs.exposure import worker_exposure
 from tandem.cluster.programs.roles import role_factory
 from tandem.cluster.registry.announcer import Registry, keep_announced
 from tandem.cluster.registry.redis_registry import RedisRegistry
 from tandem.cluster.registry.router_registry import RouterRegistry
 from tandem.core.clock import Clock, MonotonicClock
+from tandem.core.failpoints import arm_failpoints
 from tandem.core.ids import WorkerId, new_epoch
 from tandem.core.latency import LatencyEstimator
 from tandem.core.prepared_model import PreparedModel, read_prepared_model
@@ -75,6 +77,7 @@ class WorkerProgram:
 
     async def run(self, stop: asyncio.Event, *, on_status: OnStatus, on_ready: Callable[[ReadyWorker], None]) -> None:
         """Serve until ``stop`` is set, then drain and end. Loading runs off the event loop."""
+        arm_failpoints(self._config.worker_id, exposed_by=worker_exposure(self._config))
         with metrics_page(self._config.metrics_host, self._config.metrics_port) as meter:
             await self._run(WorkerInstruments(meter=meter, role=self._config.role), stop, on_status, on_ready)
 

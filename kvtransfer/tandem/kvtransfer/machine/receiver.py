@@ -111,6 +111,11 @@ class HandoverReceiver:
         return self._num_landed
 
     @property
+    def is_half_landed(self) -> bool:
+        """True while the newest of the landed chunks completed the first half."""
+        return self._num_landed == (self._plan.num_chunks + 1) // 2
+
+    @property
     def num_bytes_landed(self) -> int:
         """Payload bytes that lie in their blocks."""
         return self._num_bytes

@@ -5,11 +5,8 @@ Threads: one per connection (``kv-receive``), one that accepts (``kv-accept``) a
 """
 
 import secrets
-import select
-import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
@@ -23,24 +20,27 @@ from tandem.core.errors import InvalidArgument, Unavailable
 from .counters import CounterBox, Counters
 from .frames import Abort, Commit, Open
 from .grant import MAX_CHUNK_BYTES, MAX_DEADLINE_S, MAX_GRANT_BLOCKS, BlockRef, KvEndpoint, KvGrant, TransportName
-from .host import host_id
 from .identity import SECRET_BYTES, TransferKey, transfer_tag
 from .layout import KvLayout
 from .machine import receiver_events as ev
 from .machine.receiver import HandoverReceiver
 from .memory import DestinationBlocks
-from .receiver_link import LinkSettings, ReceiverLink, ReceivingTransfer
+from .receiver_link import LinkOwner, LinkSettings, ReceiverLink, ReceivingTransfer
 from .recent import RecentSet
 from .stats import TransferStats
-from .threads import ServiceThread, Waker
-from .transport.listen import Accepted, Identity, listen_shm, listen_tcp, welcome_shm, welcome_tcp
+from .threads import ServiceThread, ThreadFactory
+from .transport.door import Door, DoorSettings, ListeningDoor, Welcome
+from .transport.listen import Identity
 
 __all__ = ["KvReceiverService", "ReceiverEvents", "TransferStats"]
 
 _log = structlog.get_logger(__name__)
 _TICK_S = 0.25
 _MAX_LINKS = 256
-_ACCEPT_PAUSE_S = 0.05
+
+
+def _draw_secret() -> bytes:
+    return secrets.token_bytes(SECRET_BYTES)
 
 
 class ReceiverEvents(Protocol):
@@ -72,10 +72,15 @@ class KvReceiverService:
         transports: Sequence[TransportName] = ("shm", "tcp"),
         listen_port: int = 0,
         advertise_address: str | None = None,
+        make_door: Callable[[DoorSettings, Identity, Callable[[Welcome], bool]], Door] = ListeningDoor,
+        make_link: Callable[[LinkSettings, LinkOwner], ReceiverLink] = ReceiverLink,
+        make_thread: ThreadFactory = ServiceThread.ticking,
+        draw_secret: Callable[[], bytes] = _draw_secret,
     ) -> None:
         """Listen at once; port 0 = any free one.
 
-        ``advertise_address`` (host:port) is what senders connect to over TCP, where it is not what is bound here.
+        ``advertise_address`` (host:port) is what senders connect to over TCP, where it is not what is bound here. What
+        is made or drawn by the last four is sockets, threads and chance: a simulation brings its own.
         """
         self._identity = Identity(worker_id=worker_id, epoch=epoch, fingerprint=bytes.fromhex(layout.fingerprint))
         self._fingerprint = layout.fingerprint
@@ -83,7 +88,6 @@ class KvReceiverService:
         self._destination = destination
         self._events = events
         self._clock = clock
-        self._tls = tls
         self._lock = threading.RLock()
         self._transfers: dict[TransferKey, ReceivingTransfer] = {}
         self._by_tag: dict[bytes, ReceivingTransfer] = {}
@@ -92,19 +96,22 @@ class KvReceiverService:
         self._ended_tags: RecentSet[bytes] = RecentSet()
         self._counters = CounterBox()
         self._is_closed = False
-        self._listeners: dict[TransportName, socket.socket] = {}
-        for name in transports:
-            self._listeners[name] = listen_shm() if name == "shm" else listen_tcp(listen_host, listen_port)
-        self._endpoints = tuple(self._endpoint(name, listen_host, advertise_address) for name in self._listeners)
-        self._waker = Waker()
-        self._thread = ServiceThread("kv-receive-events", tick=self._tick, period_s=_TICK_S)
-        self._accepter = threading.Thread(target=self._accept, name="kv-accept", daemon=True)
-        self._accepter.start()
+        settings = DoorSettings(
+            transports=transports,
+            listen_host=listen_host,
+            listen_port=listen_port,
+            advertise_address=advertise_address,
+            tls=tls,
+        )
+        self._make_link = make_link
+        self._draw_secret = draw_secret
+        self._thread = make_thread("kv-receive-events", self._tick, _TICK_S)
+        self._door = make_door(settings, self._identity, self._admit)
 
     @property
     def endpoints(self) -> tuple[KvEndpoint, ...]:
         """Where senders reach this service; part of every grant."""
-        return self._endpoints
+        return self._door.endpoints
 
     def expect(
         self, key: TransferKey, refs: Sequence[BlockRef], token_digest: bytes, deadline_left_s: float | None
@@ -124,8 +131,8 @@ class KvReceiverService:
             dst_epoch=self._identity.epoch,
             blocks=tuple(refs),
             chunk_bytes=min(MAX_CHUNK_BYTES, self._block_bytes),
-            endpoints=self._endpoints,
-            secret=secrets.token_bytes(SECRET_BYTES),
+            endpoints=self._door.endpoints,
+            secret=self._draw_secret(),
             deadline_left_s=MAX_DEADLINE_S
             if deadline_left_s is None
             else min(max(0.0, deadline_left_s), MAX_DEADLINE_S),
@@ -171,8 +178,7 @@ class KvReceiverService:
             if self._is_closed:
                 return
             self._is_closed = True
-        self._waker.wake()
-        self._accepter.join()
+        self._door.close()
         with self._lock:
             links = tuple(self._links)
         for link in links:
@@ -180,7 +186,6 @@ class KvReceiverService:
         for link in links:
             link.join()
         self._thread.close()
-        self._waker.close()
 
     # --- used by the links -----------------------------------------------------------------------------------------
 
@@ -290,42 +295,12 @@ class KvReceiverService:
             for transfer in tuple(self._transfers.values()):
                 self.apply(transfer, ev.Tick())
 
-    def _endpoint(self, name: TransportName, host: str, advertised: str | None) -> KvEndpoint:
-        bound = self._listeners[name].getsockname()
-        if name == "shm":
-            return KvEndpoint(transport=name, address=bound[1:].decode(), host_id=host_id())
-        address = f"[{host}]:{bound[1]}" if ":" in host else f"{host}:{bound[1]}"
-        return KvEndpoint(transport=name, address=advertised or address, host_id="")
-
-    def _accept(self) -> None:
-        poller = select.poll()
-        names = {listener.fileno(): name for name, listener in self._listeners.items()}
-        for fd in (*names, self._waker.fileno()):
-            poller.register(fd, select.POLLIN)
-        while not self._is_closed:
-            for fd, _ in poller.poll():
-                if fd in names:
-                    self._admit(names[fd])
-        for listener in self._listeners.values():
-            listener.close()
-
-    def _admit(self, name: TransportName) -> None:
-        try:
-            sock, _ = self._listeners[name].accept()
-        except OSError as error:
-            _log.warning("kv accept failed", problem=str(error))
-            time.sleep(_ACCEPT_PAUSE_S)  # out of descriptors: the listener stays readable, don't spin
-            return
-        welcome: Callable[[], Accepted] = (
-            partial(welcome_shm, sock, self._identity)
-            if name == "shm"
-            else partial(welcome_tcp, sock, self._identity, tls=self._tls)
-        )
+    def _admit(self, welcome: Welcome) -> bool:
+        """Take a connection in; False if there are too many already."""
         with self._lock:
-            if len(self._links) >= _MAX_LINKS:
-                sock.close()
+            if self._is_closed or len(self._links) >= _MAX_LINKS:
                 self._counters.add("refused_connections")
-                return
+                return False
             settings = LinkSettings(
                 epoch=self._identity.epoch,
                 block_bytes=self._block_bytes,
@@ -334,6 +309,7 @@ class KvReceiverService:
                 counters=self._counters,
                 clock=self._clock,
             )
-            link = ReceiverLink(settings, self)
+            link = self._make_link(settings, self)
             self._links.add(link)
         link.start()
+        return True

@@ -24,9 +24,9 @@ from .machine.lease import LeaseDropped, LeaseRenewed, LeaseScan, LeaseStarted, 
 from .machine.sender import HandoverSender
 from .memory import SourceBlocks
 from .recent import RecentSet
-from .sender_link import LinkSettings, SenderLink, SendingTransfer
+from .sender_link import LinkOwner, LinkSettings, SenderLink, SendingTransfer
 from .stats import TransferStats
-from .threads import ServiceThread
+from .threads import ServiceThread, ThreadFactory
 from .timing import REAPER_PERIOD_S
 from .transport.connect import connect
 
@@ -60,7 +60,10 @@ class KvSenderService:
         events: SenderEvents,
         clock: Clock,
         tls: ssl.SSLContext | None = None,
+        make_link: Callable[[LinkSettings, LinkOwner], SenderLink] = SenderLink,
+        make_thread: ThreadFactory = ServiceThread.ticking,
     ) -> None:
+        """``make_link`` and ``make_thread`` make what has threads and sockets: a simulation brings its own."""
         self._worker_id = worker_id
         self._epoch = epoch
         self._fingerprint = layout.fingerprint
@@ -80,7 +83,8 @@ class KvSenderService:
         self._ended_tags: RecentSet[bytes] = RecentSet()
         self._counters = CounterBox()
         self._is_closed = False
-        self._thread = ServiceThread("kv-send-events", tick=self._tick, period_s=REAPER_PERIOD_S)
+        self._make_link = make_link
+        self._thread = make_thread("kv-send-events", self._tick, REAPER_PERIOD_S)
 
     def grant(self, grant: KvGrant) -> None:
         """Take a receiver's grant; streaming starts with the blocks offered so far.
@@ -228,7 +232,7 @@ class KvSenderService:
                 counters=self._counters,
                 clock=self._clock,
             )
-            link = self._links[identity] = SenderLink(settings, self)
+            link = self._links[identity] = self._make_link(settings, self)
             link.start()
         return link
 

@@ -5,6 +5,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import structlog
 
@@ -44,6 +45,22 @@ class Waker:
                 os.close(self._fd)
 
 
+class CallbackThread(Protocol):
+    """Where a service's callbacks run, one at a time and in order."""
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Run ``call`` soon. Any thread."""
+        ...
+
+    def close(self) -> None:
+        """Stop after what was posted so far, and wait."""
+        ...
+
+
+ThreadFactory = Callable[[str, Callable[[], None], float], CallbackThread]
+"""From a name, a tick and its period in seconds to a running thread."""
+
+
 class ServiceThread:
     """Runs posted calls in order and ``tick`` every ``period_s``, on one thread.
 
@@ -57,6 +74,11 @@ class ServiceThread:
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+
+    @classmethod
+    def ticking(cls, name: str, tick: Callable[[], None], period_s: float) -> "ServiceThread":
+        """Make one; the service's default ``ThreadFactory``."""
+        return cls(name, tick=tick, period_s=period_s)
 
     def post(self, call: Callable[[], None]) -> None:
         """Run ``call`` soon. Any thread."""

@@ -4,8 +4,8 @@ import asyncio
 import shutil
 import tempfile
 import time
-from collections.abc import Coroutine
-from dataclasses import dataclass
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,11 @@ _SEEN_S = 30.0  # from "the workers serve" to "the router uses them"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Programs:
-    """The modules that run as processes."""
+    """The modules that run as processes, and further environment variables of the router's."""
 
     router: str = "tandem.cluster.programs.router_process"
     registry: str = "tandem.cluster.programs.registry_process"
+    router_variables: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +113,20 @@ class Supervisor:
         if self._registry is not None:
             await self._registry.stop(grace_s=5.0)
         self._remove_registry_folder()
+
+    async def restart_router(self) -> int:
+        """End the router if it still runs, start it again with the same configuration, return its pid.
+
+        With fixed ports clients and workers find it where it was; workers attach again by themselves.
+        """
+        if self._router is None:
+            raise EnvironmentProblem("the cluster has not been started")
+        self._router.kill()
+        await self._router.stop(grace_s=0.0)
+        self._alive = (0, 0)
+        await self._router.start(_PROCESS_START_S)
+        await self._wait_until_seen()
+        return self._router.child.pid if self._router.child else 0
 
     def kill(self) -> None:
         """End every process now, without a drain."""
@@ -203,7 +218,10 @@ class Supervisor:
             module=module,
             config_json=config_json,
             log_file=self._log_folder / f"{name}.log",
-            environment=child_environment(num_threads=1),
+            environment={
+                **child_environment(num_threads=1),
+                **(self._programs.router_variables if name == "router" else {}),
+            },
         )
         return Service(spec, on_event=on_event)
 

@@ -49,10 +49,11 @@ async def _stream(client: AsyncClient, record: RequestRecord) -> None:
             record.cancelled_s = time.monotonic()
             record.ending = Ending.CANCELLED
         except TimeoutError:
-            if spec.cancel_after_s is None or record.ending is Ending.OK:
+            if spec.cancel_after_s is None:
                 raise
-            record.cancelled_s = time.monotonic()
-            record.ending = Ending.CANCELLED
+            if record.ending is not Ending.OK:  # else it came just in time
+                record.cancelled_s = time.monotonic()
+                record.ending = Ending.CANCELLED
 
 
 def _take(record: RequestRecord, event: StreamEvent) -> None:

@@ -85,7 +85,7 @@ class NextLogits:
         hashed = mix(tags[:, None] ^ self._words)
         # The sum of four uniform 16-bit numbers is close to a normal one, of mean 0 and this standard deviation.
         quarters = hashed.view(np.int16).reshape(*hashed.shape, 4).sum(axis=2, dtype=np.int32)
-        logits = quarters.astype(np.float32)
+        logits: npt.NDArray[np.float32] = quarters.astype(np.float32)
         logits *= np.float32(SPREAD / 37837.0)
         logits += self._offset
         logits[:, self._unsaid] = NEVER

@@ -1,0 +1,84 @@
+"""One worker's event stream as a router sees it: gaps and lives told apart, resumed or begun again. Zero I/O.
+
+::
+
+    ask(epoch, next number) ──► events in order ──► applied
+           ▲                        │ a number is missing, another epoch, the stream broke
+           └────────────────────────┘ (from a snapshot, where the worker can't replay)
+"""
+
+from dataclasses import dataclass
+
+from tandem.core.ids import Epoch, WorkerId
+from tandem.prefix_cache.events import NumberedEvent, Replay
+from tandem.prefix_cache.index import CacheHolder, PrefixIndex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchFrom:
+    """What to ask a worker for: events from ``start_sequence`` of life ``epoch``; no epoch = everything."""
+
+    epoch: Epoch | None
+    start_sequence: int
+
+
+class KvEventFeed:
+    """Applies one worker's events to the index, exactly once and in order."""
+
+    def __init__(self, worker_id: WorkerId, index: PrefixIndex) -> None:
+        self._worker_id = worker_id
+        self._index = index
+        self._holder: CacheHolder | None = None
+        self._next = 1
+        self.last_event_s: float | None = None
+        self.num_gaps = 0
+        self.num_snapshots = 0
+
+    def resume(self) -> WatchFrom:
+        """Return what to ask for when the stream is opened (again)."""
+        return WatchFrom(epoch=None if self._holder is None else self._holder.epoch, start_sequence=self._next)
+
+    def on_replay(self, replay: Replay, now_s: float) -> bool:
+        """Take the answer that begins a stream. False: it doesn't fit; ask again with ``resume``."""
+        if self._holder is None or self._holder.epoch != replay.epoch:
+            self._begin(replay.epoch)
+            if replay.snapshot is None and self._starts_late(replay):
+                return self._lost()
+        if replay.snapshot is not None and self._holder is not None:
+            self.num_snapshots += 1
+            self._index.replace(self._holder, replay.snapshot.held)
+            self._next = replay.snapshot.sequence + 1
+        self.last_event_s = now_s
+        return all(self.on_event(event, now_s) for event in replay.events)
+
+    def on_event(self, event: NumberedEvent, now_s: float) -> bool:
+        """Take one event; repeats do nothing. False: some are missing, so break the stream and ask again."""
+        if self._holder is None or event.sequence > self._next:
+            return self._lost()
+        if event.sequence == self._next:
+            self._next += 1
+            self._index.apply(self._holder, event.event)
+        self.last_event_s = now_s
+        return True
+
+    def on_worker_gone(self) -> None:
+        """The worker died or left the directory."""
+        if self._holder is not None:
+            self._index.forget(self._holder)
+        self._holder, self._next = None, 1
+
+    def staleness_s(self, now_s: float) -> float | None:
+        """Seconds since the worker was last heard about its cache; None before the first time."""
+        return None if self.last_event_s is None else now_s - self.last_event_s
+
+    def _begin(self, epoch: Epoch) -> None:
+        self.on_worker_gone()
+        self._holder = CacheHolder(self._worker_id, epoch)
+
+    def _starts_late(self, replay: Replay) -> bool:
+        return bool(replay.events) and replay.events[0].sequence != 1
+
+    def _lost(self) -> bool:
+        self.num_gaps += 1
+        self.on_worker_gone()  # what is held of it may be wrong anywhere: begin from a snapshot
+        return False

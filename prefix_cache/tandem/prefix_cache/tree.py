@@ -1,0 +1,161 @@
+"""The shape of a worker's prefix cache: which blocks are cached, what follows what, who uses them. No bytes, no I/O.
+
+A block may be given up while nobody uses it and no cached block follows it, so every cached block can be reached from
+the start of its prompt. The eviction policy orders those candidates; per-tenant quotas choose whose go first.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from tandem.core.errors import InternalError
+from tandem.core.ids import Tenant
+from tandem.prefix_cache.eviction.policy import BlockValue, EvictionPolicy
+from tandem.prefix_cache.keys import BlockKey
+
+PolicyFactory = Callable[[], EvictionPolicy]
+
+
+@dataclass(slots=True)
+class _Node:
+    tenant: Tenant
+    parent: BlockKey | None
+    value: BlockValue
+    num_users: int = 0
+    num_children: int = 0
+
+
+@dataclass(slots=True)
+class _TenantShare:
+    policy: EvictionPolicy
+    num_blocks: int = 0
+    keys: set[BlockKey] = field(default_factory=set)
+
+
+class CacheTree:
+    """Cached blocks of all tenants of one worker, at most ``capacity_blocks``.
+
+    Over the capacity, the tenant furthest over its quota gives up first (its own worst block); while nobody is over,
+    the worst of the largest share goes. So a flood of one tenant evicts that tenant's blocks, not the others'.
+    """
+
+    def __init__(self, make_policy: PolicyFactory, *, tenant_share: float = 0.5) -> None:
+        """``tenant_share`` of the cached blocks is a tenant's quota while others want room."""
+        self._make_policy = make_policy
+        self._tenant_share = tenant_share
+        self._nodes: dict[BlockKey, _Node] = {}
+        self._shares: dict[Tenant, _TenantShare] = {}
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __contains__(self, key: BlockKey) -> bool:
+        return key in self._nodes
+
+    def num_blocks_of(self, tenant: Tenant) -> int:
+        """Cached blocks that ``tenant`` brought in."""
+        share = self._shares.get(tenant)
+        return 0 if share is None else share.num_blocks
+
+    def num_held(self, keys: Sequence[BlockKey]) -> int:
+        """Length of the run of cached blocks from the start of a prompt."""
+        for index, key in enumerate(keys):
+            if key not in self._nodes:
+                return index
+        return len(keys)
+
+    def use(self, keys: Sequence[BlockKey]) -> None:
+        """A request reads these cached blocks from now on: they can't be given up. Raises InternalError if one isn't
+        cached."""
+        for key in keys:
+            node = self._node(key)
+            node.num_users += 1
+            policy = self._shares[node.tenant].policy
+            policy.touch(key)
+            policy.remove(key)
+
+    def unuse(self, keys: Sequence[BlockKey]) -> None:
+        """A request reads these no more; last block first, so that a prompt is given up from its end."""
+        for key in reversed(keys):
+            node = self._node(key)
+            if node.num_users < 1:
+                raise InternalError(f"cached block {key.hex()[:12]} is let go more often than it was taken")
+            node.num_users -= 1
+            self._offer(key, node)
+
+    def add(self, tenant: Tenant, key: BlockKey, parent: BlockKey | None, value: BlockValue) -> None:
+        """Cache a block that follows ``parent`` (None = the first of a prompt); it is in use until ``unuse``.
+
+        Raises InternalError when it is cached already or its parent is not: a block that can't be reached is lost.
+        """
+        if key in self._nodes:
+            raise InternalError(f"block {key.hex()[:12]} is cached already")
+        if parent is not None:
+            above = self._node(parent)
+            above.num_children += 1
+            self._shares[above.tenant].policy.remove(parent)
+        share = self._shares.get(tenant)
+        if share is None:
+            share = self._shares[tenant] = _TenantShare(self._make_policy())
+        share.num_blocks += 1
+        share.keys.add(key)
+        self._nodes[key] = _Node(tenant, parent, value, num_users=1)
+
+    def victim(self) -> BlockKey | None:
+        """Return the block to give up next, or None when every block is in use."""
+        total = len(self._nodes)
+        quota = self._tenant_share * total
+        over = [share for share in self._shares.values() if share.num_blocks > quota]
+        rest = sorted(self._shares.values(), key=lambda share: -share.num_blocks)
+        for share in (*sorted(over, key=lambda share: -share.num_blocks), *rest):
+            key = share.policy.victim()
+            if key is not None:
+                return key
+        return None
+
+    def drop(self, key: BlockKey) -> None:
+        """Take a block out. Raises InternalError while it is used or followed."""
+        node = self._node(key)
+        if node.num_users or node.num_children:
+            raise InternalError(f"cached block {key.hex()[:12]} is still used or followed")
+        del self._nodes[key]
+        share = self._shares[node.tenant]
+        share.policy.forget(key)
+        share.num_blocks -= 1
+        share.keys.discard(key)
+        if not share.num_blocks:
+            del self._shares[node.tenant]
+        if node.parent is not None:
+            above = self._node(node.parent)
+            above.num_children -= 1
+            self._offer(node.parent, above)
+
+    def droppable_of(self, tenant: Tenant) -> tuple[BlockKey, ...]:
+        """Return the blocks of ``tenant`` that nobody uses and that no used block follows; last ones first."""
+        share = self._shares.get(tenant)
+        if share is None:
+            return ()
+        blocked: set[BlockKey] = set()
+        for key, node in self._nodes.items():
+            if node.num_users or node.tenant != tenant:
+                above: BlockKey | None = key
+                while above is not None and above not in blocked:
+                    blocked.add(above)
+                    above = self._nodes[above].parent
+        free = [key for key in share.keys if key not in blocked]
+        return tuple(sorted(free, key=self._depth, reverse=True))
+
+    def _depth(self, key: BlockKey) -> int:
+        depth, above = 0, self._nodes[key].parent
+        while above is not None:
+            depth, above = depth + 1, self._nodes[above].parent
+        return depth
+
+    def _offer(self, key: BlockKey, node: _Node) -> None:
+        if not node.num_users and not node.num_children:
+            self._shares[node.tenant].policy.insert(key, node.value)
+
+    def _node(self, key: BlockKey) -> _Node:
+        node = self._nodes.get(key)
+        if node is None:
+            raise InternalError(f"block {key.hex()[:12]} is not cached")
+        return node

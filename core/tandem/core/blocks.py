@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import msgspec
+
 from tandem.core.ids import RequestId
 
 
@@ -13,11 +15,11 @@ class AttemptKey:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class BlockRef:
+class BlockRef(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One use of one block. ``generation`` (u32) changes with every allocation, so an old reference never fits again.
 
-    The worker's epoch completes the name between processes.
+    The worker's epoch completes the name between processes. A struct because there are very many of them, and the event
+    log writes them as they are.
     """
 
     block_id: int

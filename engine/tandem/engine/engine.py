@@ -11,6 +11,7 @@ import torch
 from tandem.core.blocks import AttemptKey, BlockRef, FirstToken
 from tandem.core.clock import Clock, MonotonicClock
 from tandem.core.errors import InvalidArgument, NotFound, Overloaded
+from tandem.core.event_log import EventSink
 from tandem.core.limits import ModelLimits, RequestLimits
 from tandem.core.messages import AttemptFailed, AttemptReleased, RequestEvent
 from tandem.core.reasons import ENGINE, NO_SLOT
@@ -86,6 +87,11 @@ class Engine:
     def num_blocks(self) -> int:
         """Blocks of the KV pool."""
         return self._memory.num_blocks
+
+    def observe(self, events: EventSink) -> None:
+        """Tell ``events`` of every block and every decode step from now on; call it before the first command."""
+        self.table.events = events
+        self._executor.events = events
 
     # --- commands ----------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ from typing import Protocol
 
 import torch
 
+from tandem.core.event_log import EventSink
+from tandem.core.event_log.events import DecodeStep, StepRow
 from tandem.engine.batch import ForwardBatch
 from tandem.engine.kv.pool import KvPool
 from tandem.engine.runner import RunRow, build_batch
@@ -55,12 +57,15 @@ class Executor:
     """Owns the model and the sampler for the engine thread."""
 
     def __init__(self, runner: Runner, sampler: TokenSampler) -> None:
+        self.events: EventSink | None = None
         self._runner = runner
         self._sampler = sampler
         self._device = runner.pool.data.device
 
     def run(self, plan: StepPlan) -> list[Draw]:
         """Compute the plan's rows, advance ``num_computed`` of its sequences, draw. Raises what torch raises."""
+        if self.events is not None and plan.decoding:
+            self.events.record(DecodeStep(rows=tuple(map(_step_row, plan.decoding))))
         rows = [
             RunRow(
                 token_ids=s.tokens(s.num_computed, s.num_tokens),
@@ -116,6 +121,17 @@ class Executor:
             for sequence, children in drawing
             for child in children
         ]
+
+
+def _step_row(sequence: Sequence) -> StepRow:
+    """What a decode step is about to read for one sequence."""
+    return StepRow(
+        request=sequence.key.request_id,
+        attempt=sequence.key.attempt,
+        child=sequence.child,
+        num_tokens=sequence.num_tokens,
+        blocks=tuple(sequence.blocks),
+    )
 
 
 def _sample_row(sequence: Sequence, child: int) -> SampleRow:

@@ -23,6 +23,17 @@ from functools import partial
 from tandem.core import reasons
 from tandem.core.blocks import AttemptKey, BlockRef
 from tandem.core.errors import InternalError, Overloaded
+from tandem.core.event_log import EventSink
+from tandem.core.event_log.events import (
+    AllocatedState,
+    BlockPinned,
+    BlocksAllocated,
+    BlocksCommitted,
+    BlocksFreed,
+    BlocksSealed,
+    BlockUnpinned,
+    PinPurpose,
+)
 from tandem.engine.kv.free_runs import FreeRuns
 
 _GENERATION_MASK = 0xFFFF_FFFF
@@ -37,6 +48,13 @@ class BlockState(Enum):
     RECEIVING = "r"
     COMMITTED = "C"
     RELEASED = "x"  # nobody owns it any more, but a hand-over thread is still at it
+
+
+_LOGGED_STATES: dict[BlockState, AllocatedState] = {
+    BlockState.FILLING: "filling",
+    BlockState.RECEIVING: "receiving",
+    BlockState.COMMITTED: "committed",
+}
 
 
 class Placement(Enum):
@@ -72,12 +90,17 @@ class BlockCounts:
 
 
 class BlockTable:
-    """Ownership, reference counts, pins and generations of ``num_blocks`` blocks. Thread-safe."""
+    """Ownership, reference counts, pins and generations of ``num_blocks`` blocks. Thread-safe.
 
-    def __init__(self, num_blocks: int) -> None:
+    ``events`` (if any) is told of every change, inside the lock: its order is the order of what happened.
+    """
+
+    def __init__(self, num_blocks: int, *, events: EventSink | None = None) -> None:
         if num_blocks < 1:
             raise ValueError(f"a pool needs at least 1 block, not {num_blocks}")
         self.num_blocks = num_blocks
+        self.events = events
+        self._freed: list[BlockRef] = []  # by the call that runs now, kept only for ``events``
         self._lock = threading.Lock()
         self._runs = FreeRuns(num_blocks)
         self._generation = [0] * num_blocks
@@ -117,6 +140,7 @@ class BlockTable:
                 self._references[block_id] -= 1
                 if self._references[block_id] == 0:
                     self._disown(key, block_id)
+            self._tell_freed()
 
     def release_all(self, key: AttemptKey) -> int:
         """Drop every reference ``key`` holds; return how many blocks it had. Unknown keys hold none."""
@@ -125,15 +149,19 @@ class BlockTable:
             for block_id in block_ids:
                 self._references[block_id] = 0
                 self._disown(key, block_id)
+            self._tell_freed()
             return len(block_ids)
 
     def seal(self, key: AttemptKey, refs: Iterable[BlockRef]) -> None:
         """FILLING → SEALED: the blocks' KV is complete and may be copied out."""
         with self._lock:
-            for block_id in self._checked(key, refs):
+            block_ids = self._checked(key, refs)
+            for block_id in block_ids:
                 if self._state[block_id] is not BlockState.FILLING:
                     raise self._broken(f"block {block_id} is {self._state[block_id].name}, only FILLING can be sealed")
                 self._set_state(block_id, BlockState.SEALED)
+            if self.events is not None:
+                self.events.record(BlocksSealed(blocks=self._refs(block_ids)))
 
     def commit(self, key: AttemptKey) -> None:
         """RECEIVING → COMMITTED for all blocks of ``key``: their KV is complete and verified.
@@ -149,6 +177,9 @@ class BlockTable:
                 raise self._broken(f"blocks {pinned} of {key} are committed while a writer holds them")
             for block_id in block_ids:
                 self._set_state(block_id, BlockState.COMMITTED)
+            if self.events is not None:
+                refs = self._refs(sorted(block_ids))
+                self.events.record(BlocksCommitted(request=key.request_id, attempt=key.attempt, blocks=refs))
 
     # --- hand-over side ----------------------------------------------------------------------------------------------
 
@@ -227,7 +258,16 @@ class BlockTable:
                 self._references[block_id] = 1
                 self._set_state(block_id, state)
             self._owned.setdefault(key, set()).update(block_ids)
-            return tuple(BlockRef(block_id=b, generation=self._generation[b]) for b in block_ids)
+            refs = self._refs(block_ids)
+            if self.events is not None:
+                logged = _LOGGED_STATES[state]
+                self.events.record(
+                    BlocksAllocated(request=key.request_id, attempt=key.attempt, state=logged, blocks=refs)
+                )
+            return refs
+
+    def _refs(self, block_ids: Iterable[int]) -> tuple[BlockRef, ...]:
+        return tuple(BlockRef(block_id, self._generation[block_id]) for block_id in block_ids)
 
     def _checked(self, key: AttemptKey, refs: Iterable[BlockRef]) -> Sequence[int]:
         """Return the ids of ``refs``, or raise before anything has changed."""
@@ -255,6 +295,13 @@ class BlockTable:
     def _free(self, block_id: int) -> None:
         self._set_state(block_id, BlockState.FREE)
         self._runs.put((block_id,))
+        if self.events is not None:
+            self._freed.append(BlockRef(block_id, self._generation[block_id]))
+
+    def _tell_freed(self) -> None:
+        if self.events is not None and self._freed:
+            self.events.record(BlocksFreed(blocks=tuple(self._freed)))
+            self._freed.clear()
 
     def _pin(self, ref: BlockRef, key: AttemptKey, state: BlockState) -> bool:
         with self._lock:
@@ -268,6 +315,11 @@ class BlockTable:
             )
             if fits:
                 self._pins[block_id] += 1
+                if self.events is not None:
+                    purpose: PinPurpose = "read" if state is BlockState.SEALED else "write"
+                    self.events.record(
+                        BlockPinned(request=key.request_id, attempt=key.attempt, block=ref, purpose=purpose)
+                    )
             return fits
 
     def _unpin(self, ref: BlockRef, state: BlockState) -> bool:
@@ -276,8 +328,11 @@ class BlockTable:
             if self._generation[block_id] != ref.generation or self._pins[block_id] == 0:
                 raise self._broken(f"{ref} is let go but was not held")
             self._pins[block_id] -= 1
+            if self.events is not None:
+                self.events.record(BlockUnpinned(block=ref))
             if self._state[block_id] is BlockState.RELEASED and self._pins[block_id] == 0:
                 self._free(block_id)
+                self._tell_freed()
                 return False
             return self._state[block_id] is state
 

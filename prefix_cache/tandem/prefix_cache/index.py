@@ -111,11 +111,14 @@ class PrefixIndex:
         groups = {sum(bits): index for index, bits in enumerate(tiers) if sum(bits) & present}
         last_index, low = len(keys) - 1, 0
         alive = dict(groups)
+        wanted = sum(alive)
         while alive and low < last_index:
             high = min(low + self._jump, last_index)
             mask = holders.get(keys[high], 0)
-            for group in [group for group in alive if not group & mask]:
-                runs[alive.pop(group)] = 1 + _last_held(holders, keys, group, low, high)
+            if wanted & ~mask:  # else every tier of every worker goes on
+                for group in [group for group in alive if not group & mask]:
+                    runs[alive.pop(group)] = 1 + _last_held(holders, keys, group, low, high)
+                    wanted &= ~group
             low = high
         for index in alive.values():
             runs[index] = len(keys)

@@ -11,6 +11,7 @@ class ScriptedRole:
     """Peer of `tandem.decode_worker.role.DecodeRole`."""
 
     role = Role.DECODE
+    num_handovers = 0
 
     def __init__(self, engine: ScriptedEngine, outbox: Outbox) -> None:
         self._engine = engine

@@ -62,6 +62,8 @@ class ClusterStatus:
     num_running: int = 0
     num_ended: Mapping[str, int] = field(default_factory=dict)  # by outcome
     workers: tuple[WorkerStatus, ...] = ()
+    num_in_flight: int = 0  # attempts counted on workers
+    num_tasks: int = 0  # of the router's event loop
     pairs: tuple[PairStatus, ...] = ()  # those that are not plainly well
     num_stale: int = 0  # messages of workers about attempts that are over; dropped
     num_isolated: int = 0  # requests suspected of killing workers, waiting to be tried alone

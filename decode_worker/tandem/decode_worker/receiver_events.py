@@ -12,6 +12,11 @@ from tandem.worker_host.inbox import Inbox
 class KvReceiver(Protocol):
     """The part of `tandem.kvtransfer.KvReceiverService` that the role uses."""
 
+    @property
+    def num_open(self) -> int:
+        """Hand-overs that are not over."""
+        ...
+
     def expect(self, key: AttemptKey, refs: Sequence[BlockRef], token_digest: bytes, deadline_left_s: float) -> KvGrant:
         """Allow one sender to fill ``refs``."""
         ...

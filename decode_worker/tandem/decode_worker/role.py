@@ -56,6 +56,11 @@ class DecodeRole:
         """DECODE."""
         return Role.DECODE
 
+    @property
+    def num_handovers(self) -> int:
+        """Hand-overs that are not over on this side."""
+        return self._receiver.num_open
+
     def handle(self, command: Command) -> None:
         """Reserve for a hand-over, or begin locally."""
         if not isinstance(command, ReserveDecode):

@@ -168,6 +168,11 @@ class KvReceiverService:
         with self._lock:
             return tuple(key for key, transfer in self._transfers.items() if transfer.machine.is_wanted)
 
+    @property
+    def num_open(self) -> int:
+        """Hand-overs that are not over."""
+        return len(self._transfers)
+
     def snapshot(self) -> Counters:
         """Return the counters."""
         return self._counters.snapshot()

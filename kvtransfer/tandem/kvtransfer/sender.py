@@ -141,6 +141,11 @@ class KvSenderService:
         with self._lock:
             return tuple(self._transfers)
 
+    @property
+    def num_open(self) -> int:
+        """Hand-overs that are not over."""
+        return len(self._transfers)
+
     def snapshot(self) -> Counters:
         """Return the counters."""
         return self._counters.snapshot()

@@ -47,6 +47,11 @@ class PrefillRole:
         """PREFILL."""
         return Role.PREFILL
 
+    @property
+    def num_handovers(self) -> int:
+        """Hand-overs that are not over on this side."""
+        return self._sender.num_open
+
     def handle(self, command: Command) -> None:
         """Begin a prefill, or take the decode worker's grant for one."""
         if isinstance(command, StartPrefill):

@@ -12,6 +12,11 @@ from tandem.worker_host.inbox import Inbox
 class KvSender(Protocol):
     """The part of `tandem.kvtransfer.KvSenderService` that the role uses."""
 
+    @property
+    def num_open(self) -> int:
+        """Hand-overs that are not over."""
+        ...
+
     def grant(self, grant: KvGrant) -> None:
         """Take D's grant; raises LayoutMismatch before any byte is sent."""
         ...

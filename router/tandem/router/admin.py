@@ -1,5 +1,6 @@
 """What an operator sees of the cluster and asks of it."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from tandem.core.clock import Clock
@@ -63,6 +64,8 @@ class ClusterFront:
             num_running=self._dispatcher.num_live - num_queued,
             num_ended={outcome.value: count for outcome, count in self._dispatcher.num_ended.items()},
             workers=tuple(await self.list_workers(call)),
+            num_in_flight=sum(len(record.in_flight) for record in self._dispatcher.fleet.records()),
+            num_tasks=len(asyncio.all_tasks()),
         )
 
     async def list_workers(self, call: CallContext) -> Sequence[WorkerStatus]:

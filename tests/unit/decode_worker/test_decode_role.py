@@ -53,6 +53,8 @@ STATS = TransferStats(transport="shm", num_bytes=2048, num_chunks=2, total_s=0.2
 class _Receiver:
     """Notes what the role asks of the receiver."""
 
+    num_open = 0
+
     def __init__(self) -> None:
         self.calls: list[tuple[object, ...]] = []
         self.refuse_with: TandemError | None = None

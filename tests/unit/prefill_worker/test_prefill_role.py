@@ -64,6 +64,8 @@ STATS = TransferStats(transport="tcp", num_bytes=1, num_chunks=1, total_s=0.1, e
 class _Sender:
     """Notes what the role asks of the sender."""
 
+    num_open = 0
+
     def __init__(self) -> None:
         self.calls: list[tuple[object, ...]] = []
         self.refuse_with: TandemError | None = None

@@ -5,7 +5,7 @@ from typing import TypeVar
 from hypothesis import strategies as st
 
 from tandem.core.cluster import ClusterStatus, PairState, PairStatus, WorkerState, WorkerStatus
-from tandem.core.description import WorkerDescription
+from tandem.core.description import WorkerDescription, WorkerHoldings
 from tandem.core.ids import Epoch, RequestId, Tenant, WorkerId
 from tandem.core.inference import (
     ChatPrompt,
@@ -313,6 +313,7 @@ description = st.builds(
     ),
     load=load,
     draining=flag,
+    holdings=st.builds(WorkerHoldings, num_attempts=u32, num_handovers=u32, num_sessions=u32, num_tasks=u32),
 )
 worker_status = st.builds(
     WorkerStatus, info=info, state=st.sampled_from(WorkerState), load=maybe(load), silent_ms=maybe(number)
@@ -331,4 +332,6 @@ cluster_status = st.builds(
     pairs=st.lists(pair_status, max_size=2).map(tuple),
     num_stale=u64,
     num_isolated=u32,
+    num_in_flight=u32,
+    num_tasks=u32,
 )

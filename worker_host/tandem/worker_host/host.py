@@ -8,7 +8,7 @@ from dataclasses import replace
 import structlog
 
 from tandem.core.clock import Clock
-from tandem.core.description import WorkerDescription
+from tandem.core.description import WorkerDescription, WorkerHoldings
 from tandem.core.latency import LatencyEstimator
 from tandem.core.messages import Abort, AttachCommand, Beat, ForwardGrant, Hello, ReserveDecode, StartPrefill
 from tandem.core.types import WorkerInfo
@@ -120,6 +120,12 @@ class WorkerHost:
             latency=self._estimator.model().coefficients,
             load=self._loop.load,
             draining=self._loop.is_draining,
+            holdings=WorkerHoldings(
+                num_attempts=self._loop.num_attempts,
+                num_handovers=self._role.num_handovers,
+                num_sessions=len(self._sessions),
+                num_tasks=len(asyncio.all_tasks()),
+            ),
         )
 
     async def drain(self, timeout_s: float) -> int:

@@ -15,6 +15,11 @@ class RoleService(Protocol):
         """Which role this is."""
         ...
 
+    @property
+    def num_handovers(self) -> int:
+        """Hand-overs that are not over on this side; safe from any thread."""
+        ...
+
     def handle(self, command: Command) -> None:
         """React to a router's command; raises TandemError when the task can't be taken."""
         ...

@@ -68,7 +68,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("model", "ready", "not_ready_reason", "router_id", "uptime_s", "num_queued", "num_running", "num_ended", "workers", "pairs", "num_stale", "num_isolated")
+    __slots__ = ("model", "ready", "not_ready_reason", "router_id", "uptime_s", "num_queued", "num_running", "num_ended", "workers", "pairs", "num_stale", "num_isolated", "num_in_flight", "num_tasks")
     class NumEndedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -88,6 +88,8 @@ class GetStatusResponse(_message.Message):
     PAIRS_FIELD_NUMBER: _ClassVar[int]
     NUM_STALE_FIELD_NUMBER: _ClassVar[int]
     NUM_ISOLATED_FIELD_NUMBER: _ClassVar[int]
+    NUM_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    NUM_TASKS_FIELD_NUMBER: _ClassVar[int]
     model: str
     ready: bool
     not_ready_reason: str
@@ -100,7 +102,9 @@ class GetStatusResponse(_message.Message):
     pairs: _containers.RepeatedCompositeFieldContainer[PairStatus]
     num_stale: int
     num_isolated: int
-    def __init__(self, model: _Optional[str] = ..., ready: bool = ..., not_ready_reason: _Optional[str] = ..., router_id: _Optional[str] = ..., uptime_s: _Optional[float] = ..., num_queued: _Optional[int] = ..., num_running: _Optional[int] = ..., num_ended: _Optional[_Mapping[str, int]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., pairs: _Optional[_Iterable[_Union[PairStatus, _Mapping]]] = ..., num_stale: _Optional[int] = ..., num_isolated: _Optional[int] = ...) -> None: ...
+    num_in_flight: int
+    num_tasks: int
+    def __init__(self, model: _Optional[str] = ..., ready: bool = ..., not_ready_reason: _Optional[str] = ..., router_id: _Optional[str] = ..., uptime_s: _Optional[float] = ..., num_queued: _Optional[int] = ..., num_running: _Optional[int] = ..., num_ended: _Optional[_Mapping[str, int]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., pairs: _Optional[_Iterable[_Union[PairStatus, _Mapping]]] = ..., num_stale: _Optional[int] = ..., num_isolated: _Optional[int] = ..., num_in_flight: _Optional[int] = ..., num_tasks: _Optional[int] = ...) -> None: ...
 
 class ListWorkersRequest(_message.Message):
     __slots__ = ()

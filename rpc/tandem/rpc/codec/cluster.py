@@ -61,6 +61,8 @@ def encode_status(status: ClusterStatus) -> pb.GetStatusResponse:
         pairs=[_encode_pair(pair) for pair in status.pairs],
         num_stale=status.num_stale,
         num_isolated=status.num_isolated,
+        num_in_flight=status.num_in_flight,
+        num_tasks=status.num_tasks,
     )
 
 
@@ -79,6 +81,8 @@ def decode_status(message: pb.GetStatusResponse) -> ClusterStatus:
         pairs=tuple(_decode_pair(pair) for pair in message.pairs),
         num_stale=message.num_stale,
         num_isolated=message.num_isolated,
+        num_in_flight=message.num_in_flight,
+        num_tasks=message.num_tasks,
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tandem.core.description import WorkerDescription
+from tandem.core.description import WorkerDescription, WorkerHoldings
 from tandem.core.errors import InvalidArgument
 from tandem.core.latency import LatencyCoefficients
 from tandem.rpc.codec.workers import decode_info, decode_load, encode_info, encode_load
@@ -17,6 +17,12 @@ def encode_description(description: WorkerDescription) -> worker_pb2.GetInfoResp
         latency=info_pb2.LatencyCoefficients(prefill=latency.prefill, step=latency.step, transfer=latency.transfer),
         load=encode_load(description.load),
         draining=description.draining,
+        holdings=worker_pb2.WorkerHoldings(
+            num_attempts=description.holdings.num_attempts,
+            num_handovers=description.holdings.num_handovers,
+            num_sessions=description.holdings.num_sessions,
+            num_tasks=description.holdings.num_tasks,
+        ),
     )
 
 
@@ -35,6 +41,12 @@ def decode_description(message: worker_pb2.GetInfoResponse) -> WorkerDescription
         ),
         load=decode_load(message.load),
         draining=message.draining,
+        holdings=WorkerHoldings(
+            num_attempts=message.holdings.num_attempts,
+            num_handovers=message.holdings.num_handovers,
+            num_sessions=message.holdings.num_sessions,
+            num_tasks=message.holdings.num_tasks,
+        ),
     )
 
 

@@ -348,16 +348,30 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("info", "latency", "load", "draining")
+    __slots__ = ("info", "latency", "load", "draining", "holdings")
     INFO_FIELD_NUMBER: _ClassVar[int]
     LATENCY_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    HOLDINGS_FIELD_NUMBER: _ClassVar[int]
     info: _info_pb2.WorkerInfo
     latency: _info_pb2.LatencyCoefficients
     load: _info_pb2.WorkerLoad
     draining: bool
-    def __init__(self, info: _Optional[_Union[_info_pb2.WorkerInfo, _Mapping]] = ..., latency: _Optional[_Union[_info_pb2.LatencyCoefficients, _Mapping]] = ..., load: _Optional[_Union[_info_pb2.WorkerLoad, _Mapping]] = ..., draining: bool = ...) -> None: ...
+    holdings: WorkerHoldings
+    def __init__(self, info: _Optional[_Union[_info_pb2.WorkerInfo, _Mapping]] = ..., latency: _Optional[_Union[_info_pb2.LatencyCoefficients, _Mapping]] = ..., load: _Optional[_Union[_info_pb2.WorkerLoad, _Mapping]] = ..., draining: bool = ..., holdings: _Optional[_Union[WorkerHoldings, _Mapping]] = ...) -> None: ...
+
+class WorkerHoldings(_message.Message):
+    __slots__ = ("num_attempts", "num_handovers", "num_sessions", "num_tasks")
+    NUM_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_HANDOVERS_FIELD_NUMBER: _ClassVar[int]
+    NUM_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    NUM_TASKS_FIELD_NUMBER: _ClassVar[int]
+    num_attempts: int
+    num_handovers: int
+    num_sessions: int
+    num_tasks: int
+    def __init__(self, num_attempts: _Optional[int] = ..., num_handovers: _Optional[int] = ..., num_sessions: _Optional[int] = ..., num_tasks: _Optional[int] = ...) -> None: ...
 
 class DrainRequest(_message.Message):
     __slots__ = ("timeout_s",)

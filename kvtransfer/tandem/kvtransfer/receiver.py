@@ -16,8 +16,10 @@ import structlog
 from tandem.core import reasons
 from tandem.core.clock import Clock
 from tandem.core.errors import InvalidArgument, Unavailable
+from tandem.core.event_log import EventSink
 
 from .counters import CounterBox, Counters
+from .event_trace import trace_grant, trace_receiver
 from .frames import Abort, Commit, Open
 from .grant import MAX_CHUNK_BYTES, MAX_DEADLINE_S, MAX_GRANT_BLOCKS, BlockRef, KvEndpoint, KvGrant, TransportName
 from .identity import SECRET_BYTES, TransferKey, transfer_tag
@@ -76,17 +78,19 @@ class KvReceiverService:
         make_link: Callable[[LinkSettings, LinkOwner], ReceiverLink] = ReceiverLink,
         make_thread: ThreadFactory = ServiceThread.ticking,
         draw_secret: Callable[[], bytes] = _draw_secret,
+        event_log: EventSink | None = None,
     ) -> None:
         """Listen at once; port 0 = any free one.
 
         ``advertise_address`` (host:port) is what senders connect to over TCP, where it is not what is bound here. What
-        is made or drawn by the last four is sockets, threads and chance: a simulation brings its own.
+        the three makers and ``draw_secret`` bring is sockets, threads and chance: a simulation brings its own.
         """
         self._identity = Identity(worker_id=worker_id, epoch=epoch, fingerprint=bytes.fromhex(layout.fingerprint))
         self._fingerprint = layout.fingerprint
         self._block_bytes = layout.block_bytes
         self._destination = destination
         self._events = events
+        self._event_log = event_log
         self._clock = clock
         self._lock = threading.RLock()
         self._transfers: dict[TransferKey, ReceivingTransfer] = {}
@@ -149,6 +153,8 @@ class KvReceiverService:
             tag = transfer_tag(grant.secret, key, dst_epoch=grant.dst_epoch)
             transfer = ReceivingTransfer(key=key, machine=machine, grant=grant, tag=tag, expected_at_s=now_s)
             self._transfers[key] = self._by_tag[tag] = transfer
+            if self._event_log is not None:
+                trace_grant(self._event_log, grant)
         return grant
 
     def abort(self, key: TransferKey, reason: str) -> None:
@@ -198,6 +204,8 @@ class KvReceiverService:
         """Feed one event to a transfer's machine, carry out what is not the link's, return all actions."""
         with self._lock:
             actions = transfer.machine.on_event(self._clock.now_s(), event)
+            if self._event_log is not None:
+                trace_receiver(self._event_log, transfer.grant, event, actions)
             for action in actions:
                 if not isinstance(action, ev.Write):
                     self._carry_out(transfer, action)
@@ -311,6 +319,7 @@ class KvReceiverService:
                 block_bytes=self._block_bytes,
                 welcome=welcome,
                 destination=self._destination,
+                event_log=self._event_log,
                 counters=self._counters,
                 clock=self._clock,
             )

@@ -10,11 +10,13 @@ from typing import Protocol
 import structlog
 
 from tandem.core.clock import Clock
+from tandem.core.event_log import EventSink
 from tandem.core.failpoints import failpoint
 
 from .codec import HEADER_BYTES, decode, decode_header, encode
 from .counters import CounterBox
 from .errors import LayoutMismatch, LinkLost, ProtocolViolation
+from .event_trace import trace_accepted, trace_stray
 from .frames import Abort, Beat, Chunk, CommitAck, Credit, Frame, Open, Seal, SlotsFreed
 from .grant import KvGrant
 from .identity import TransferKey
@@ -88,6 +90,7 @@ class LinkSettings:
     destination: DestinationBlocks
     counters: CounterBox
     clock: Clock
+    event_log: EventSink | None = None
 
 
 class ReceiverLink:
@@ -227,7 +230,9 @@ class ReceiverLink:
     def _on_chunk(self, channel: ReceivingChannel, chunk: Chunk) -> None:
         transfer = self._owner.transfer_of(self, chunk.tag)
         if transfer is None:
-            self._count_stray(chunk.tag, chunk.epoch)
+            counter = self._count_stray(chunk.tag, chunk.epoch)
+            if self._settings.event_log is not None:
+                trace_stray(self._settings.event_log, chunk, counter)
             channel.discard(chunk)
             return
         actions = self._owner.apply(transfer, ev.ChunkArrived(chunk))
@@ -258,6 +263,8 @@ class ReceiverLink:
                 raise ValueError(f"destination block has {block.nbytes} bytes, not {self._settings.block_bytes}")
             target = block[write.offset : write.offset + write.length]
             digest = channel.receive(chunk, target, seed=transfer.machine.keys.seed, stopped=transfer.is_over)
+            if self._settings.event_log is not None:
+                trace_accepted(self._settings.event_log, transfer.key, chunk, write.ref)
         finally:
             destination.end_write(write.ref, transfer.key)
         if digest is None:
@@ -273,14 +280,14 @@ class ReceiverLink:
         elif not self._owner.has_ended(tag):
             self._count_stray(tag, epoch)
 
-    def _count_stray(self, tag: bytes, epoch: int) -> None:
-        """A frame of no open transfer: an earlier life of this worker, of the blocks, or nobody's."""
+    def _count_stray(self, tag: bytes, epoch: int) -> str:
+        """A frame of no open transfer: an earlier life of this worker, of the blocks, or nobody's. Name its counter."""
         if epoch != self._settings.epoch:
-            self._settings.counters.add("stale_epoch")
-        elif self._owner.has_ended(tag):
-            self._settings.counters.add("stale_generation")
+            counter = "stale_epoch"
         else:
-            self._settings.counters.add("unknown_transfer")
+            counter = "stale_generation" if self._owner.has_ended(tag) else "unknown_transfer"
+        self._settings.counters.add(counter)
+        return counter
 
     def _flush(self, channel: ReceivingChannel) -> None:
         frames: list[Frame] = []

@@ -12,8 +12,10 @@ from typing import Protocol
 
 from tandem.core import reasons
 from tandem.core.clock import Clock
+from tandem.core.event_log import EventSink
 
 from .counters import CounterBox, Counters
+from .event_trace import trace_sender
 from .frames import Hello
 from .grant import BlockRef, KvEndpoint, KvGrant
 from .host import host_id
@@ -62,6 +64,7 @@ class KvSenderService:
         tls: ssl.SSLContext | None = None,
         make_link: Callable[[LinkSettings, LinkOwner], SenderLink] = SenderLink,
         make_thread: ThreadFactory = ServiceThread.ticking,
+        event_log: EventSink | None = None,
     ) -> None:
         """``make_link`` and ``make_thread`` make what has threads and sockets: a simulation brings its own."""
         self._worker_id = worker_id
@@ -70,6 +73,7 @@ class KvSenderService:
         self._block_bytes = layout.block_bytes
         self._source = source
         self._events = events
+        self._event_log = event_log
         self._clock = clock
         self._connect = partial(connect, tls=tls)
         self._host_id = host_id()
@@ -168,7 +172,10 @@ class KvSenderService:
     def apply(self, transfer: SendingTransfer, event: ev.SenderEvent) -> None:
         """Feed one event to a transfer's machine and carry out its actions."""
         with self._lock:
-            for action in transfer.machine.on_event(self._clock.now_s(), event):
+            actions = transfer.machine.on_event(self._clock.now_s(), event)
+            if self._event_log is not None:
+                trace_sender(self._event_log, transfer.key, event, actions)
+            for action in actions:
                 self._carry_out(transfer, action)
             if transfer.machine.is_done:
                 self._end(transfer)

@@ -1,4 +1,4 @@
-"""What the hand-over services tell the event log. Called under each service's lock, before its actions are carried out."""
+"""What the hand-over services tell the event log: under each service's lock, before its actions are carried out."""
 
 from collections.abc import Sequence
 

@@ -12,7 +12,11 @@ def plan_router(config: ClusterConfig, model: PreparedModel, registry: RegistryT
     """Return the router process's configuration."""
     served = config.router.served_model or config.model.name or model.name
     router = config.router.model_copy(
-        update={"served_model": served, "internal_tls": config.router.internal_tls or config.workers.tls}
+        update={
+            "served_model": served,
+            "internal_tls": config.router.internal_tls or config.workers.tls,
+            "event_log": config.router.event_log or config.observability.event_log,
+        }
     )
     return RouterProgramConfig(
         router=router,
@@ -51,6 +55,7 @@ def _worker(
         tls=config.workers.tls,
         insecure=config.workers.insecure,
         metrics_host=config.workers.metrics_host,
+        event_log=config.observability.event_log,
         log_level=config.observability.log_level,
         log_style=config.observability.log_style,
     )

@@ -1,6 +1,7 @@
 """Configuration of the router."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -188,6 +189,8 @@ class RouterConfig(ConfigModel):
     """Address of the metrics endpoint."""
     metrics_port: Port | None = None
     """Port of the Prometheus text endpoint; not set = none."""
+    event_log: Path | None = None
+    """Folder for this router's event log (see `tandem.core.event_log`); not set = none."""
 
     def dispatcher_policy(self) -> DispatcherPolicy:
         """The dispatcher's own form of this configuration."""

@@ -4,10 +4,13 @@ import asyncio
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 import structlog
 
 from tandem.core.clock import Clock
+from tandem.core.event_log import EventSink
+from tandem.core.event_log.events import RoleChanged
 from tandem.core.description import WorkerDescription, WorkerHoldings
 from tandem.core.latency import LatencyEstimator
 from tandem.core.messages import Abort, AttachCommand, Beat, ForwardGrant, Hello, ReserveDecode, StartPrefill
@@ -50,8 +53,12 @@ class WorkerHost:
         clock: Clock,
         beat_period_s: float = 1.0,
         stuck_after_s: float = 120.0,
+        event_log: EventSink | None = None,
     ) -> None:
         self.info = info
+        self._event_log = event_log
+        if event_log is not None:
+            engine.observe(event_log)
         self._stuck_after_s = stuck_after_s
         self._engine = engine
         self._estimator = estimator
@@ -75,6 +82,7 @@ class WorkerHost:
         """Start the engine thread and the heartbeat."""
         self._loop.start()
         self._heartbeat.start()
+        self._log_state("serving")
 
     def set_address(self, address: str) -> None:
         """Complete the registration with the address that was bound, before the start."""
@@ -134,6 +142,7 @@ class WorkerHost:
         try:
             async with asyncio.timeout(timeout_s):
                 await self._until(lambda: self._loop.is_draining)
+                self._log_state("draining")
                 self._broadcast(self._make_beat())  # only now does it say so
                 await self._until(lambda: self._loop.num_attempts == 0)
         except TimeoutError:
@@ -146,6 +155,11 @@ class WorkerHost:
         if not self._loop.stop(timeout_s):
             _log.error("engine_thread_did_not_stop", step_age_ms=self._loop.step_age_ms)
         self._role.close()
+        self._log_state("stopped")
+
+    def _log_state(self, state: Literal["serving", "draining", "stopped"]) -> None:
+        if self._event_log is not None:
+            self._event_log.record(RoleChanged(role=self._role.role.value, state=state))
 
     async def _until(self, is_so: Callable[[], bool]) -> None:
         """Wait for what the engine thread brings about; give up when that has failed and brings about no more.

@@ -1,5 +1,6 @@
 """The model of `cluster.yaml`: what a cluster is made of. No I/O; the loader is `tandem.core.config.yaml_file`."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pydantic
@@ -106,6 +107,9 @@ class RegistrySection(ConfigModel):
 
 class ObservabilitySection(ConfigModel):
     """Logs."""
+
+    event_log: Path | None = None
+    """Folder for event logs, which `python -m tandem.chaos.trace FOLDER` checks; nothing = none. For tests: they grow."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe line that is written."""

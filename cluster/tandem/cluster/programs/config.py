@@ -58,6 +58,8 @@ class WorkerProgramConfig(ConfigModel):
     """Address of the metrics page."""
     metrics_port: int | None = pydantic.Field(default=None, ge=1, le=65535)
     """Port of the metrics page; nothing = none."""
+    event_log: Path | None = None
+    """Folder for the event log of each of its lives; nothing = none."""
     log_level: str = "info"
     """Least severe log line."""
     log_style: Literal["console", "json"] = "console"

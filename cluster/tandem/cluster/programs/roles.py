@@ -4,6 +4,7 @@ import ssl
 
 from tandem.cluster.programs.config import WorkerProgramConfig
 from tandem.core.clock import Clock
+from tandem.core.event_log import EventSink
 from tandem.core.types import Role, WorkerInfo
 from tandem.decode_worker.receiver_events import ReceiverRelay
 from tandem.decode_worker.role import DecodeRole
@@ -23,7 +24,13 @@ from tandem.worker_host.role import RoleService
 
 
 def role_factory(
-    config: WorkerProgramConfig, info: WorkerInfo, layout: KvLayout, instruments: WorkerInstruments, clock: Clock
+    config: WorkerProgramConfig,
+    info: WorkerInfo,
+    layout: KvLayout,
+    instruments: WorkerInstruments,
+    clock: Clock,
+    *,
+    event_log: EventSink | None = None,
 ) -> RoleFactory:
     """Return what makes the configured role over an engine."""
 
@@ -39,6 +46,7 @@ def role_factory(
                 events=relay,
                 clock=clock,
                 tls=_tls_context(config.tls, ssl.Purpose.SERVER_AUTH),
+                event_log=event_log,
             )
 
         return PrefillRole(engine=engine, outbox=outbox, inbox=inbox, instruments=instruments, make_sender=make_sender)
@@ -59,6 +67,7 @@ def role_factory(
                 clock=clock,
                 tls=_tls_context(config.tls, ssl.Purpose.CLIENT_AUTH),
                 transports=config.transports,
+                event_log=event_log,
             )
 
         return DecodeRole(

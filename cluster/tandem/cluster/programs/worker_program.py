@@ -19,6 +19,8 @@ from tandem.cluster.registry.announcer import Registry, keep_announced
 from tandem.cluster.registry.redis_registry import RedisRegistry
 from tandem.cluster.registry.router_registry import RouterRegistry
 from tandem.core.clock import Clock, MonotonicClock
+from tandem.core.event_log import EventLog, open_event_log
+from tandem.core.event_log.record import ProcessLife
 from tandem.core.failpoints import arm_failpoints
 from tandem.core.ids import WorkerId, new_epoch
 from tandem.core.latency import LatencyEstimator
@@ -73,6 +75,7 @@ class WorkerProgram:
         self._config = config
         self._build = build
         self._clock = MonotonicClock()
+        self._event_log: EventLog | None = None
         self._tls: TlsMaterial | None = config.tls.load() if config.tls else None
 
     async def run(self, stop: asyncio.Event, *, on_status: OnStatus, on_ready: Callable[[ReadyWorker], None]) -> None:
@@ -115,6 +118,8 @@ class WorkerProgram:
         finally:
             await server.stop(grace_s=1.0)
             await asyncio.to_thread(host.close)
+            if self._event_log is not None:
+                await asyncio.to_thread(self._event_log.close)
 
     async def _serve(self, host: WorkerHost, stop: asyncio.Event) -> None:
         withdrawn = asyncio.Event()
@@ -165,11 +170,15 @@ class WorkerProgram:
             pid=os.getpid(),
             host=socket.gethostname(),
         )
+        if config.event_log is not None:
+            life = ProcessLife(info.worker_id, info.epoch)
+            self._event_log = open_event_log(config.event_log, life, clock=self._clock)
         return WorkerHost(
             info=info,
             engine=built.engine,
-            make_role=role_factory(config, info, built.layout, instruments, self._clock),
+            make_role=role_factory(config, info, built.layout, instruments, self._clock, event_log=self._event_log),
             estimator=estimator,
             instruments=instruments,
             clock=self._clock,
+            event_log=self._event_log,
         )

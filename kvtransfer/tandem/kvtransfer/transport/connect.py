@@ -48,7 +48,7 @@ def _connect_tcp(endpoint: KvEndpoint, hello: Hello, tls: ssl.SSLContext | None)
         sock.connect(info[4])
         wire = PlainWire(sock) if tls is None else TlsWire(tls.wrap_socket(sock, server_hostname=host))
         wire.send(encode(hello))
-        _check(_read_ack(wire, read_exactly(wire, HEADER_BYTES)), hello)
+        check_answer(_read_ack(wire, read_exactly(wire, HEADER_BYTES)), hello)
     except BaseException:
         sock.close() if wire is None else wire.close()
         raise
@@ -65,7 +65,7 @@ def _connect_shm(endpoint: KvEndpoint, hello: Hello) -> SendingChannel:
         wire = PlainWire(sock)
         try:
             ack = _read_ack(wire, head)
-            _check(ack, hello)
+            check_answer(ack, hello)
         except BaseException:
             if fd is not None:
                 os.close(fd)
@@ -104,7 +104,7 @@ def _read_ack(wire: Wire, head: bytes) -> HelloAck:
     return ack
 
 
-def _check(ack: HelloAck, hello: Hello) -> None:
+def check_answer(ack: HelloAck, hello: Hello) -> None:
     if ack.status is HelloStatus.LAYOUT_MISMATCH:
         raise LayoutMismatch(own=hello.fingerprint.hex(), other="another")
     if ack.status is HelloStatus.STALE_EPOCH or ack.epoch != hello.dst_epoch:

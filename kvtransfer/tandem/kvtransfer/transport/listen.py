@@ -75,7 +75,7 @@ def welcome_tcp(sock: socket.socket, identity: Identity, *, tls: ssl.SSLContext 
         sock.settimeout(HELLO_TIMEOUT_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         wire = PlainWire(sock) if tls is None else TlsWire(tls.wrap_socket(sock, server_side=True))
-        hello = _read_hello(wire, identity)
+        hello = read_hello(wire, identity)
         wire.send(encode(_ack(identity, HelloStatus.WELCOME)))
         return Accepted(TcpReceivingChannel(wire), hello)
     except BaseException as error:
@@ -92,7 +92,7 @@ def welcome_shm(sock: socket.socket, identity: Identity) -> Accepted:
         if uid != os.getuid():
             raise ProtocolViolation("hello: another user's process")
         wire = PlainWire(sock)
-        hello = _read_hello(wire, identity)
+        hello = read_hello(wire, identity)
         ring_fd = create_ring_fd()
         try:
             head = encode(_ack(identity, HelloStatus.WELCOME, num_slots=NUM_SLOTS, slot_bytes=SLOT_BYTES))
@@ -109,7 +109,7 @@ def welcome_shm(sock: socket.socket, identity: Identity) -> Accepted:
         raise
 
 
-def _read_hello(wire: Wire, identity: Identity) -> Hello:
+def read_hello(wire: Wire, identity: Identity) -> Hello:
     header = decode_header(read_exactly(wire, HEADER_BYTES))
     hello = decode(header, read_exactly(wire, header.payload_bytes))
     if not isinstance(hello, Hello):

@@ -9,9 +9,9 @@ from typing import Literal
 import structlog
 
 from tandem.core.clock import Clock
+from tandem.core.description import WorkerDescription, WorkerHoldings
 from tandem.core.event_log import EventSink
 from tandem.core.event_log.events import RoleChanged
-from tandem.core.description import WorkerDescription, WorkerHoldings
 from tandem.core.latency import LatencyEstimator
 from tandem.core.messages import Abort, AttachCommand, Beat, ForwardGrant, Hello, ReserveDecode, StartPrefill
 from tandem.core.types import WorkerInfo
@@ -159,7 +159,7 @@ class WorkerHost:
 
     def _log_state(self, state: Literal["serving", "draining", "stopped"]) -> None:
         if self._event_log is not None:
-            self._event_log.record(RoleChanged(role=self._role.role.value, state=state))
+            self._event_log.record(RoleChanged(role=self._role.role, state=state))
 
     async def _until(self, is_so: Callable[[], bool]) -> None:
         """Wait for what the engine thread brings about; give up when that has failed and brings about no more.

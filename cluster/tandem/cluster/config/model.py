@@ -108,13 +108,12 @@ class RegistrySection(ConfigModel):
 class ObservabilitySection(ConfigModel):
     """Logs."""
 
-    event_log: Path | None = None
-    """Folder for event logs, which `python -m tandem.chaos.trace FOLDER` checks; nothing = none. For tests: they grow."""
-
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe line that is written."""
     log_style: Literal["console", "json"] = "console"
     """Lines for people or for machines."""
+    event_log: Path | None = None
+    """Folder for event logs, which `python -m tandem.chaos.trace` checks; nothing = none. They grow: for tests."""
 
 
 class ClusterConfig(ConfigModel):

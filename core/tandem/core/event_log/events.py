@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from tandem.core.blocks import BlockRef
+from tandem.core.types import Role
 
 PinPurpose = Literal["read", "write"]
 AllocatedState = Literal["filling", "receiving", "committed"]
@@ -48,6 +49,15 @@ class BlocksAllocated(_Event, frozen=True, tag="blocks_allocated"):
     request: str
     attempt: int
     state: AllocatedState
+    blocks: tuple[BlockRef, ...]
+
+
+class BlocksRekeyed(_Event, frozen=True, tag="blocks_rekeyed"):
+    """All blocks of one attempt became a later one's of the same request, as they are: no copy, no new generation."""
+
+    request: str
+    from_attempt: int
+    attempt: int
     blocks: tuple[BlockRef, ...]
 
 
@@ -237,7 +247,7 @@ class WorkerJudged(_Event, frozen=True, tag="worker_judged"):
 class RoleChanged(_Event, frozen=True, tag="role_changed"):
     """What this worker does, as it says itself."""
 
-    role: Literal["prefill", "decode"]
+    role: Role
     state: Literal["serving", "draining", "stopped"]
 
 

@@ -1,7 +1,7 @@
 """What a forward pass means for the sequences in it: tokens go out, prompts end, children fork, failures stay alone.
 
 Stages of one step: draws that are not finite fail their attempt → every other draw advances its sequence → prefill
-work for others announces its filled blocks and seals → finished children free their blocks.
+work for others announces its filled blocks, if they are finite, and seals → finished children free their blocks.
 """
 
 from dataclasses import dataclass, field
@@ -67,8 +67,8 @@ class Progress:
 
     def _advance_prompt(self, sequence: Sequence, draws: list[Draw], now_s: float, out: Progressed) -> None:
         attempt = sequence.attempt
-        if attempt.kind is AttemptKind.PREFILL:
-            self._announce_filled(sequence, out)
+        if attempt.kind is AttemptKind.PREFILL and not self._announce_filled(sequence, out):
+            return
         if sequence.num_left:
             return
         self._scheduler.prefilling.remove(sequence)
@@ -82,16 +82,26 @@ class Progress:
             if sequence.finish_reason is None:
                 self._scheduler.forked(sequence)
 
-    def _announce_filled(self, sequence: Sequence, out: Progressed) -> None:
+    def _announce_filled(self, sequence: Sequence, out: Progressed) -> bool:
+        """Seal what is complete, for others to read; False: it is not finite, and the attempt has failed.
+
+        Finite logits prove nothing here: a window may hide early tokens from the last row, and the logits come after
+        the first blocks have left. What is not finite must not be handed over, nor kept for anybody's reuse.
+        """
         attempt = sequence.attempt
         num_filled = sequence.num_computed // self._memory.block_size
         if not sequence.num_left:
             num_filled = len(sequence.blocks)
         refs = tuple(sequence.blocks[attempt.num_filled : num_filled])
+        if not self._memory.is_finite(refs):
+            message = "the KV cache of the prompt is not finite"
+            out.events.append(self._book.fail_scrubbed(attempt, NUMERICS, message, retryable=False))
+            return False
         if refs:
             self._memory.table.seal(attempt.key, refs)
             out.filled.append(FilledBlocks(key=attempt.key, first_ordinal=attempt.num_filled, refs=refs))
             attempt.num_filled = num_filled
+        return True
 
     def _report_prompt(self, attempt: Attempt, now_s: float, out: Progressed) -> None:
         """Once per attempt: a preempted sequence that computes its prompt again is no news."""

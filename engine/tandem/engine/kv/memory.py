@@ -63,6 +63,10 @@ class KvMemory:
         self.table.share(key, refs[:num_full])
         return (*refs[:num_full], *copies)
 
+    def is_finite(self, refs: Sequence[BlockRef]) -> bool:
+        """Tell whether the KV in these blocks is finite throughout."""
+        return self.pool.is_finite(ref.block_id for ref in refs)
+
     def scrub(self, refs: Sequence[BlockRef]) -> None:
         """Clear blocks whose KV is not finite, while they still belong to the failed request."""
         self._clear(refs)

@@ -1,5 +1,8 @@
 """The KV tensor. Who owns which block is the block table's business."""
 
+from collections.abc import Iterable
+from itertools import pairwise
+
 import torch
 
 from tandem.engine.spec import ModelSpec
@@ -33,6 +36,18 @@ class KvPool:
     def copy(self, source_id: int, target_id: int) -> None:
         """Copy all of one block into another."""
         self.data[target_id].copy_(self.data[source_id])
+
+    def is_finite(self, block_ids: Iterable[int]) -> bool:
+        """Tell whether every number of these blocks, of all layers, is finite.
+
+        Extremes let a NaN through and cost a tenth of isfinite() on a CPU: 45 µs for 0.7 MB. Neighbours are read as
+        one range, so a prompt's blocks are seldom more than a few reads.
+        """
+        ids = sorted(block_ids)
+        starts = [place for place in range(len(ids)) if place == 0 or ids[place] != ids[place - 1] + 1]
+        ranges = [self.data[ids[start] : ids[end - 1] + 1] for start, end in pairwise([*starts, len(ids)])]
+        extremes = [torch.stack(torch.aminmax(blocks)) for blocks in ranges]
+        return not extremes or bool(torch.isfinite(torch.cat(extremes)).all())
 
     def bytes_view(self, block_id: int) -> memoryview:
         """Writable bytes of one block; CPU pools only (raises ValueError on another device)."""

@@ -47,6 +47,7 @@ class RunningCluster:
     internal_address: str
     router_pid: int
     registry: str  # for people: where workers announce themselves
+    registry_url: str = ""  # of the Redis, if there is one
 
 
 class Supervisor:
@@ -167,6 +168,7 @@ class Supervisor:
             internal_address=str(ready["internal_address"]),
             router_pid=self._router.child.pid if self._router.child else 0,
             registry=choice.description,
+            registry_url=target.url,
         )
 
     async def _start_registry(self, registry: Service) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tandem.chaos.cluster.baseline import Baseline, measure, shared_memory_files
 from tandem.chaos.cluster.caller import call
 from tandem.chaos.cluster.options import ChaosOptions
-from tandem.chaos.cluster.records import RequestRecord, judge
+from tandem.chaos.cluster.records import RequestRecord, judge, summarise
 from tandem.chaos.cluster.runtime import TaggedRuntime
-from tandem.chaos.cluster.specs import RequestSpec
+from tandem.chaos.cluster.specs import RequestSpec, random_specs
 from tandem.chaos.tagged.evidence import Verified, read_mismatches, read_verified
 from tandem.chaos.tagged.expected import Oracle
 from tandem.chaos.tagged.model import prepare_tagged
@@ -90,6 +91,8 @@ class ChaosCluster:
         self.public_address = ""
         self.internal_address = ""
         self.router_pid = 0
+        self.registry_url = ""
+        self.baseline = Baseline()
 
     async def __aenter__(self) -> Self:
         self.folders.evidence.mkdir(parents=True, exist_ok=True)
@@ -99,7 +102,14 @@ class ChaosCluster:
             self._drop_folder()
             raise
         self.public_address, self.internal_address = running.public_address, running.internal_address
-        self.router_pid = running.router_pid
+        self.router_pid, self.registry_url = running.router_pid, running.registry_url
+        try:
+            if self.options.warm_up:
+                await self._warm_up()
+            await self.take_baseline()
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
         return self
 
     async def __aexit__(
@@ -224,6 +234,26 @@ class ChaosCluster:
                         return status
                 await asyncio.sleep(_POLL_S)
 
+    async def take_baseline(self) -> None:
+        """Remember the size of every process as it is now: what leak checks compare with."""
+        status = await self.settled()
+        num_tasks = {"router": status.num_tasks}
+        for worker_id in self.worker_ids:
+            num_tasks[worker_id] = (await self.describe(worker_id)).holdings.num_tasks
+        self.baseline = Baseline(
+            processes={name: measure(pid, num_tasks=num_tasks[name]) for name, pid in self.pids().items()},
+            shared_memory=shared_memory_files(),
+        )
+
+    async def _warm_up(self) -> None:
+        """Open every lasting connection: callers to the router, each prefill worker to each decode worker."""
+        count = 8 * max(1, self.options.num_prefill) * self.options.num_decode
+        tenants = self.options.tenants or (LOCAL_TENANT,)
+        records = await self.run_requests(random_specs(count, seed=0, tenants=tenants, max_output_tokens=4))
+        summary = summarise(records)
+        if summary.num_ok != count or summary.wrong_tokens:
+            raise EnvironmentProblem(f"the cluster does not serve without any fault: {summary}")
+
     # --- evidence ----------------------------------------------------------------------------------------------------
 
     def verified(self) -> Verified:
@@ -249,7 +279,7 @@ class ChaosCluster:
         public_port, internal_port = free_ports(2)
         keys = [key.entry.model_dump() for key in (*self._keys.values(), *([self._operator] if self._operator else []))]
         observability: dict[str, Any] = {"log_level": options.log_level}
-        if options.event_log and "event_log" in ClusterConfig.model_fields["observability"].annotation.model_fields:  # type: ignore[union-attr]
+        if options.event_log:
             observability["event_log"] = self.folders.events
         values: dict[str, Any] = {
             "model": {"source": "tagged"},

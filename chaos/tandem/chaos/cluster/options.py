@@ -43,6 +43,7 @@ class ChaosOptions:
     transports: tuple[Literal["shm", "tcp"], ...] = ("shm", "tcp")
     registry: Literal["router", "embedded"] = "router"
     event_log: bool = True
+    warm_up: bool = True  # a few requests over every pair before the baseline is taken; off where faults wait for them
     folder: Path | None = None  # logs, events, evidence; None = a temporary one, removed at the end
     log_level: str = "warning"
     worker_module: str = "tandem.chaos.tagged.worker_process"

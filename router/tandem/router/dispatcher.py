@@ -11,6 +11,7 @@ from tandem.core import reasons
 from tandem.core.blocks import AttemptKey
 from tandem.core.clock import Clock
 from tandem.core.errors import Overloaded, TandemError, Unavailable
+from tandem.core.event_log import EventSink
 from tandem.core.ids import RequestId
 from tandem.core.messages import AttemptReleased, Beat, Command, HandoverDone, PrefillDone, StepReport
 from tandem.core.types import GenerationTask, Outcome, Role, TokenDelta
@@ -26,6 +27,7 @@ from tandem.router.actions import (
 )
 from tandem.router.attempt import Stage
 from tandem.router.client_stream import Overflow, Sink
+from tandem.router.event_trace import RecordingObserver, RecordingSink
 from tandem.router.fleet import Fleet, FleetChange
 from tandem.router.ledger import RequestLedger
 from tandem.router.lengths import OutputLengths
@@ -52,6 +54,7 @@ class Dispatcher:
         clock: Clock,
         send: Send,
         observer: Observer,
+        event_log: EventSink | None = None,
     ) -> None:
         self.fleet = fleet
         self.queue = queue
@@ -62,7 +65,8 @@ class Dispatcher:
         self._policy = policy
         self._clock = clock
         self._send = send
-        self._observer = observer
+        self._observer = observer if event_log is None else RecordingObserver(observer, event_log)
+        self._event_log = event_log
         self._budget = RetryBudget()
         self._lengths = OutputLengths()
         self._lives: dict[RequestId, Live] = {}
@@ -112,6 +116,8 @@ class Dispatcher:
             budget=self._budget,
             clock=PhaseClock(arrived_s=arrived_s, tokenize_ms=tokenize_ms),
         )
+        if self._event_log is not None:
+            sink = RecordingSink(sink, task, self._event_log)
         ledger.admitted()
         live = Live(ledger=ledger, sink=sink, entry=entry, arrived_s=arrived_s, last_put_s=now_s, waiting_since_s=now_s)
         self._lives[task.request_id] = live

@@ -1,8 +1,9 @@
 """All workers this router knows: identity, health, load, in-flight estimate and latency model of each. Zero I/O."""
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from tandem.core.blocks import AttemptKey
 from tandem.core.ids import WorkerId
@@ -13,6 +14,8 @@ from tandem.router.actions import WorkerKey
 from tandem.router.credits import InFlight
 from tandem.router.health import Health, HealthTimers, WorkerPulse
 from tandem.router.placement import WorkerView
+
+OnHealth = Callable[[WorkerKey, Health], None]
 
 _MOST_NOTED = 64
 _LEARN_EVERY_S = 0.25  # enough to follow a worker; learning from each step would cost more than it tells
@@ -27,11 +30,11 @@ class _Prefill:
 class WorkerRecord:
     """One life of one worker."""
 
-    def __init__(self, info: WorkerInfo, timers: HealthTimers) -> None:
+    def __init__(self, info: WorkerInfo, timers: HealthTimers, *, on_health: OnHealth | None = None) -> None:
         self.info = info
         self.key = WorkerKey(worker_id=info.worker_id, epoch=info.epoch)
         self.role = info.role
-        self.pulse = WorkerPulse(timers)
+        self.pulse = WorkerPulse(timers, on_change=None if on_health is None else partial(on_health, self.key))
         self.draining = False
         self.load: WorkerLoad | None = None
         self.in_flight = InFlight()
@@ -124,10 +127,11 @@ class FleetChange:
 
 
 class Fleet:
-    """The workers by name; at most one life of each."""
+    """The workers by name; at most one life of each. ``on_health`` (if any) is told what this router believes of them."""
 
-    def __init__(self, timers: HealthTimers) -> None:
+    def __init__(self, timers: HealthTimers, *, on_health: OnHealth | None = None) -> None:
         self._timers = timers
+        self._on_health = on_health
         self._records: dict[WorkerId, WorkerRecord] = {}
         self._unlisted: set[WorkerId] = set()  # missing in the last snapshot, but their streams stand
 
@@ -161,7 +165,7 @@ class Fleet:
         self._unlisted = self._records.keys() - listed.keys()
         for info in listed.values():
             if info.worker_id not in self._records:
-                self._records[info.worker_id] = WorkerRecord(info, self._timers)
+                self._records[info.worker_id] = WorkerRecord(info, self._timers, on_health=self._on_health)
                 joined.append(info)
         return FleetChange(joined=tuple(joined), left=tuple(left))
 

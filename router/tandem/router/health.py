@@ -10,6 +10,7 @@ SUSPECT gets no new work, and keeps what it runs while its stream stands. DEAD h
 stream takes them away at once, because the worker aborts what came over it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -33,12 +34,13 @@ class HealthTimers:
 
 
 class WorkerPulse:
-    """Health of one life of one worker."""
+    """Health of one life of one worker. ``on_change`` (if any) is called with every new judgement."""
 
-    __slots__ = ("_timers", "attached", "health", "last_heard_s")
+    __slots__ = ("_on_change", "_timers", "attached", "health", "last_heard_s")
 
-    def __init__(self, timers: HealthTimers) -> None:
+    def __init__(self, timers: HealthTimers, *, on_change: Callable[[Health], None] | None = None) -> None:
         self._timers = timers
+        self._on_change = on_change
         self.health = Health.CONNECTING
         self.attached = False
         self.last_heard_s: float | None = None
@@ -47,7 +49,7 @@ class WorkerPulse:
         """Anything came from the worker."""
         self.last_heard_s = now_s
         if self.attached and self.health is not Health.ALIVE:
-            self.health = Health.ALIVE
+            self._judge(Health.ALIVE)
 
     def stream_opened(self, now_s: float) -> None:
         """The Attach stream stands."""
@@ -58,7 +60,7 @@ class WorkerPulse:
         """The Attach stream ended."""
         self.attached = False
         if self.health is Health.ALIVE:
-            self.health = Health.SUSPECT
+            self._judge(Health.SUSPECT)
 
     def tick(self, now_s: float) -> bool:
         """Judge the silence; True when the worker has just become DEAD."""
@@ -66,8 +68,13 @@ class WorkerPulse:
             return False
         silent_s = now_s - self.last_heard_s
         if silent_s >= self._timers.dead_after_s:
-            self.health = Health.DEAD
+            self._judge(Health.DEAD)
             return True
         if silent_s >= self._timers.suspect_after_s and self.health is Health.ALIVE:
-            self.health = Health.SUSPECT
+            self._judge(Health.SUSPECT)
         return False
+
+    def _judge(self, health: Health) -> None:
+        self.health = health
+        if self._on_change is not None:
+            self._on_change(health)

@@ -1,6 +1,7 @@
 """The router as a whole: both gRPC servers, the links, the clock's tick, start and graceful stop."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -8,6 +9,9 @@ import structlog
 from tandem.core import reasons
 from tandem.core.clock import Clock, MonotonicClock
 from tandem.core.errors import Unavailable
+from tandem.core.event_log import EventLog, open_event_log
+from tandem.core.event_log.record import ProcessLife
+from tandem.core.ids import new_epoch
 from tandem.core.latency import LatencyCoefficients
 from tandem.core.messages import Beat, StepReport
 from tandem.core.types import Role, WorkerInfo
@@ -16,6 +20,7 @@ from tandem.router.admin import ClusterFront
 from tandem.router.config import RouterConfig
 from tandem.router.directory import MemoryDirectory, WorkerDirectory
 from tandem.router.dispatcher import Dispatcher
+from tandem.router.event_trace import record_health
 from tandem.router.fleet import Fleet
 from tandem.router.inference import InferenceFront
 from tandem.router.intake import Intake
@@ -72,13 +77,17 @@ class Router:
             num_threads=config.tokenizer_threads,
             clock=self._clock,
         )
+        self._event_log = event_log = _open_log(config, self._clock)
         self.dispatcher = Dispatcher(
-            fleet=Fleet(config.timers.health()),
+            fleet=Fleet(
+                config.timers.health(), on_health=None if event_log is None else partial(record_health, event_log)
+            ),
             queue=CentralQueue(config.queue.bounds(), config.queue.tenant_weights),
             policy=config.dispatcher_policy(),
             clock=self._clock,
             send=self._links.send,
             observer=MeasuringObserver(self._metrics.meter, self._tracing),
+            event_log=event_log,
         )
         self.cluster = ClusterFront(
             model=model.name,
@@ -130,6 +139,8 @@ class Router:
         await self._links.close()
         await self._intake.close()
         self._metrics.stop()
+        if self._event_log is not None:
+            await asyncio.to_thread(self._event_log.close)
 
     # --- LinkEvents ------------------------------------------------------------------------------------------------
 
@@ -267,6 +278,12 @@ class Router:
                 await renderer.start()
             except Exception:  # noqa: BLE001  # text prompts are served even if chats can't be
                 _log.error("chat_template_broken", exc_info=True)
+
+
+def _open_log(config: RouterConfig, clock: Clock) -> EventLog | None:
+    if config.event_log is None:
+        return None
+    return open_event_log(config.event_log, ProcessLife(config.router_id, new_epoch()), clock=clock)
 
 
 async def run_router(config: RouterConfig, model_folder: Path, directory: WorkerDirectory, stop: asyncio.Event) -> None:

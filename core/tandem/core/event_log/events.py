@@ -256,6 +256,7 @@ Event = (
     | LogClosed
     | RecordsLost
     | BlocksAllocated
+    | BlocksRekeyed
     | BlocksSealed
     | BlocksCommitted
     | BlocksFreed

@@ -6,6 +6,7 @@ Real engines, real hand-over services, real sockets; only gRPC and the router's 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal, Self
 
 from opentelemetry.metrics import Meter
@@ -13,6 +14,8 @@ from opentelemetry.metrics import Meter
 from tandem.cluster.programs.config import RegistryTarget, WorkerProgramConfig
 from tandem.cluster.programs.roles import role_factory
 from tandem.core.clock import MonotonicClock
+from tandem.core.event_log import open_event_log
+from tandem.core.event_log.record import ProcessLife
 from tandem.core.ids import RequestId, WorkerId, new_epoch, new_request_id
 from tandem.core.latency import LatencyEstimator
 from tandem.core.messages import (
@@ -96,6 +99,7 @@ class _Worker:
         engine: EngineConfig,
         transports: Sequence[Transport],
         measured_by: Meter | None,
+        event_log: Path | None,
     ) -> None:
         clock = MonotonicClock()
         built = build_engine(prepared, engine, clock=clock)
@@ -124,14 +128,17 @@ class _Worker:
         )
         self.engine: Engine = built.engine
         instruments = WorkerInstruments(meter=measured_by or meter(), role=role)
+        life = ProcessLife(info.worker_id, info.epoch)
+        self.event_log = None if event_log is None else open_event_log(event_log, life, clock=clock)
         self.host = WorkerHost(
             info=info,
             engine=built.engine,
-            make_role=role_factory(program, info, built.layout, instruments, clock),
+            make_role=role_factory(program, info, built.layout, instruments, clock, event_log=self.event_log),
             estimator=LatencyEstimator(),
             instruments=instruments,
             clock=clock,
             beat_period_s=0.05,
+            event_log=self.event_log,
         )
         self.host.start()
         self.session: RouterSession = self.host.attach(Hello(router_id="test"))
@@ -151,10 +158,11 @@ class WorkerPair:
         engine: EngineConfig | None = None,
         decode_engine: EngineConfig | None = None,
         measured_by: Meter | None = None,
+        event_log: Path | None = None,
     ) -> None:
         settings = engine or EngineConfig(num_blocks=96, max_batched_tokens=32)
-        self.prefill = _Worker(prepared, Role.PREFILL, settings, transports, measured_by)
-        self.decode = _Worker(prepared, Role.DECODE, decode_engine or settings, transports, measured_by)
+        self.prefill = _Worker(prepared, Role.PREFILL, settings, transports, measured_by, event_log)
+        self.decode = _Worker(prepared, Role.DECODE, decode_engine or settings, transports, measured_by, event_log)
         self.beats: list[Beat] = []
         self.hold_grants = False
         self._results: dict[RequestId, Result] = {}
@@ -176,6 +184,8 @@ class WorkerPair:
             await asyncio.gather(*self._readers, return_exceptions=True)
             for worker in (self.prefill, self.decode):
                 await asyncio.to_thread(worker.host.close)
+                if worker.event_log is not None:
+                    await asyncio.to_thread(worker.event_log.close)
         for worker in (self.prefill, self.decode):
             worker.engine.check_integrity()
 

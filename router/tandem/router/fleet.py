@@ -127,7 +127,7 @@ class FleetChange:
 
 
 class Fleet:
-    """The workers by name; at most one life of each. ``on_health`` (if any) is told what this router believes of them."""
+    """The workers by name; at most one life of each. ``on_health`` (if any) is told what is believed of them."""
 
     def __init__(self, timers: HealthTimers, *, on_health: OnHealth | None = None) -> None:
         self._timers = timers

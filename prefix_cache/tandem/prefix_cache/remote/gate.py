@@ -1,0 +1,155 @@
+"""The one way to Redis for the cache: every call is bounded in time, counted, and independent of who asked for it.
+
+- A call runs as a task of its own. When its request is cancelled the task goes on to the end of its reply, so that no
+  reply is ever left on a connection for the next caller (CVE-2023-28858).
+- Reads and writes have a breaker each: a replica that refuses writes still answers reads.
+- ``READONLY`` drops every connection, so that the next call resolves the name anew.
+- Nothing is tried again: a cache that does not answer is a miss.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeVar
+
+import redis.asyncio
+import structlog
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    MaxConnectionsError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+)
+
+from tandem.core.clock import Clock
+from tandem.prefix_cache.remote.breaker import Breaker, BreakerPolicy, BreakerState
+
+_log = structlog.get_logger(__name__)
+Answer = TypeVar("Answer")
+
+
+class CallKind(StrEnum):
+    """What a call does."""
+
+    READ = "read"
+    WRITE = "write"
+
+
+class Miss(StrEnum):
+    """Why a call brought no answer; also the names of the counters."""
+
+    OPEN = "breaker_open"
+    BUSY = "too_many_calls"
+    LATE = "late"
+    UNREACHABLE = "unreachable"
+    REFUSED = "refused"
+    READ_ONLY = "read_only"
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatePolicy:
+    """Bounds of one gate."""
+
+    timeout_s: float = 0.020
+    max_in_flight: int = 64
+    breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
+
+
+class RedisGate:
+    """Calls one Redis on behalf of many requests. asyncio, one loop."""
+
+    def __init__(self, url: str, *, policy: GatePolicy, clock: Clock) -> None:
+        self._client = redis.asyncio.from_url(
+            url,
+            socket_timeout=policy.timeout_s,
+            socket_connect_timeout=policy.timeout_s,
+            retry=Retry(NoBackoff(), 0),
+            max_connections=policy.max_in_flight,
+        )
+        self._policy = policy
+        self._clock = clock
+        self._breakers = {kind: Breaker(policy.breaker) for kind in CallKind}
+        self._running: set[asyncio.Task[object]] = set()
+        self.counts: Counter[Miss] = Counter()
+        self.num_answered = 0
+
+    def state(self, kind: CallKind) -> BreakerState:
+        """What the next call of this kind meets."""
+        return self._breakers[kind].state(self._clock.now_s())
+
+    async def call(
+        self, kind: CallKind, operation: Callable[[redis.asyncio.Redis], Awaitable[Answer]]
+    ) -> Answer | Miss:
+        """Run ``operation`` on the client; at most ``timeout_s`` is waited for it. Never raises but CancelledError."""
+        breaker = self._breakers[kind]
+        if len(self._running) >= self._policy.max_in_flight:
+            return self._missed(Miss.BUSY)
+        if not breaker.may_call(self._clock.now_s()):
+            return self._missed(Miss.OPEN)
+        task = asyncio.ensure_future(self._run(kind, operation))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        # Cancelling the waiter leaves the task alone; so does a wait that ends before it.
+        done, _ = await asyncio.wait({task}, timeout=self._policy.timeout_s)
+        return task.result() if done else self._missed(Miss.LATE)
+
+    async def close(self, timeout_s: float = 1.0) -> None:
+        """Let running calls end, then close every connection."""
+        if self._running:
+            _, left = await asyncio.wait(set(self._running), timeout=timeout_s)
+            for task in left:
+                task.cancel()
+        await self._client.aclose()
+
+    async def _run(
+        self, kind: CallKind, operation: Callable[[redis.asyncio.Redis], Awaitable[Answer]]
+    ) -> Answer | Miss:
+        breaker, began_s = self._breakers[kind], self._clock.now_s()
+        try:
+            answer = await operation(self._client)
+        except ReadOnlyError:
+            breaker.failed(self._clock.now_s())
+            await self._client.connection_pool.disconnect(inuse_connections=False)
+            return self._missed(Miss.READ_ONLY)
+        except OutOfMemoryError:
+            breaker.failed(self._clock.now_s())
+            return self._missed(Miss.FULL)
+        except (AuthenticationError, NoPermissionError) as error:
+            self._say_refused(kind, error)
+            breaker.failed(self._clock.now_s())
+            return self._missed(Miss.REFUSED)
+        except MaxConnectionsError:
+            breaker.failed(self._clock.now_s())
+            return self._missed(Miss.BUSY)
+        except (RedisError, OSError):
+            breaker.failed(self._clock.now_s())
+            return self._missed(Miss.UNREACHABLE)
+        except BaseException:
+            breaker.failed(self._clock.now_s())  # a defect, or the end: a breaker that waits for it would never close
+            raise
+        if self._clock.now_s() - began_s > self._policy.timeout_s:
+            breaker.failed(self._clock.now_s())  # an answer that nobody waited for
+            return answer
+        breaker.succeeded()
+        self.num_answered += 1
+        return answer
+
+    def _missed(self, miss: Miss) -> Miss:
+        self.counts[miss] += 1
+        return miss
+
+    def _say_refused(self, kind: CallKind, error: RedisError) -> None:
+        if not self.counts[Miss.REFUSED]:
+            _log.error(
+                "redis_refused_the_cache",
+                kind=kind.value,
+                problem=type(error).__name__,
+                remedy="check the user and password in the Redis URL, and the user's rights",
+            )

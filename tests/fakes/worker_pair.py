@@ -99,7 +99,8 @@ class _Worker:
         engine: EngineConfig,
         transports: Sequence[Transport],
         measured_by: Meter | None,
-        event_log: Path | None,
+        *,
+        event_log: Path | None = None,
     ) -> None:
         clock = MonotonicClock()
         built = build_engine(prepared, engine, clock=clock)
@@ -161,8 +162,10 @@ class WorkerPair:
         event_log: Path | None = None,
     ) -> None:
         settings = engine or EngineConfig(num_blocks=96, max_batched_tokens=32)
-        self.prefill = _Worker(prepared, Role.PREFILL, settings, transports, measured_by, event_log)
-        self.decode = _Worker(prepared, Role.DECODE, decode_engine or settings, transports, measured_by, event_log)
+        self.prefill = _Worker(prepared, Role.PREFILL, settings, transports, measured_by, event_log=event_log)
+        self.decode = _Worker(
+            prepared, Role.DECODE, decode_engine or settings, transports, measured_by, event_log=event_log
+        )
         self.beats: list[Beat] = []
         self.hold_grants = False
         self._results: dict[RequestId, Result] = {}

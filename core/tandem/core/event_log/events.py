@@ -40,6 +40,12 @@ class RecordsLost(_Event, frozen=True, tag="records_lost"):
     count: int
 
 
+class ProcessPaused(_Event, frozen=True, tag="process_paused"):
+    """No thread of this process ran for the ``seconds`` before this record: it was stopped, or starved of CPU."""
+
+    seconds: float
+
+
 # --- blocks of one process (order = the block table's own) -----------------------------------------------------------
 
 
@@ -255,6 +261,7 @@ Event = (
     LogOpened
     | LogClosed
     | RecordsLost
+    | ProcessPaused
     | BlocksAllocated
     | BlocksRekeyed
     | BlocksSealed

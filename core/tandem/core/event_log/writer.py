@@ -15,13 +15,14 @@ import structlog
 
 from tandem.core.clock import Clock, MonotonicClock
 from tandem.core.errors import EnvironmentProblem
-from tandem.core.event_log.events import URGENT, Event, LogClosed, LogOpened, RecordsLost
+from tandem.core.event_log.events import URGENT, Event, LogClosed, LogOpened, ProcessPaused, RecordsLost
 from tandem.core.event_log.record import LOG_VERSION, LineEncoder, ProcessLife, file_name
 
 _log = structlog.get_logger(__name__)
 _FLUSH_PERIOD_S = 0.02
 _MAX_PENDING = 1 << 16
 _BATCH = 256  # events encoded between two looks at the clock of other threads (each write lets them run)
+_PAUSE_S = 0.25  # the log's thread wakes each 20 ms; when it comes this much later, the whole process stood still
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -110,14 +111,20 @@ class EventLog:
             self.num_lost += 1
 
     def _run(self) -> None:
+        last_s = self._now_s()
         while not self._is_closing:
             self._wake.wait(self._flush_period_s)
             self._wake.clear()
+            woke_s = self._now_s()
+            late_s = woke_s - last_s - self._flush_period_s
+            if late_s > _PAUSE_S:
+                self.record(ProcessPaused(seconds=late_s))
             try:
                 self._drain()
             except Exception:  # noqa: BLE001  loop shell: the process goes on without its log
                 _log.exception("event log failed", path=str(self.path))
                 self._is_broken = True
+            last_s = self._now_s()
 
     def _drain(self) -> None:
         """Write everything that is there now, a batch at a time."""

@@ -11,14 +11,20 @@ from pathlib import Path
 from typing import Any
 
 
-def parse(description: str | None, *extra: str) -> argparse.Namespace:
-    """Return the common options, plus one flag per name in ``extra``."""
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser of the common options, for a benchmark that adds its own."""
     parser = argparse.ArgumentParser(description=(description or "").split("\n", 1)[0])
     parser.add_argument("--json", action="store_true", help="print nothing but the result on stdout")
     parser.add_argument("--output", type=Path, help="also write the result, with the machine's facts, to this file")
+    return parser
+
+
+def parse(description: str | None, *extra: str) -> argparse.Namespace:
+    """Return the common options, plus one flag per name in ``extra``."""
+    arguments = parser(description)
     for name in extra:
-        parser.add_argument(f"--{name}", action="store_true")
-    return parser.parse_args()
+        arguments.add_argument(f"--{name}", action="store_true")
+    return arguments.parse_args()
 
 
 def machine_facts() -> dict[str, Any]:

@@ -27,7 +27,9 @@ class RecordingSink:
         self._inner = inner
         self._request = task.request_id
         self._event_log = event_log
-        event_log.record(RequestAccepted(request=task.request_id, num_sequences=task.num_sequences))
+        event_log.record(
+            RequestAccepted(request=task.request_id, num_sequences=task.num_sequences, traceparent=task.traceparent)
+        )
 
     def put_started(self, started: Started) -> None:
         """Pass on."""

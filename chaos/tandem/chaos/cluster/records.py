@@ -46,7 +46,8 @@ class RequestRecord:
 
     spec: RequestSpec
     began_s: float
-    request_id: str = ""  # empty when it ended before the router named it
+    traceparent: str = ""  # by which the router's event log names it, even if it never answered
+    request_id: str = ""  # empty when it ended before the router named it; `name_requests` finds it in the log
     ending: Ending = Ending.HANG
     error: str = ""  # class of the error
     reason: str = ""  # stable reason of the error

@@ -188,10 +188,11 @@ class DecodeStep(_Event, frozen=True, tag="decode_step"):
 
 
 class RequestAccepted(_Event, frozen=True, tag="request_accepted"):
-    """The router took a request: it owes one terminal event."""
+    """The router took a request: it owes one terminal event. ``traceparent`` is the caller's, by which it knows it."""
 
     request: str
     num_sequences: int
+    traceparent: str = ""
 
 
 class Dispatched(_Event, frozen=True, tag="dispatched"):

@@ -1,0 +1,157 @@
+"""Cancel fuzz: real processes, most callers leave at a random moment, the rest must get exactly their answer.
+
+    python -m benchmarks.cancel_fuzz --json [--requests 5000] [--quick] [--output FILE]
+
+One prefill and two decode workers with the tagged engine, a KV pool that is too small for all, three tenants, greedy
+and sampled requests, one to three sequences, lengths around block edges. An undisturbed run tells how long a request of
+which size lives; then a share of callers leaves at a uniform time of that life. Afterwards nothing may be left (checks
+L1 to L7), and ``free_p99_s`` says how long after a cancel left its caller the request still held a KV block on any
+worker: callers and workers log the same machine's CLOCK_MONOTONIC, so their times are compared as they are. Requests
+that held no block any more when the cancel left are not part of that figure.
+"""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from benchmarks.report import finish, parser, say
+from tandem.chaos.cluster import ChaosCluster, ChaosOptions, RequestRecord, RequestSpec, random_specs, summarise
+from tandem.chaos.leaks import check_leaks, check_usage
+from tandem.chaos.leaks.freeing import read_block_history
+from tandem.chaos.tagged.settings import TaggedCost
+
+TENANTS = ("amber", "birch", "cedar")
+CONCURRENCY = 48
+CANCEL_SHARE = 0.75  # asked for; some requests end before their cancel, so that about 0.6 are cancelled
+PER_CLUSTER = 5000  # event logs grow: a long campaign is many clusters
+COST = TaggedCost(prefill_token_s=0.0002, step_s=0.004)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Sums over clusters."""
+
+    requests: int = 0
+    cancelled: int = 0
+    wrong_tokens: int = 0
+    hangs: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
+    tag_mismatches: int = 0
+    num_tokens_verified: int = 0
+    leaks: list[str] = field(default_factory=list)
+    trace_violations: list[str] = field(default_factory=list)
+    freed_s: list[float] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def cancel_times(calibration: Sequence[RequestRecord], specs: Sequence[RequestSpec], seed: int) -> list[RequestSpec]:
+    """Let a share of ``specs`` leave at a uniform time over the life that their size has had without disturbance."""
+    sizes = np.array([_size(record.spec) for record in calibration])
+    lives_s = np.array([(record.ended_s or 0.0) - record.began_s for record in calibration])
+    coefficients = np.linalg.lstsq(sizes, lives_s, rcond=None)[0]
+    dice = random.Random(seed)
+    planned = []
+    for spec in specs:
+        life_s = max(0.02, float(np.dot(_size(spec), coefficients)))
+        after_s = dice.uniform(0.0, life_s) if dice.random() < CANCEL_SHARE else None
+        planned.append(replace(spec, cancel_after_s=after_s))
+    return planned
+
+
+def _size(spec: RequestSpec) -> tuple[float, float, float, float]:
+    return (1.0, float(len(spec.prompt)), float(spec.stop.max_tokens), float(spec.stop.max_tokens * spec.n))
+
+
+async def run_cluster(num_requests: int, *, seed: int, tally: Tally) -> None:
+    """One cluster's share of the campaign."""
+    options = ChaosOptions(
+        num_prefill=1,
+        num_decode=2,
+        tenants=TENANTS,
+        cost=COST,
+        engine={"num_blocks": 160, "max_sequences": 48, "max_batched_tokens": 256},
+    )
+    async with ChaosCluster(options) as cluster:
+        specs = random_specs(num_requests, seed=seed, tenants=TENANTS)
+        calibration = await cluster.run_requests(specs[: min(150, num_requests)], concurrency=CONCURRENCY)
+        records = await cluster.run_requests(cancel_times(calibration, specs, seed), concurrency=CONCURRENCY)
+        tally.leaks += await check_leaks(cluster)
+        _count(tally, calibration, records, cluster)
+        logs = cluster.event_logs()
+        history = read_block_history(logs)
+        history.name_requests(records)
+        tally.freed_s += [after_s for record in records if (after_s := history.freed_after_s(record)) is not None]
+        tally.leaks += check_usage(logs, [*calibration, *records])
+
+
+def _count(
+    tally: Tally, calibration: Sequence[RequestRecord], records: Sequence[RequestRecord], cluster: ChaosCluster
+) -> None:
+    summary = summarise([*calibration, *records])
+    tally.requests += len(records)
+    tally.cancelled += summary.num_cancelled
+    tally.wrong_tokens += summary.wrong_tokens
+    tally.hangs += summary.num_hangs
+    tally.problems += summary.problems
+    for reason, count in summary.reasons.items():
+        tally.errors[reason] = tally.errors.get(reason, 0) + count
+    if summary.num_broken:
+        tally.errors["BROKEN"] = tally.errors.get("BROKEN", 0) + summary.num_broken
+    verified = cluster.verified()
+    tally.tag_mismatches += verified.tag_mismatches
+    tally.num_tokens_verified += verified.num_tokens
+
+
+async def campaign(num_requests: int, *, first_seed: int = 1) -> Tally:
+    """Run ``num_requests`` over as many clusters as that takes."""
+    tally = Tally()
+    seed = first_seed
+    while tally.requests < num_requests:
+        await run_cluster(min(PER_CLUSTER, num_requests - tally.requests), seed=seed, tally=tally)
+        seed += 1
+        say(f"{tally.requests} requests, {tally.cancelled} cancelled, {tally.wrong_tokens} wrong, {tally.leaks[:3]}")
+    return tally
+
+
+def result_of(tally: Tally) -> dict[str, Any]:
+    """The figures."""
+    freed = sorted(tally.freed_s)
+    return {
+        "requests": tally.requests,
+        "cancelled": tally.cancelled,
+        "wrong_tokens": tally.wrong_tokens + tally.tag_mismatches,
+        "hangs": tally.hangs,
+        "errors": sum(tally.errors.values()),
+        "leaks": len(tally.leaks),
+        "trace_violations": len(tally.trace_violations),
+        "free_p50_s": round(freed[len(freed) // 2], 4) if freed else None,
+        "free_p99_s": round(freed[int(0.99 * (len(freed) - 1))], 4) if freed else None,
+        "free_max_s": round(freed[-1], 4) if freed else None,
+    }
+
+
+def main() -> None:
+    """Run it."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--requests", type=int, default=5000, help="how many requests (default 5000)")
+    arguments.add_argument("--seed", type=int, default=1, help="of the first cluster's requests (default 1)")
+    arguments.add_argument("--quick", action="store_true", help="600 requests")
+    options = arguments.parse_args()
+    tally = asyncio.run(campaign(600 if options.quick else options.requests, first_seed=options.seed))
+    details = {
+        "cancels_that_found_blocks_held": len(tally.freed_s),
+        "num_tokens_verified": tally.num_tokens_verified,
+        "errors": tally.errors,
+        "leaks": tally.leaks[:20],
+        "trace_violations": tally.trace_violations[:20],
+        "problems": tally.problems[:20],
+    }
+    finish(options, result_of(tally), method=" ".join((__doc__ or "").split()), details=details)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""How long after its cancel a request still held KV blocks, anywhere. Reads event logs.
+
+The caller's times and those of all processes are CLOCK_MONOTONIC of one machine, so they can be compared as they are.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from tandem.chaos.cluster.records import RequestRecord
+from tandem.core.event_log.events import BlocksAllocated, BlocksFreed, RequestAccepted
+from tandem.core.event_log.record import decode_line
+
+_NEEDED = (b'"blocks_allocated"', b'"blocks_freed"', b'"request_accepted"')
+
+
+@dataclass(slots=True, kw_only=True)
+class HeldBlocks:
+    """What the logs say about one request's blocks on all workers."""
+
+    num_open: int = 0  # blocks that were never freed
+    last_freed_s: float = float("-inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockHistory:
+    """Blocks by request, and requests by the caller's own name."""
+
+    held: dict[str, HeldBlocks] = field(default_factory=dict)
+    request_of: dict[str, str] = field(default_factory=dict)  # by traceparent
+
+    def name_requests(self, records: Iterable[RequestRecord]) -> None:
+        """Fill in the ids of requests whose callers left before they were told."""
+        for record in records:
+            record.request_id = record.request_id or self.request_of.get(record.traceparent, "")
+
+    def freed_after_s(self, record: RequestRecord) -> float | None:
+        """Seconds from the cancel until the last block was free; infinite if one never was, None if none was held."""
+        held = self.held.get(record.request_id)
+        if record.cancelled_s is None or held is None:
+            return None
+        if held.num_open:
+            return float("inf")
+        after_s = held.last_freed_s - record.cancelled_s
+        return after_s if after_s > 0.0 else None
+
+
+def read_block_history(paths: Sequence[Path]) -> BlockHistory:
+    """Read all logs of one cluster."""
+    history = BlockHistory()
+    for path in paths:
+        _read(path, history)
+    return history
+
+
+def _read(path: Path, history: BlockHistory) -> None:
+    owner: dict[tuple[int, int], str] = {}
+    with path.open("rb") as file:
+        for line in file:
+            if not any(kind in line for kind in _NEEDED):
+                continue
+            try:
+                record = decode_line(line)
+            except msgspec.MsgspecError:
+                continue  # torn by a kill
+            match record.event:
+                case RequestAccepted(request=request, traceparent=traceparent):
+                    history.request_of[traceparent] = request
+                case BlocksAllocated(request=request, blocks=blocks):
+                    history.held.setdefault(request, HeldBlocks()).num_open += len(blocks)
+                    owner.update({(ref.block_id, ref.generation): request for ref in blocks})
+                case BlocksFreed(blocks=blocks):
+                    for ref in blocks:
+                        held = history.held[owner.pop((ref.block_id, ref.generation))]
+                        held.num_open -= 1
+                        held.last_freed_s = max(held.last_freed_s, record.t)
+                case _:
+                    continue

@@ -18,6 +18,7 @@ class ScriptedEngine:
         self.calls: list[tuple[object, ...]] = []
         self.refuse_with: TandemError | None = None
         self.free_blocks = 8
+        self.has_kv = True  # of whatever prefill is asked for
         self.next_due_s: float | None = None
 
     def has_work(self) -> bool:
@@ -66,6 +67,16 @@ class ScriptedEngine:
         """Note the call."""
         self.calls.append(("release", key))
         return True
+
+    def hold(self, key: AttemptKey, seconds: float) -> bool:
+        """Note the call; there is something to hold unless a test says otherwise."""
+        self.calls.append(("hold", key, seconds))
+        return self.has_kv
+
+    def rekey(self, key: AttemptKey, task: GenerationTask) -> bool:
+        """Note the call; there is something to give unless a test says otherwise."""
+        self.calls.append(("rekey", key, task))
+        return self.has_kv
 
     def named(self, name: str) -> list[tuple[object, ...]]:
         """Return the calls of one method."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from tandem.core.blocks import AttemptKey, BlockRef
 from tandem.core.messages import AttemptFailed
 from tandem.core.reasons import DEADLINE
+from tandem.core.types import GenerationTask
 from tandem.engine.kv.block_table import IntegrityError, NoBlocks
 from tandem.engine.kv.memory import KvMemory
 from tandem.engine.scheduling.scheduler import Scheduler
@@ -36,6 +37,14 @@ class AttemptBook:
         """Enter a new attempt."""
         self._attempts[attempt.key] = attempt
 
+    def rekey(self, attempt: Attempt, task: GenerationTask, deadline_s: float | None) -> None:
+        """Go on with ``attempt`` as the attempt of ``task``: the same work under another key."""
+        old, new = attempt.key, AttemptKey(task.request_id, task.attempt)
+        self._memory.table.rekey(old, new)
+        del self._attempts[old]
+        attempt.key, attempt.task, attempt.deadline_s = new, task, deadline_s
+        self._attempts[new] = attempt
+
     def end(self, attempt: Attempt) -> None:
         """Take the attempt out: its sequences run no more, its blocks are free (or will be at their last unpin)."""
         del self._attempts[attempt.key]
@@ -57,9 +66,12 @@ class AttemptBook:
         )
 
     def fail_scrubbed(self, attempt: Attempt, reason: str, message: str, *, retryable: bool) -> AttemptFailed:
-        """Like ``fail``, and clear its blocks first: what they hold is not finite."""
+        """Like ``fail``, and clear its blocks first: what they hold is not finite.
+
+        Blocks announced as filled are left alone: they were found finite, and a hand-over thread may be reading them.
+        """
         for sequence in attempt.sequences:
-            self._memory.scrub(sequence.blocks)
+            self._memory.scrub(sequence.blocks[attempt.num_filled :])
         return self.fail(attempt, reason, message, retryable=retryable)
 
     def end_child(self, sequence: Sequence) -> bool:

@@ -6,7 +6,6 @@ Engine thread only, except ``table`` (and the bytes of the blocks it lets a thre
 from collections.abc import Sequence as Items
 
 import structlog
-import torch
 
 from tandem.core.blocks import AttemptKey, BlockRef, FirstToken
 from tandem.core.clock import Clock, MonotonicClock
@@ -19,6 +18,7 @@ from tandem.core.types import GenerationTask, WorkerLoad
 from tandem.engine.attempts import AttemptBook
 from tandem.engine.config import EngineConfig
 from tandem.engine.execution import Executor, Runner
+from tandem.engine.fatal import ends_the_process
 from tandem.engine.intake import Capacity, Intake
 from tandem.engine.kv.block_table import BlockState, BlockTable, NoBlocks
 from tandem.engine.kv.memory import KvMemory
@@ -179,6 +179,31 @@ class Engine:
         self._check_when_idle()
         return True
 
+    def hold(self, key: AttemptKey, seconds: float) -> bool:
+        """Keep a prefill that nobody takes over now, at most so long; then it fails like one past its deadline.
+
+        False: nothing of it is here.
+        """
+        attempt = self._book.get(key)
+        if attempt is None or attempt.kind is not AttemptKind.PREFILL:
+            return False
+        end_s = self._clock.now_s() + seconds
+        attempt.deadline_s = end_s if attempt.deadline_s is None else min(attempt.deadline_s, end_s)
+        return True
+
+    def rekey(self, key: AttemptKey, task: GenerationTask) -> bool:
+        """Make the prefill ``key``, computed or not, the attempt of ``task``, which must ask for the same work.
+
+        Its blocks stay where they are. False: nothing of it is here, or ``task``'s attempt is known already.
+        """
+        attempt = self._book.get(key)
+        known = self._book.get(AttemptKey(task.request_id, task.attempt))
+        if attempt is None or attempt.kind is not AttemptKind.PREFILL or known is not None:
+            return False
+        left_s = task.deadline_left_s
+        self._book.rekey(attempt, task, None if left_s is None else self._clock.now_s() + left_s)
+        return True
+
     # --- state -------------------------------------------------------------------------------------------------------
 
     def has_work(self) -> bool:
@@ -240,9 +265,9 @@ class Engine:
         stats = _stats(plan)
         try:
             draws = self._executor.run(plan)
-        except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError):
-            raise
-        except Exception as error:  # noqa: BLE001  whatever the model raises must not stop the other requests
+        except Exception as error:
+            if ends_the_process(error, self.pool.data.device):
+                raise
             _log.exception("forward pass failed", num_sequences=len(plan.decoding) + len(plan.chunks))
             return StepResult(events=(*events, *self._fail_all(plan, error)))
         now_s = self._clock.now_s()

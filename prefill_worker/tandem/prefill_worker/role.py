@@ -1,14 +1,26 @@
 """Role service of a prefill worker (P). Runs on the engine thread; the sender's threads reach it through the inbox."""
 
 from tandem.core.blocks import AttemptKey
-from tandem.core.errors import TandemError
+from tandem.core.errors import TandemError, Unavailable
 from tandem.core.failpoints import failpoint
-from tandem.core.messages import Abort, AttemptFailed, AttemptReleased, Command, ForwardGrant, StartPrefill
-from tandem.core.reasons import FINISHED, WRONG_ROLE
+from tandem.core.messages import Abort, AttemptFailed, AttemptReleased, Command, ForwardGrant, PrefillDone, StartPrefill
+from tandem.core.reasons import (
+    DRAINING,
+    FINISHED,
+    KV_NOT_HELD,
+    KV_PEER_LOST,
+    KV_TIMEOUT,
+    NO_BLOCKS,
+    NO_SLOT,
+    WORKER_LOST,
+    WRONG_ROLE,
+)
 from tandem.core.types import Role
 from tandem.engine.engine import Engine
 from tandem.engine.results import SealedPrefill, StepResult
 from tandem.kvtransfer.grant import KvGrant
+from tandem.kvtransfer.timing import LEASE_RENEWAL_S
+from tandem.prefill_worker.prompts import Prompt
 from tandem.prefill_worker.sender_events import KvSender, SenderFactory, SenderRelay
 from tandem.worker_host.first_tokens import encode_first_tokens
 from tandem.worker_host.inbox import Inbox
@@ -17,6 +29,8 @@ from tandem.worker_host.outbox import Outbox
 from tandem.worker_host.token_digest import digest_tokens
 
 _FAILED = "the KV hand-over failed"
+_HOLDABLE = frozenset({KV_PEER_LOST, KV_TIMEOUT, NO_BLOCKS, NO_SLOT, DRAINING, WORKER_LOST})  # D's or the way's fault
+_HOLD_S = LEASE_RENEWAL_S
 
 
 class PrefillRole:
@@ -24,6 +38,8 @@ class PrefillRole:
 
     Guarantees: the first token goes to the router as soon as it is sampled, whatever the hand-over does. Blocks are
     held until the decode worker commits, the router aborts, or the sender's lease ends; right after, they are free.
+    When only the hand-over fails, what was computed is held for a renewed lease (``_HOLD_S``), in which the router may
+    ask for it again for another decode worker: then it changes its owner and is handed over without being computed.
     """
 
     def __init__(
@@ -38,7 +54,7 @@ class PrefillRole:
         self._engine = engine
         self._outbox = outbox
         self._instruments = instruments
-        self._token_digests: dict[AttemptKey, bytes] = {}
+        self._prompts: dict[AttemptKey, Prompt] = {}
         relay = SenderRelay(inbox=inbox, on_committed=self._on_committed, on_failed=self._on_transfer_failed)
         self._sender: KvSender = make_sender(relay)
 
@@ -57,8 +73,11 @@ class PrefillRole:
         if isinstance(command, StartPrefill):
             key = AttemptKey(request_id=command.task.request_id, attempt=command.task.attempt)
             failpoint("p.before_prefill")
+            if command.reuse_attempt is not None:
+                self._hand_over_again(AttemptKey(request_id=key.request_id, attempt=command.reuse_attempt), command)
+                return
             self._engine.start_prefill(command.task)
-            self._token_digests[key] = digest_tokens(command.task)
+            self._prompts[key] = Prompt(task=command.task, token_digest=digest_tokens(command.task))
         elif isinstance(command, ForwardGrant):
             self._take_grant(command)
         else:
@@ -79,16 +98,20 @@ class PrefillRole:
         if result.stats.num_prefill_tokens:
             failpoint("p.chunk")
         for filled in result.filled:
+            self._prompts[filled.key].filled.extend(filled.refs)
             for ordinal, ref in enumerate(filled.refs, start=filled.first_ordinal):
                 self._sender.offer(filled.key, ordinal, ref)
         for delta in result.tokens:
+            self._prompts[AttemptKey(request_id=delta.request_id, attempt=delta.attempt)].first_tokens.append(delta)
             self._outbox.token(delta)
         for event in result.events:
             self._outbox.event(event)
+            key = AttemptKey(request_id=event.request_id, attempt=event.attempt)
+            if isinstance(event, PrefillDone):
+                self._prompts[key].done = event
             if isinstance(event, AttemptFailed) and event.child is None:
-                key = AttemptKey(request_id=event.request_id, attempt=event.attempt)
                 self._sender.abort(key, event.reason)
-                self._token_digests.pop(key, None)
+                self._prompts.pop(key, None)
         # Last: sealing may end an attempt, and nothing about it may be said after its end.
         for sealed in result.sealed:
             self._seal(sealed)
@@ -99,7 +122,7 @@ class PrefillRole:
 
     def _take_grant(self, command: ForwardGrant) -> None:
         key = AttemptKey(request_id=command.request_id, attempt=command.attempt)
-        if key not in self._token_digests:
+        if key not in self._prompts:
             return  # aborted or finished meanwhile: D was told by whoever ended it
         try:
             grant = KvGrant.from_bytes(command.grant)
@@ -116,28 +139,60 @@ class PrefillRole:
             self._ended(sealed.key)
             return
         failpoint("p.after_seal")
+        prompt = self._prompts[sealed.key]
+        prompt.sealed = sealed
         payload = encode_first_tokens(sealed.first_tokens)
         self._sender.seal(
             sealed.key,
             num_blocks=sealed.num_blocks,
-            token_digest=self._token_digests[sealed.key],
+            token_digest=prompt.token_digest,
             payload=payload,
         )
 
+    def _hand_over_again(self, held: AttemptKey, command: StartPrefill) -> None:
+        """Give what is held of an earlier attempt to this one. Raises (KV_NOT_HELD) when there is nothing to give."""
+        task = command.task
+        prompt = self._prompts.get(held)
+        if prompt is None or not prompt.is_same_work(task) or not self._engine.rekey(held, task):
+            raise Unavailable(f"nothing of attempt {held.attempt} is held here any more", reason=KV_NOT_HELD)
+        key = AttemptKey(request_id=task.request_id, attempt=task.attempt)
+        self._sender.abort(held, KV_NOT_HELD)  # in case the first hand-over has not ended by itself
+        self._ended(held)
+        prompt.rekey(task)
+        self._prompts[key] = prompt
+        for ordinal, ref in enumerate(prompt.filled):
+            self._sender.offer(key, ordinal, ref)
+        if prompt.done is not None:
+            self._outbox.event(prompt.done)
+        for delta in prompt.first_tokens:
+            self._outbox.token(delta)
+        if prompt.sealed is not None:
+            self._seal(prompt.sealed)
+
     def _on_committed(self, key: AttemptKey) -> None:
-        self._engine.release(key)
-        self._ended(key)
+        if key in self._prompts:  # else it has become another attempt's meanwhile
+            self._engine.release(key)
+            self._ended(key)
 
     def _on_transfer_failed(self, key: AttemptKey, reason: str, retryable: bool, message: str = _FAILED) -> None:
         self._instruments.handover_failed(reason)
-        self._engine.abort(key)
-        self._token_digests.pop(key, None)
+        if key not in self._prompts:
+            return
+        held = reason in _HOLDABLE and self._engine.hold(key, _HOLD_S)
+        if not held:
+            self._engine.abort(key)
+            del self._prompts[key]
         self._outbox.event(
             AttemptFailed(
-                request_id=key.request_id, attempt=key.attempt, reason=reason, message=message, retryable=retryable
+                request_id=key.request_id,
+                attempt=key.attempt,
+                reason=reason,
+                message=message,
+                retryable=retryable,
+                held=held,
             )
         )
 
     def _ended(self, key: AttemptKey) -> None:
-        self._token_digests.pop(key, None)
+        self._prompts.pop(key, None)
         self._outbox.event(AttemptReleased(request_id=key.request_id, attempt=key.attempt))

@@ -20,6 +20,14 @@ class WorkerKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A prefill and a decode worker, between which KV is handed over."""
+
+    prefill: WorkerKey
+    decode: WorkerKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SendCommand:
     """Say ``command`` to ``worker``, if that life of it is still attached."""
 
@@ -47,13 +55,29 @@ class AttemptEnded:
 class Requeue:
     """Place ``task`` (a later attempt of the same request) again, ahead of the queue, after ``delay_s``.
 
-    Workers in ``avoid`` are taken only if nobody else can.
+    Workers in ``avoid`` are taken only if nobody else can, pairs in ``avoid_pairs`` never.
     """
 
     task: GenerationTask
     reason: str
     avoid: frozenset[WorkerKey]
+    avoid_pairs: frozenset[Pair]
     delay_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairWorked:
+    """A hand-over came through."""
+
+    pair: Pair
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairFailed:
+    """A hand-over failed, for ``reason``."""
+
+    pair: Pair
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,4 +101,5 @@ class Ended:
     num_attempts: int
 
 
-Action = TokenDelta | SendCommand | PromptComputed | AttemptEnded | Requeue | Started | Ended
+RareAction = PromptComputed | AttemptEnded | Requeue | PairWorked | PairFailed | Started | Ended
+Action = TokenDelta | SendCommand | RareAction

@@ -19,7 +19,10 @@ from tandem.router.actions import (
     Action,
     AttemptEnded,
     Ended,
+    PairFailed,
+    PairWorked,
     PromptComputed,
+    RareAction,
     Requeue,
     SendCommand,
     Started,
@@ -27,17 +30,21 @@ from tandem.router.actions import (
 )
 from tandem.router.attempt import Stage
 from tandem.router.client_stream import Overflow, Sink
+from tandem.router.crashes import CrashWatch
 from tandem.router.event_trace import RecordingObserver, RecordingSink
 from tandem.router.fleet import Fleet, FleetChange
 from tandem.router.ledger import RequestLedger
-from tandem.router.lengths import OutputLengths
-from tandem.router.live import DispatcherPolicy, Live, charges_of, demand_of
+from tandem.router.live import DispatcherPolicy, Live
 from tandem.router.observer import Observer
+from tandem.router.pairs import PairBreakers
 from tandem.router.phases import PhaseClock
-from tandem.router.placement import Demand, NoCapacity, Placement, place
+from tandem.router.placement import NoCapacity
+from tandem.router.placer import Chosen, DropHeld, Placer
 from tandem.router.queue import CentralQueue, QueueEntry
 from tandem.router.recovery import RetryBudget, error_for
 from tandem.router.timers import Timer, TimerKind, Timers
+
+_STALL_S = 1.0  # the tick comes each 20 ms; later than this the process itself stood still
 
 Send = Callable[[WorkerKey, Command], None]
 
@@ -68,12 +75,14 @@ class Dispatcher:
         self._observer = observer if event_log is None else RecordingObserver(observer, event_log)
         self._event_log = event_log
         self._budget = RetryBudget()
-        self._lengths = OutputLengths()
+        self.pairs = PairBreakers(policy.pairs)
+        self._placer = Placer(fleet=fleet, pairs=self.pairs, policy=policy.placement)
         self._lives: dict[RequestId, Live] = {}
+        self.crashes = CrashWatch(lives=self._lives, queue=queue, policy=policy.recovery.suspicion)
         self._timers = Timers()
         self._watched: set[RequestId] = set()  # requests whose progress no message may tell about
         self._room_changed = False
-        self._last_keep_alive_s = clock.now_s()
+        self._last_keep_alive_s = self._last_step_s = clock.now_s()
         self._no_decode_since_s: float | None = None  # no decode worker takes work since then
 
     @property
@@ -99,7 +108,7 @@ class Dispatcher:
         num_servers = self.fleet.num_alive(Role.PREFILL) or self.fleet.num_alive(Role.DECODE)
         self.queue.check_room(task.priority, num_servers=num_servers)
         num_prompt = len(task.prompt_token_ids)
-        expected = self._lengths.expected_tokens(task.tenant, task.stop.max_tokens)
+        expected = self._placer.expected_tokens(task)
         entry = QueueEntry(
             request_id=task.request_id,
             tenant=task.tenant,
@@ -154,6 +163,8 @@ class Dispatcher:
         if report.load is not None:
             record.learn_step(report.load, now_s)
         lives = self._lives
+        if report.events:
+            self.crashes.report_came(worker, report)
         for event in report.events:
             live = lives.get(event.request_id)
             if live is None:
@@ -164,7 +175,7 @@ class Dispatcher:
             if isinstance(event, PrefillDone):
                 record.note_prefill(event, len(live.ledger.task.prompt_token_ids))
             self._apply(live, live.ledger.on_event(worker, event, now_s), now_s)
-            if isinstance(event, AttemptReleased) and live.ledger.needs_watching:
+            if isinstance(event, AttemptReleased) and live.ledger.overdue_since_s is not None:
                 self._watched.add(event.request_id)
         for delta in report.tokens:
             live = lives.get(delta.request_id)
@@ -199,8 +210,10 @@ class Dispatcher:
         record = self.fleet.get(worker)
         if record is not None:
             record.pulse.stream_broke()
+        self.crashes.worker_died(worker)
         for live in list(self._lives.values()):
             self._apply(live, live.ledger.on_worker_lost(worker, now_s), now_s)
+        self.pairs.forget(worker)
         if record is not None:
             record.in_flight.clear()
         self._place(now_s)
@@ -215,6 +228,9 @@ class Dispatcher:
     def step(self) -> Sequence[WorkerKey]:
         """Do what is due; call it every 20 ms or so. Returns workers found dead: their streams must be closed."""
         now_s = self._clock.now_s()
+        stalled_s, self._last_step_s = now_s - self._last_step_s, now_s
+        if stalled_s > _STALL_S:
+            self.fleet.forgive(stalled_s)
         for timer in self._timers.pop_due(now_s):
             live = self._lives.get(timer.request_id)
             if live is not None:
@@ -223,11 +239,12 @@ class Dispatcher:
         dead = self.fleet.tick(now_s)
         for worker in dead:
             self.on_lost(worker)
+        self.crashes.step(now_s)
         for request_id in list(self._watched):
             live = self._lives.get(request_id)
-            if live is None or not live.ledger.needs_watching:
+            if live is None or live.ledger.overdue_since_s is None:
                 self._watched.discard(request_id)
-            else:
+            elif stalled_s <= _STALL_S:
                 progress = live.ledger.check_progress(now_s, gap_timeout_s=self._policy.gap_timeout_s)
                 self._apply(live, progress, now_s)
         if now_s - self._last_keep_alive_s >= self._policy.keep_alive_s / 5.0:
@@ -246,7 +263,8 @@ class Dispatcher:
                     self._give_up(live, Overloaded("waited too long in the queue", retry_after_s=5.0), now_s)
             case TimerKind.PLACE_AGAIN:
                 if live.ledger.stage is Stage.ADMITTED:
-                    self.queue.push_again(live.entry)
+                    self.crashes.queue_again(live)
+                    self._room_changed = True
 
     def _keep_alive(self, now_s: float) -> None:
         for live in self._lives.values():
@@ -271,24 +289,20 @@ class Dispatcher:
             self._no_decode_since_s = now_s
         while (entry := self.queue.peek()) is not None:
             live = self._lives[entry.request_id]
-            demand = demand_of(live.ledger.task, avoid=live.avoid, lengths=self._lengths)
-            choice = place(
-                demand,
-                prefills=self.fleet.views(Role.PREFILL),
-                decodes=self.fleet.views(Role.DECODE),
-                policy=self._policy.placement,
-            )
-            if isinstance(choice, NoCapacity):
-                self.last_no_capacity = choice.reason
-                if choice.never:
-                    self.queue.discard(entry.request_id)
-                    self._apply(live, live.ledger.failed(error_for(reasons.TOO_LARGE), now_s), now_s)
-                    continue
-                if self._gave_up_waiting(live, now_s):
-                    continue
-                return
-            self.queue.take(entry)
-            self._dispatch(live, demand, choice, now_s)
+            choice = self._placer.choose(live, now_s)
+            match choice:
+                case Chosen():
+                    self.queue.take(entry)
+                    self._dispatch(live, choice, now_s)
+                case DropHeld():
+                    self._apply(live, live.ledger.drop_held(), now_s)
+                case NoCapacity():
+                    self.last_no_capacity = choice.reason
+                    if choice.never:
+                        self.queue.discard(entry.request_id)
+                        self._apply(live, live.ledger.failed(error_for(choice.never), now_s), now_s)
+                    elif not self._gave_up_waiting(live, now_s):
+                        return
 
     def _gave_up_waiting(self, live: Live, now_s: float) -> bool:
         """Without any decode worker, nobody waits longer than ``no_worker_wait_s``, however old the request is."""
@@ -300,13 +314,10 @@ class Dispatcher:
         self._give_up(live, Unavailable("no decode worker is alive", reason="NO_WORKER", retry_after_s=5.0), now_s)
         return True
 
-    def _dispatch(self, live: Live, demand: Demand, choice: Placement, now_s: float) -> None:
-        live.placement = choice
-        key = AttemptKey(request_id=live.entry.request_id, attempt=live.ledger.task.attempt)
-        for worker, charge in charges_of(demand, choice).items():
-            record = self.fleet.get(worker)
-            if record is not None:
-                record.in_flight.add(key, charge)
+    def _dispatch(self, live: Live, chosen: Chosen, now_s: float) -> None:
+        choice = live.placement = chosen.placement
+        self._placer.note(live, chosen)
+        self.crashes.dispatched(live.entry.request_id, now_s)
         self._observer.placed(live.ledger.task, choice, waited_s=now_s - live.arrived_s)
         actions = live.ledger.dispatched(prefill=choice.prefill, decode=choice.decode, now_s=now_s)
         self._apply(live, actions, now_s)
@@ -330,9 +341,7 @@ class Dispatcher:
             else:
                 self._apply_rare(live, action, now_s)
 
-    def _apply_rare(
-        self, live: Live, action: PromptComputed | AttemptEnded | Requeue | Started | Ended, now_s: float
-    ) -> None:
+    def _apply_rare(self, live: Live, action: RareAction, now_s: float) -> None:
         match action:
             case Started():
                 live.last_put_s = now_s
@@ -347,9 +356,15 @@ class Dispatcher:
             case AttemptEnded():
                 key = AttemptKey(request_id=live.entry.request_id, attempt=action.attempt)
                 self.fleet.end_attempt(action.workers, key)
+                self.pairs.attempt_over(key)
                 self._room_changed = True
+            case PairWorked():
+                self.pairs.worked(action.pair)
+            case PairFailed():
+                self.pairs.failed(action.pair, action.reason, now_s)
+                self._observer.handover_failed(action.pair, reason=action.reason)
             case Requeue():
-                live.avoid = action.avoid
+                live.avoid, live.avoid_pairs = action.avoid, action.avoid_pairs
                 self._observer.retried(action.task, reason=action.reason)
                 live.waiting_since_s = now_s
                 self._time_the_wait(live, now_s)
@@ -357,7 +372,7 @@ class Dispatcher:
                     timer = Timer(kind=TimerKind.PLACE_AGAIN, request_id=live.entry.request_id)
                     self._timers.add(now_s + action.delay_s, timer)
                 else:
-                    self.queue.push_again(live.entry)
+                    self.crashes.queue_again(live)
                     self._room_changed = True
             case Ended():
                 self._end(live, action)
@@ -379,10 +394,11 @@ class Dispatcher:
         self.queue.discard(request_id)
         self._lives.pop(request_id, None)
         self._watched.discard(request_id)
+        self.crashes.ended(request_id)
         self.num_stale += live.ledger.num_stale
         self.num_ended[ended.outcome] += 1
         if ended.outcome is Outcome.OK:
             for child in live.ledger.children:
-                self._lengths.observe(live.entry.tenant, len(child.tokens))
+                self._placer.learn(live.ledger.task, len(child.tokens))
         self._observer.ended(live.ledger.task, ended)
         live.sink.put_ended(ended)

@@ -191,6 +191,11 @@ class Fleet:
         for record in self._records.values():
             record.learn()
 
+    def forgive(self, seconds: float) -> None:
+        """This router stood still for ``seconds``: what came meanwhile waits to be read."""
+        for record in self._records.values():
+            record.pulse.forgive(seconds)
+
     def tick(self, now_s: float) -> list[WorkerKey]:
         """Return the workers that have just been found dead."""
         return [record.key for record in self._records.values() if record.pulse.tick(now_s)]

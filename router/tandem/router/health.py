@@ -62,6 +62,11 @@ class WorkerPulse:
         if self.health is Health.ALIVE:
             self._judge(Health.SUSPECT)
 
+    def forgive(self, seconds: float) -> None:
+        """Do not count silence of which the listener itself was deaf for ``seconds``."""
+        if self.last_heard_s is not None:
+            self.last_heard_s += seconds
+
     def tick(self, now_s: float) -> bool:
         """Judge the silence; True when the worker has just become DEAD."""
         if self.last_heard_s is None or self.health is Health.DEAD:

@@ -13,6 +13,8 @@
   of it is told (Abort), on both sides.
 - Messages of another attempt, or of another life of a worker, have no effect but a count (``num_stale``).
 - Tokens are forwarded in order, without gap or repeat, across attempts (see ``positions``).
+- When D is lost before it has the KV, P is not told to let go of it: the next attempt asks the same P to hand it over
+  again (``held``). That attempt's task is the earlier one's, so the first tokens come once more and are dropped here.
 """
 
 from collections.abc import Sequence
@@ -34,17 +36,21 @@ from tandem.router.actions import (
     Action,
     AttemptEnded,
     Ended,
+    Pair,
+    PairFailed,
+    PairWorked,
     PromptComputed,
     Requeue,
     SendCommand,
     Started,
     WorkerKey,
 )
-from tandem.router.attempt import Attempt, Stage
+from tandem.router.attempt import Attempt, Held, Stage
 from tandem.router.phases import PhaseClock
-from tandem.router.positions import ChildStream
+from tandem.router.positions import ChildStream, continued
 from tandem.router.recovery import (
     GAP,
+    PAIR_FAILURES,
     Failure,
     GiveUp,
     RecoveryHistory,
@@ -52,6 +58,7 @@ from tandem.router.recovery import (
     RetryBudget,
     decide,
 )
+from tandem.router.suspects import Suspicion
 
 MAX_HELD_DELTAS = 1024
 
@@ -61,8 +68,8 @@ class RequestLedger:
 
     __slots__ = (
         "_avoid",
+        "_avoid_pairs",
         "_budget",
-        "_deaths",
         "_history",
         "_policy",
         "_started",
@@ -70,9 +77,11 @@ class RequestLedger:
         "children",
         "clock",
         "deadline_s",
+        "held",
         "num_cached_tokens",
         "num_stale",
         "stage",
+        "suspicion",
         "task",
     )
 
@@ -93,11 +102,13 @@ class RequestLedger:
         self.clock = clock
         self.num_cached_tokens = 0
         self.num_stale = 0
+        self.held: Held | None = None
+        self.suspicion = Suspicion(policy.suspicion, self.children)
         self._policy = policy
         self._budget = budget
         self._history = RecoveryHistory()
-        self._deaths: set[WorkerKey] = set()
         self._avoid: set[WorkerKey] = set()
+        self._avoid_pairs: set[Pair] = set()
         self._started = False
 
     @property
@@ -106,12 +117,12 @@ class RequestLedger:
         return sum(len(child.tokens) for child in self.children)
 
     @property
-    def needs_watching(self) -> bool:
-        """Whether something is overdue that no message may ever tell about (see ``check_progress``)."""
-        attempt = self.attempt
-        if attempt is None:
-            return False
-        return attempt.released_at_s is not None or any(child.held_since_s is not None for child in self.children)
+    def overdue_since_s(self) -> float | None:
+        """Since when something is missing that no message may ever tell about (see ``check_progress``)."""
+        if self.attempt is None:
+            return None
+        times = [self.attempt.released_at_s, *(child.held_since_s for child in self.children)]
+        return min((time_s for time_s in times if time_s is not None), default=None)
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -127,11 +138,24 @@ class RequestLedger:
         left_s = None if self.deadline_s is None else self.deadline_s - now_s
         if left_s is not None and left_s <= 0.0:
             return self.deadline_passed(now_s)
+        dropped = self.drop_held() if self.held is not None and self.held.worker != prefill else ()
+        held, self.held = self.held, None
         self.task = replace(self.task, deadline_left_s=left_s)
-        self.attempt = Attempt(self.task, prefill=prefill, decode=decode)
+        self.attempt = Attempt(
+            self.task, prefill=prefill, decode=decode, reuse_attempt=None if held is None else held.attempt
+        )
         self.stage = Stage.PREFILLING
         self.clock.dispatched(now_s)
-        return self.attempt.start_commands()
+        return [*dropped, *self.attempt.start_commands()]
+
+    def drop_held(self) -> Sequence[Action]:
+        """What P still holds can't be used: tell it to let go, and go on from what the client has."""
+        held, self.held = self.held, None
+        if held is None:
+            return ()
+        self.task = continued(self.task, self.children)
+        abort = Abort(request_id=self.task.request_id, attempt=held.attempt, reason=reasons.KV_NOT_HELD)
+        return [SendCommand(worker=held.worker, command=abort)]
 
     def cancelled(self, now_s: float, *, reason: str = reasons.CLIENT_CANCELLED) -> Sequence[Action]:
         """The caller went away, or reads too slowly."""
@@ -185,7 +209,7 @@ class RequestLedger:
         """Take a worker's event about one attempt."""
         attempt = self.attempt
         if attempt is None or event.attempt != attempt.number or not attempt.names(source):
-            self.num_stale += 1
+            self._note_past(source, event)
             return ()
         match event:
             case Granted():
@@ -195,13 +219,9 @@ class RequestLedger:
             case HandoverDone():
                 self.stage = Stage.DECODING
                 self.clock.handed_over(event, now_s)
-                return ()
+                return () if attempt.pair is None else [PairWorked(pair=attempt.pair)]
             case AttemptFailed():
-                if event.child is None:
-                    attempt.open_sides.discard(source)
-                if self.stage is Stage.DECODING and source != attempt.decode:
-                    return ()  # P did not hear that D has all: waste on P's side, no harm to the answer
-                return self._attempt_failed(Failure(reason=event.reason, retryable=event.retryable), source, now_s)
+                return self._worker_failed(attempt, source, event, now_s)
             case AttemptReleased():
                 attempt.open_sides.discard(source)
                 if source == attempt.decode:
@@ -210,28 +230,31 @@ class RequestLedger:
 
     def on_worker_lost(self, worker: WorkerKey, now_s: float) -> Sequence[Action]:
         """A worker died or its stream broke: what it held of this request is gone."""
+        if self.held is not None and self.held.worker == worker:
+            self.drop_held()
         attempt = self.attempt
         if attempt is None or worker not in attempt.open_sides:
             return ()  # P that has handed over and released is no part of the request any more
         attempt.open_sides.discard(worker)
         if self.stage is Stage.DECODING and worker != attempt.decode:
             return ()  # D has the KV; should P's first token be lost with it, check_progress finds the gap
-        self._deaths.add(worker)
         return self._attempt_failed(Failure(reason=reasons.WORKER_LOST, retryable=True, lost=True), worker, now_s)
 
     def on_worker_survived(self, worker: WorkerKey) -> None:
         """That life of the worker is attached again: only the stream had broken, which is no death."""
-        self._deaths.discard(worker)
+        self.suspicion.withdraw(worker)
+
+    def runs_on(self, worker: WorkerKey) -> bool:
+        """Whether the request may be part of the forward step that runs on ``worker`` now."""
+        attempt = self.attempt
+        if attempt is None or worker not in attempt.open_sides:
+            return False
+        return attempt.is_computed_by(worker, decoding=self.stage is Stage.DECODING)
 
     def check_progress(self, now_s: float, *, gap_timeout_s: float) -> Sequence[Action]:
         """Notice what no message will tell: a missing token, or a decode worker that let go before the end."""
-        attempt = self.attempt
-        if attempt is None:
-            return ()
-        oldest_s = min((c.held_since_s for c in self.children if c.held_since_s is not None), default=now_s)
-        if attempt.released_at_s is not None:
-            oldest_s = min(oldest_s, attempt.released_at_s)
-        if now_s - oldest_s < gap_timeout_s:
+        attempt, since_s = self.attempt, self.overdue_since_s
+        if attempt is None or since_s is None or now_s - since_s < gap_timeout_s:
             return ()
         return self._attempt_failed(Failure(reason=GAP, retryable=True), attempt.decode, now_s)
 
@@ -270,18 +293,38 @@ class RequestLedger:
             return self._end(Outcome.OK, None, reasons.FINISHED, now_s)
         return ()
 
+    def _note_past(self, source: WorkerKey, event: RequestEvent) -> None:
+        """An event of a past attempt: without effect, unless P says that it no longer holds what it held."""
+        held = self.held
+        if held is None or source != held.worker or event.attempt != held.attempt:
+            self.num_stale += 1
+        elif isinstance(event, AttemptReleased) or (isinstance(event, AttemptFailed) and not event.held):
+            self.drop_held()
+
+    def _worker_failed(
+        self, attempt: Attempt, source: WorkerKey, event: AttemptFailed, now_s: float
+    ) -> Sequence[Action]:
+        if event.child is None and not event.held:
+            attempt.open_sides.discard(source)
+        if self.stage is Stage.DECODING and source != attempt.decode:
+            # P did not hear that D has all: waste on P's side, no harm to the answer.
+            if source not in attempt.open_sides:
+                return ()
+            attempt.open_sides.discard(source)
+            abort = Abort(request_id=self.task.request_id, attempt=attempt.number, reason=event.reason)
+            return [SendCommand(worker=source, command=abort)]
+        failure = Failure(reason=event.reason, retryable=event.retryable, held=event.held)
+        return self._attempt_failed(failure, source, now_s)
+
     def _attempt_failed(self, failure: Failure, worker: WorkerKey, now_s: float) -> Sequence[Action]:
-        # A missing token does not tell whose fault it is.
-        attempt = self.attempt
-        blamed = attempt.workers if attempt is not None and failure.reason == GAP else (worker,)
-        closing = self._close_attempt(failure.reason)
+        closing = self._leave_attempt(failure, worker)
         is_late = self.deadline_s is not None and now_s >= self.deadline_s
         if is_late or failure.reason == reasons.DEADLINE:
             return [*closing, *self.deadline_passed(now_s)]
         choice = decide(
             failure,
             history=self._history,
-            num_deaths=len(self._deaths),
+            condemned=self.suspicion.is_condemned,
             num_emitted=self.num_emitted,
             policy=self._policy,
             budget=self._budget,
@@ -290,18 +333,33 @@ class RequestLedger:
             return [*closing, *self.failed(choice.error, now_s)]
         for child in self.children:
             child.drop_held()
-        self._avoid.update(blamed)
-        self.task = replace(
-            self.task,
-            attempt=self.task.attempt + 1,
-            emitted=tuple(tuple(child.tokens) for child in self.children) if self.num_emitted else (),
-            done_children=frozenset(index for index, child in enumerate(self.children) if child.finished),
-        )
+        task = self.task if self.held is not None else continued(self.task, self.children)
+        self.task = replace(task, attempt=task.attempt + 1)
         self.stage = Stage.ADMITTED
-        return [
-            *closing,
-            Requeue(task=self.task, reason=failure.reason, avoid=frozenset(self._avoid), delay_s=choice.delay_s),
-        ]
+        again = Requeue(
+            task=self.task,
+            reason=failure.reason,
+            avoid=frozenset(self._avoid),
+            avoid_pairs=frozenset(self._avoid_pairs),
+            delay_s=choice.delay_s,
+        )
+        return [*closing, again]
+
+    def _leave_attempt(self, failure: Failure, worker: WorkerKey) -> Sequence[Action]:
+        """Close the failed attempt; remember whom to avoid and what P still holds, and judge the pair."""
+        attempt = self.attempt
+        if attempt is None:
+            return ()
+        self._avoid.update(attempt.to_avoid(failure, worker))
+        is_keeping = self.stage is not Stage.DECODING and attempt.is_kept(failure, worker)
+        if is_keeping and attempt.prefill is not None:
+            self.held = Held(worker=attempt.prefill, attempt=attempt.number)
+            attempt.open_sides.discard(attempt.prefill)
+        closing = self._close_attempt(failure.reason)
+        if attempt.pair is None or failure.reason not in PAIR_FAILURES or self.stage is Stage.DECODING:
+            return closing
+        self._avoid_pairs.add(attempt.pair)
+        return [PairFailed(pair=attempt.pair, reason=failure.reason), *closing]
 
     def _close_attempt(self, reason: str) -> Sequence[Action]:
         """Leave the running attempt: tell every side that may hold something of it."""
@@ -318,7 +376,7 @@ class RequestLedger:
         if self.stage is Stage.ENDED:
             return ()
         attempt = self.attempt
-        closing = self._close_attempt(reason)
+        closing = [*self._close_attempt(reason), *self.drop_held()]
         self.stage = Stage.ENDED
         if error is not None:
             error.metadata.setdefault("request_id", self.task.request_id)

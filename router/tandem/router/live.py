@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field
 
 from tandem.core.types import GenerationTask
-from tandem.router.actions import WorkerKey
+from tandem.router.actions import Pair, WorkerKey
 from tandem.router.client_stream import Sink
 from tandem.router.credits import Charge
 from tandem.router.ledger import RequestLedger
 from tandem.router.lengths import OutputLengths
+from tandem.router.pairs import PairPolicy
 from tandem.router.placement import Demand, Placement, PlacementPolicy
 from tandem.router.queue import QueueEntry
 from tandem.router.recovery import RecoveryPolicy
@@ -19,10 +20,11 @@ class DispatcherPolicy:
 
     placement: PlacementPolicy = field(default_factory=PlacementPolicy)
     recovery: RecoveryPolicy = field(default_factory=RecoveryPolicy)
+    pairs: PairPolicy = field(default_factory=PairPolicy)
     max_queue_wait_s: float = 120.0
     no_worker_wait_s: float = 15.0
     keep_alive_s: float = 5.0
-    gap_timeout_s: float = 5.0
+    gap_timeout_s: float = 6.0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -36,10 +38,13 @@ class Live:
     last_put_s: float
     waiting_since_s: float  # in the queue, for the present attempt
     avoid: frozenset[WorkerKey] = frozenset()
+    avoid_pairs: frozenset[Pair] = frozenset()
     placement: Placement | None = None
 
 
-def demand_of(task: GenerationTask, *, avoid: frozenset[WorkerKey], lengths: OutputLengths) -> Demand:
+def demand_of(
+    task: GenerationTask, *, avoid: frozenset[WorkerKey], avoid_pairs: frozenset[Pair], lengths: OutputLengths
+) -> Demand:
     """What the next attempt of ``task`` needs; tokens emitted before count as prompt."""
     num_emitted = max((len(tokens) for tokens in task.emitted), default=0)
     left = max(task.stop.max_tokens - num_emitted, 1)
@@ -48,6 +53,7 @@ def demand_of(task: GenerationTask, *, avoid: frozenset[WorkerKey], lengths: Out
         num_sequences=task.num_sequences - len(task.done_children),
         growth_tokens=lengths.expected_tokens(task.tenant, left),
         avoid=avoid,
+        avoid_pairs=avoid_pairs,
         only_local=num_emitted > 0 and task.num_sequences > 1,
     )
 

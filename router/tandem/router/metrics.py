@@ -3,7 +3,7 @@
 from opentelemetry.metrics import Meter
 
 from tandem.core.types import GenerationTask
-from tandem.router.actions import Ended
+from tandem.router.actions import Ended, Pair
 from tandem.router.placement import Placement
 from tandem.router.tracing import Tracing
 from tandem.rpc.telemetry import ATTRIBUTE_OUTCOME, ATTRIBUTE_REASON, router_metrics
@@ -26,6 +26,10 @@ class MeasuringObserver:
     def retried(self, task: GenerationTask, *, reason: str) -> None:
         """Count a further attempt."""
         self._metrics.attempts.add(1, {ATTRIBUTE_REASON: reason})
+
+    def handover_failed(self, pair: Pair, *, reason: str) -> None:
+        """Count a failed hand-over."""
+        self._metrics.failed_handovers.add(1, {ATTRIBUTE_REASON: reason})
 
     def ended(self, task: GenerationTask, ended: Ended) -> None:
         """Record an ended request."""

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from tandem.core.types import GenerationTask
-from tandem.router.actions import Ended
+from tandem.router.actions import Ended, Pair
 from tandem.router.placement import Placement
 
 
@@ -16,6 +16,10 @@ class Observer(Protocol):
 
     def retried(self, task: GenerationTask, *, reason: str) -> None:
         """Another attempt was decided."""
+        ...
+
+    def handover_failed(self, pair: Pair, *, reason: str) -> None:
+        """A hand-over between two workers failed."""
         ...
 
     def ended(self, task: GenerationTask, ended: Ended) -> None:
@@ -34,6 +38,9 @@ class SilentObserver:
         """Nothing."""
 
     def retried(self, task: GenerationTask, *, reason: str) -> None:
+        """Nothing."""
+
+    def handover_failed(self, pair: Pair, *, reason: str) -> None:
         """Nothing."""
 
     def ended(self, task: GenerationTask, ended: Ended) -> None:

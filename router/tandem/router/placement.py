@@ -10,6 +10,8 @@ Times in seconds, from the latency model of each worker, with ``n`` sequences an
 P is the one with the lowest split(P), D the one with the lowest pace(D); ties go to the name. Local prefill must be
 better by ``min_gain_s``, its harm included: at equal times the pair wins, because D stays free for its next tokens.
 
+Pairs whose hand-overs fail, or whose KV layouts differ, are left out; when no pair is left, D computes the prompt.
+
 *Late binding*: with the pair, nothing is placed before P has credit (its queued work is below ``look_ahead_s``) and D
 has a slot and blocks for the prompt and the expected growth. Until then the request stays in the router's queue, where
 it can still be cancelled or overtaken for nothing.
@@ -20,9 +22,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from tandem.core import reasons
 from tandem.core.latency import LatencyModel
 from tandem.core.types import Role
-from tandem.router.actions import WorkerKey
+from tandem.router.actions import Pair, WorkerKey
 
 
 class PlacementMode(StrEnum):
@@ -71,6 +74,7 @@ class Demand:
     num_sequences: int
     growth_tokens: int
     avoid: frozenset[WorkerKey] = field(default_factory=frozenset)
+    avoid_pairs: frozenset[Pair] = field(default_factory=frozenset)
     only_local: bool = False
 
 
@@ -88,10 +92,10 @@ class Placement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoCapacity:
-    """Nothing can take the request now. ``never`` = no worker of this fleet could, however idle."""
+    """Nothing can take the request now. ``never`` says why no worker of this fleet could, however idle."""
 
     reason: str
-    never: bool = False
+    never: str = ""  # from ``tandem.core.reasons``
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,34 +113,113 @@ def num_blocks_for(demand: Demand, block_size: int) -> int:
 
 
 def place(
-    demand: Demand, *, prefills: Sequence[WorkerView], decodes: Sequence[WorkerView], policy: PlacementPolicy
+    demand: Demand,
+    *,
+    prefills: Sequence[WorkerView],
+    decodes: Sequence[WorkerView],
+    policy: PlacementPolicy,
+    blocked: frozenset[Pair] = frozenset(),
 ) -> Placement | NoCapacity:
-    """Choose where ``demand`` runs now. Only workers that take work may be handed in."""
+    """Choose where ``demand`` runs now. Only workers that take work may be handed in; no ``blocked`` pair is used."""
     if not decodes:
         return NoCapacity(reason="no decode worker is alive")
     fitting = [d for d in decodes if _fits(demand, d)]
     if not fitting:
         return _why_nothing_fits(demand, decodes)
     candidates = _preferred(fitting, demand)
-    best_decode = _cheapest([_Option(worker=d, cost_s=_pace_s(demand, d)) for d in candidates])
     best_local = _cheapest([_Option(worker=d, cost_s=_local_s(demand, d, policy)) for d in candidates])
-    fit_prefills = [p for p in prefills if p.layout_fingerprint == best_decode.worker.layout_fingerprint]
-    best_prefill = _cheapest_prefill(demand, fit_prefills)
-    handover_s = _handover_s(demand, best_decode.worker)
-    cause = _why_local(demand, local_s=best_local.cost_s, prefill=best_prefill, handover_s=handover_s, policy=policy)
+    pair = _cheapest_pair(demand, prefills, candidates, blocked)
+    cause = _why_local(
+        demand, local_s=best_local.cost_s, pair=pair, prefills=prefills, decodes=candidates, policy=policy
+    )
     if cause is not None:
         return _local(demand, best_local, policy, cause)
-    if best_prefill is None:
-        return NoCapacity(reason="no prefill worker is alive, and the placement mode is split")
-    if best_prefill.worker.queued_prefill_s >= policy.look_ahead_s:
+    if pair is None:
+        return _why_no_pair(prefills, decodes)
+    if pair.prefill.worker.queued_prefill_s >= policy.look_ahead_s:
         return NoCapacity(reason="every prefill worker has its look-ahead full")
     return Placement(
-        prefill=best_prefill.worker.key,
-        decode=best_decode.worker.key,
-        reason=f"lowest predicted finish: prefill {best_prefill.cost_s:.3f} s, step {best_decode.cost_s * 1e3:.1f} ms",
-        predicted_ttft_s=best_prefill.cost_s,
-        predicted_prefill_s=best_prefill.worker.model.prefill_s(num_new_tokens=demand.num_prompt_tokens),
-        num_blocks=num_blocks_for(demand, best_decode.worker.block_size),
+        prefill=pair.prefill.worker.key,
+        decode=pair.decode.worker.key,
+        reason=f"lowest predicted finish: prefill {pair.prefill.cost_s:.3f} s, step {pair.decode.cost_s * 1e3:.1f} ms",
+        predicted_ttft_s=pair.prefill.cost_s,
+        predicted_prefill_s=pair.prefill.worker.model.prefill_s(num_new_tokens=demand.num_prompt_tokens),
+        num_blocks=num_blocks_for(demand, pair.decode.worker.block_size),
+    )
+
+
+def place_held(
+    demand: Demand,
+    *,
+    holder: WorkerKey,
+    prefills: Sequence[WorkerView],
+    decodes: Sequence[WorkerView],
+    blocked: frozenset[Pair] = frozenset(),
+) -> Placement | NoCapacity | None:
+    """Choose who takes over the KV that ``holder`` still has; None when nobody of this fleet can take it from there."""
+    fits_holder = [
+        d for d in decodes if any(p.key == holder and _can_hand_over(p, d, demand, blocked) for p in prefills)
+    ]
+    if not fits_holder:
+        return None
+    fitting = [d for d in fits_holder if _fits(demand, d)]
+    if not fitting:
+        return NoCapacity(reason="no decode worker has room for the KV that is held for it")
+    best = _cheapest([_Option(worker=d, cost_s=_pace_s(demand, d)) for d in _preferred(fitting, demand)])
+    return Placement(
+        prefill=holder,
+        decode=best.worker.key,
+        reason="the prefill worker still holds the KV of an earlier attempt",
+        predicted_ttft_s=0.0,
+        predicted_prefill_s=0.0,
+        num_blocks=num_blocks_for(demand, best.worker.block_size),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PairOption:
+    prefill: _Option
+    decode: _Option
+
+
+def _can_hand_over(prefill: WorkerView, decode: WorkerView, demand: Demand, blocked: frozenset[Pair]) -> bool:
+    if prefill.layout_fingerprint != decode.layout_fingerprint:
+        return False
+    if not blocked and not demand.avoid_pairs:
+        return True
+    pair = Pair(prefill=prefill.key, decode=decode.key)
+    return pair not in blocked and pair not in demand.avoid_pairs
+
+
+def _cheapest_pair(
+    demand: Demand, prefills: Sequence[WorkerView], decodes: Sequence[WorkerView], blocked: frozenset[Pair]
+) -> _PairOption | None:
+    """The cheapest P and the cheapest D; where those two may not be paired, the pair with the lowest sum."""
+    costs_p = sorted((_prefill_option(demand, p) for p in prefills), key=_order)
+    costs_d = sorted((_Option(worker=d, cost_s=_pace_s(demand, d)) for d in decodes), key=_order)
+    liked = [option for option in costs_p if option.worker.key not in demand.avoid]
+    for options in (liked, costs_p):
+        if options and _can_hand_over(options[0].worker, costs_d[0].worker, demand, blocked):
+            return _PairOption(prefill=options[0], decode=costs_d[0])
+        pairs = [
+            _PairOption(prefill=p, decode=d)
+            for p in options
+            for d in costs_d
+            if _can_hand_over(p.worker, d.worker, demand, blocked)
+        ]
+        if pairs:
+            return min(pairs, key=lambda pair: (pair.prefill.cost_s + pair.decode.cost_s, _order(pair.prefill)))
+    return None
+
+
+def _why_no_pair(prefills: Sequence[WorkerView], decodes: Sequence[WorkerView]) -> NoCapacity:
+    if not prefills:
+        return NoCapacity(reason="no prefill worker is alive, and the placement mode is split")
+    if _have_equal_layouts(prefills, decodes):
+        return NoCapacity(reason="no decode worker with a prefill worker's KV layout has room")
+    return NoCapacity(
+        reason="no prefill worker stores KV as a decode worker does, and the placement mode is split",
+        never=reasons.KV_LAYOUT,
     )
 
 
@@ -146,36 +229,51 @@ def _handover_s(demand: Demand, decode: WorkerView) -> float:
 
 
 def _why_local(
-    demand: Demand, *, local_s: float, prefill: _Option | None, handover_s: float, policy: PlacementPolicy
+    demand: Demand,
+    *,
+    local_s: float,
+    pair: _PairOption | None,
+    prefills: Sequence[WorkerView],
+    decodes: Sequence[WorkerView],
+    policy: PlacementPolicy,
 ) -> str | None:
-    """The cause of local prefill in words, or None when the pair is to run it."""
+    """The cause of local prefill in words, or None when a pair is to run it."""
     if policy.mode is PlacementMode.AGGREGATED:
         return "the cluster runs aggregated"
     if demand.only_local:
         return "several sequences are continued, which only one worker can do"
+    if pair is None:
+        return _why_no_hand_over(prefills, decodes, policy)
     if policy.mode is PlacementMode.SPLIT:
         return None
-    if prefill is None:
-        return "no prefill worker with the same KV layout is alive"
     if demand.num_prompt_tokens < policy.min_split_tokens:
         return "the prompt is too short to be worth a hand-over"
-    if local_s + policy.min_gain_s < prefill.cost_s + handover_s:
+    handover_s = _handover_s(demand, pair.decode.worker)
+    if local_s + policy.min_gain_s < pair.prefill.cost_s + handover_s:
         return (
             f"local prefill is predicted to take {local_s:.3f} s with the harm to running sequences, "
-            f"the pair {prefill.cost_s:.3f} s and {handover_s:.3f} s of hand-over"
+            f"the pair {pair.prefill.cost_s:.3f} s and {handover_s:.3f} s of hand-over"
         )
     return None
 
 
-def _cheapest_prefill(demand: Demand, prefills: Sequence[WorkerView]) -> _Option | None:
-    if not prefills:
+def _why_no_hand_over(
+    prefills: Sequence[WorkerView], decodes: Sequence[WorkerView], policy: PlacementPolicy
+) -> str | None:
+    if _have_equal_layouts(prefills, decodes):
+        return "the hand-overs of every pair fail at present"
+    if policy.mode is PlacementMode.SPLIT:
         return None
-    num_tokens = demand.num_prompt_tokens
-    costs = [
-        _Option(worker=p, cost_s=p.queued_prefill_s + p.model.prefill_s(num_new_tokens=num_tokens))
-        for p in _preferred(prefills, demand)
-    ]
-    return _cheapest(costs)
+    return "no prefill worker with the same KV layout is alive"
+
+
+def _have_equal_layouts(prefills: Sequence[WorkerView], decodes: Sequence[WorkerView]) -> bool:
+    return any(p.layout_fingerprint == d.layout_fingerprint for p in prefills for d in decodes)
+
+
+def _prefill_option(demand: Demand, worker: WorkerView) -> _Option:
+    compute_s = worker.model.prefill_s(num_new_tokens=demand.num_prompt_tokens)
+    return _Option(worker=worker, cost_s=worker.queued_prefill_s + compute_s)
 
 
 def _fits(demand: Demand, worker: WorkerView) -> bool:
@@ -189,7 +287,9 @@ def _why_nothing_fits(demand: Demand, decodes: Sequence[WorkerView]) -> NoCapaci
             num_blocks_for(demand, worker.block_size) <= worker.total_blocks
         ):
             return NoCapacity(reason="no decode worker has a free slot and enough blocks")
-    return NoCapacity(reason="the request needs more KV blocks or slots than any decode worker has", never=True)
+    return NoCapacity(
+        reason="the request needs more KV blocks or slots than any decode worker has", never=reasons.TOO_LARGE
+    )
 
 
 def _preferred(workers: Sequence[WorkerView], demand: Demand) -> Sequence[WorkerView]:
@@ -198,7 +298,11 @@ def _preferred(workers: Sequence[WorkerView], demand: Demand) -> Sequence[Worker
 
 
 def _cheapest(options: Sequence[_Option]) -> _Option:
-    return min(options, key=lambda option: (option.cost_s, option.worker.key.worker_id))
+    return min(options, key=_order)
+
+
+def _order(option: _Option) -> tuple[float, str]:
+    return option.cost_s, option.worker.key.worker_id
 
 
 def _pace_s(demand: Demand, worker: WorkerView) -> float:

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from tandem.core.errors import InternalError
 from tandem.core.reasons import ENGINE
-from tandem.core.types import TokenDelta
+from tandem.core.types import GenerationTask, TokenDelta
 
 _INSIDE = -1  # storage only: this position is inside a delta of several tokens, so where its text ends is unknown
 
@@ -121,3 +121,13 @@ class ChildStream:
             text=delta.text[num_old_chars:],
             logprobs=delta.logprobs[num_old:],
         )
+
+
+def continued(task: GenerationTask, children: Sequence[ChildStream]) -> GenerationTask:
+    """Return ``task`` as it goes on from what the client has."""
+    has_output = any(child.tokens for child in children)
+    return replace(
+        task,
+        emitted=tuple(tuple(child.tokens) for child in children) if has_output else (),
+        done_children=frozenset(index for index, child in enumerate(children) if child.finished),
+    )

@@ -1,16 +1,19 @@
 """What to do when an attempt can't go on: place it again, or end the request with a named error. Zero I/O.
 
 Rules:
-- *Poison*: a request in flight at two worker deaths ends with ``POISON_REQUEST``; a third worker is not risked.
+- *Poison*: a request that was in two crashes and is (nearly) the only suspect of both ends with ``POISON_REQUEST``; see
+  ``suspects`` for how the blame is shared. A third worker is not risked for it.
 - *Refusals* (no blocks, no slot, draining) say nothing about the request: tried again with a growing pause.
 - *Before the first token*: at most two silent retries, within the deadline and the router's retry budget.
 - *After the first token*: continued from the emitted tokens; the client sees a pause.
 - KV that did not verify is tried once more, then shown as ``KV_INTEGRITY``.
-A retry because a worker died is not charged to the budget: deaths are rare and bounded by the poison rule, and a
-dying worker must not take half of its streams with it.
+- After a failed *hand-over* another pair is tried, after a pause in which the router hears whether one side died.
+A retry because a worker died or its forward step raised is not charged to the budget: crashes are rare and bounded by
+the poison rule, and a dying worker must not take half of its streams with it. Continuations are counted anew once the
+stream has moved on: a long answer may outlive many workers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from tandem.core import reasons
@@ -23,10 +26,22 @@ from tandem.core.errors import (
     TandemError,
     Unavailable,
 )
+from tandem.router.suspects import SuspicionPolicy
 
 POISON: Final = "POISON_REQUEST"
 GAP: Final = "TOKENS_MISSING"
-REFUSALS: Final = frozenset({reasons.NO_BLOCKS, reasons.NO_SLOT, reasons.DRAINING, reasons.WRONG_ROLE})
+REFUSALS: Final = frozenset(
+    {reasons.NO_BLOCKS, reasons.NO_SLOT, reasons.DRAINING, reasons.WRONG_ROLE, reasons.KV_NOT_HELD}
+)
+"""The worker took nothing on, which says nothing about the request."""
+
+PAIR_FAILURES: Final = frozenset(
+    {reasons.KV_TIMEOUT, reasons.KV_PEER_LOST, reasons.KV_INTEGRITY, reasons.KV_PROTOCOL, reasons.KV_LAYOUT}
+)
+"""What a failed hand-over says about the pair."""
+
+REUSABLE: Final = (REFUSALS | {reasons.KV_TIMEOUT, reasons.KV_PEER_LOST}) - {reasons.KV_NOT_HELD}
+"""Failures of D after which what P has computed is as good as before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +52,11 @@ class RecoveryPolicy:
     max_continuations: int = 4
     max_refusals: int = 12
     max_integrity_retries: int = 1
-    max_deaths: int = 2
     first_pause_s: float = 0.02
     max_pause_s: float = 1.0
+    handover_pause_s: float = 0.05
+    moved_on_tokens: int = 16
+    suspicion: SuspicionPolicy = field(default_factory=SuspicionPolicy)
 
 
 class RetryBudget:
@@ -73,6 +90,7 @@ class RecoveryHistory:
 
     num_retries: int = 0
     num_continuations: int = 0
+    num_emitted: int = 0  # at the last continuation
     num_refusals: int = 0
     num_integrity_failures: int = 0
 
@@ -84,6 +102,7 @@ class Failure:
     reason: str
     retryable: bool
     lost: bool = False  # the worker died or its stream broke
+    held: bool = False  # only the hand-over failed: P still has what it computed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,15 +123,15 @@ def decide(
     failure: Failure,
     *,
     history: RecoveryHistory,
-    num_deaths: int,
+    condemned: bool,
     num_emitted: int,
     policy: RecoveryPolicy,
     budget: RetryBudget,
 ) -> PlaceAgain | GiveUp:
     """Choose, and write the choice into ``history``."""
-    if num_deaths >= policy.max_deaths:
+    if condemned:
         return GiveUp(
-            error=InternalError("two workers died while running this request; it is not tried again", reason=POISON)
+            error=InternalError("workers crashed each time they ran this request; it is not tried again", reason=POISON)
         )
     if not failure.retryable:
         return GiveUp(error=error_for(failure.reason))
@@ -127,12 +146,18 @@ def decide(
         if history.num_integrity_failures > policy.max_integrity_retries:
             return GiveUp(error=error_for(failure.reason))
     if num_emitted:
+        if num_emitted - history.num_emitted >= policy.moved_on_tokens:
+            history.num_continuations = 0
+        history.num_emitted = num_emitted
         history.num_continuations += 1
         allowed = history.num_continuations <= policy.max_continuations
     else:
         history.num_retries += 1
-        allowed = history.num_retries <= policy.max_retries and (failure.lost or budget.spend())
-    return PlaceAgain(delay_s=0.0) if allowed else GiveUp(error=error_for(failure.reason))
+        is_crash = failure.lost or failure.reason == reasons.ENGINE
+        allowed = history.num_retries <= policy.max_retries and (is_crash or budget.spend())
+    if not allowed:
+        return GiveUp(error=error_for(failure.reason))
+    return PlaceAgain(delay_s=policy.handover_pause_s if failure.reason in PAIR_FAILURES else 0.0)
 
 
 def error_for(reason: str) -> TandemError:

@@ -37,6 +37,7 @@ ATTRIBUTE_ATTEMPT: Final = "tandem.attempt"
 ATTRIBUTE_WORKER: Final = "tandem.worker_id"  # on spans and gauges only
 ATTRIBUTE_ROLE: Final = "tandem.role"
 ATTRIBUTE_TRANSPORT: Final = "tandem.transport"
+ATTRIBUTE_COMMAND: Final = "tandem.command"
 ATTRIBUTE_MODEL: Final = "gen_ai.request.model"
 
 # Bounds in seconds; the first token of a short prompt takes milliseconds, a long answer minutes.
@@ -57,6 +58,7 @@ class RouterMetrics:
     output_tokens: Histogram
     requests: Counter  # by outcome and reason
     attempts: Counter  # by reason, the first attempt of a request not counted
+    failed_handovers: Counter  # by reason
     queued_requests: UpDownCounter
     running_requests: UpDownCounter
 
@@ -74,6 +76,7 @@ class WorkerMetrics:
     handover_failures: Counter  # by role and reason
     attempt_failures: Counter  # by role and reason; refusals and failed hand-overs among them
     preemptions: Counter
+    stale_commands: Counter  # by role and command
 
 
 def tracer() -> Tracer:
@@ -102,6 +105,9 @@ def router_metrics(source: Meter) -> RouterMetrics:
         output_tokens=_tokens(source, "tandem.request.output_tokens", "Output tokens per request."),
         requests=source.create_counter("tandem.requests", unit="{request}", description="Ended requests by outcome."),
         attempts=source.create_counter("tandem.attempts", unit="{attempt}", description="Attempts after the first."),
+        failed_handovers=source.create_counter(
+            "tandem.handovers.failed", unit="{handover}", description="Hand-overs that ended an attempt, by reason."
+        ),
         queued_requests=source.create_up_down_counter(
             "tandem.queue.requests", unit="{request}", description="Requests that wait for a worker."
         ),
@@ -140,6 +146,11 @@ def worker_metrics(source: Meter) -> WorkerMetrics:
         ),
         preemptions=source.create_counter(
             "tandem.engine.preemptions", unit="{sequence}", description="Sequences put back to be computed again."
+        ),
+        stale_commands=source.create_counter(
+            "tandem.worker.stale_commands",
+            unit="{command}",
+            description="Grants and aborts for attempts that are not here (any more); they change nothing.",
         ),
     )
 

@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 
 from tandem.core.blocks import AttemptKey, BlockRef, FirstToken
-from tandem.core.errors import TandemError
+from tandem.core.errors import TandemError, Unavailable
 from tandem.core.ids import LOCAL_TENANT, Epoch, RequestId
 from tandem.core.messages import (
     Abort,
@@ -19,13 +19,14 @@ from tandem.core.messages import (
     StepReport,
     WorkerMessage,
 )
-from tandem.core.reasons import FINISHED, KV_PEER_LOST, WRONG_ROLE
+from tandem.core.reasons import ENGINE, FINISHED, KV_INTEGRITY, KV_LEASE, KV_NOT_HELD, KV_PEER_LOST, WRONG_ROLE
 from tandem.core.types import GenerationTask, KvSource, Role, SamplingParams, StopParams, TokenDelta, WorkerLoad
 from tandem.engine.engine import Engine
 from tandem.engine.results import FilledBlocks, SealedPrefill, StepResult
 from tandem.kvtransfer.errors import LayoutMismatch
 from tandem.kvtransfer.grant import KvEndpoint, KvGrant
 from tandem.kvtransfer.stats import TransferStats
+from tandem.kvtransfer.timing import LEASE_RENEWAL_S
 from tandem.prefill_worker.role import PrefillRole
 from tandem.prefill_worker.sender_events import SenderRelay
 from tandem.worker_host.first_tokens import decode_first_tokens
@@ -183,14 +184,106 @@ def test_a_commit_frees_the_blocks_on_the_engine_thread() -> None:
     assert bench.engine.named("release") == [("release", KEY)]
 
 
-def test_a_failed_hand_over_frees_and_is_told() -> None:
+def test_a_failed_hand_over_is_told_and_the_kv_is_held_for_a_lease() -> None:
     bench = _Bench()
     bench.seal(finished=False)
     bench.relays[0].on_failed(KEY, KV_PEER_LOST, True)
     (event,) = bench.events()
     assert isinstance(event, AttemptFailed)
-    assert (event.reason, event.retryable) == (KV_PEER_LOST, True)
+    assert (event.reason, event.retryable, event.held) == (KV_PEER_LOST, True, True)
+    assert bench.engine.named("abort") == []
+    assert bench.engine.named("hold") == [("hold", KEY, LEASE_RENEWAL_S)]
+    assert bench.outbox.knows(KEY)
+
+
+@pytest.mark.parametrize("reason", [KV_INTEGRITY, KV_LEASE, ENGINE])
+def test_kv_that_may_be_bad_or_is_no_longer_leased_is_freed(reason: str) -> None:
+    bench = _Bench()
+    bench.seal(finished=False)
+    bench.relays[0].on_failed(KEY, reason, True)
+    (event,) = bench.events()
+    assert isinstance(event, AttemptFailed)
+    assert not event.held
     assert bench.engine.named("abort") == [("abort", KEY, None)]
+    assert not bench.outbox.knows(KEY)
+
+
+def test_held_kv_is_freed_by_an_abort() -> None:
+    bench = _Bench()
+    bench.seal(finished=False)
+    bench.relays[0].on_failed(KEY, KV_PEER_LOST, True)
+    bench.inbox.run_waiting()
+    bench.role.abort(Abort(request_id=RequestId("r"), attempt=0, reason="X"))
+    assert bench.engine.named("abort") == [("abort", KEY, None)]
+    assert isinstance(bench.events()[-1], AttemptReleased)
+
+
+AGAIN = AttemptKey(RequestId("r"), 1)
+
+
+def _sealed_and_held() -> _Bench:
+    bench = _Bench()
+    done = PrefillDone(request_id=RequestId("r"), attempt=0, wait_ms=3.0, compute_ms=40.0, num_cached_tokens=0)
+    delta = TokenDelta(request_id=RequestId("r"), attempt=0, child=0, position=0, token_ids=(9,), text="x")
+    filled = FilledBlocks(key=KEY, first_ordinal=0, refs=(BlockRef(4, 1),))
+    first = FirstToken(child=0, token_id=9, finished=False)
+    sealed = SealedPrefill(key=KEY, num_blocks=1, num_tokens=3, first_tokens=(first,))
+    bench.role.after_step(StepResult(tokens=(delta,), events=(done,), filled=(filled,), sealed=(sealed,)))
+    bench.relays[0].on_failed(KEY, KV_PEER_LOST, True)
+    bench.events()
+    bench.reports.clear()
+    bench.sender.calls.clear()
+    bench.outbox.bind(AGAIN, "a")
+    return bench
+
+
+def test_held_kv_is_handed_over_again_without_computing() -> None:
+    bench = _sealed_and_held()
+    task = replace(TASK, attempt=1, deadline_left_s=3.0)
+    bench.role.handle(StartPrefill(task=task, reuse_attempt=0))
+    assert bench.engine.named("rekey") == [("rekey", KEY, task)]
+    assert len(bench.engine.named("start_prefill")) == 1
+    names = [(call[0], call[1]) for call in bench.sender.calls]
+    assert names == [("abort", KEY), ("offer", AGAIN), ("seal", AGAIN)]
+    assert bench.sender.calls[-1][3] == digest_tokens(TASK)
+    released, done = bench.events()
+    assert isinstance(released, AttemptReleased)
+    assert isinstance(done, PrefillDone)
+    assert (released.attempt, done.attempt, done.compute_ms, done.wait_ms) == (0, 1, 0.0, 0.0)
+    (report,) = bench.reports
+    assert [(delta.attempt, delta.position, delta.token_ids) for delta in report.tokens] == [(1, 0, (9,))]
+    bench.relays[0].on_committed(AGAIN, STATS)
+    assert isinstance(bench.events()[-1], AttemptReleased)
+    assert bench.engine.named("release") == [("release", AGAIN)]
+
+
+def test_late_words_about_the_first_hand_over_do_not_touch_the_second() -> None:
+    bench = _sealed_and_held()
+    bench.role.handle(StartPrefill(task=replace(TASK, attempt=1), reuse_attempt=0))
+    bench.relays[0].on_committed(KEY, STATS)
+    bench.relays[0].on_failed(KEY, KV_PEER_LOST, True)
+    bench.inbox.run_waiting()
+    assert bench.engine.named("release") == []
+    assert bench.engine.named("abort") == []
+
+
+def test_what_is_not_held_any_more_is_refused_and_not_computed() -> None:
+    bench = _sealed_and_held()
+    bench.engine.has_kv = False
+    with pytest.raises(Unavailable) as caught:
+        bench.role.handle(StartPrefill(task=replace(TASK, attempt=1), reuse_attempt=0))
+    assert caught.value.reason == KV_NOT_HELD
+    with pytest.raises(Unavailable):
+        bench.role.handle(StartPrefill(task=replace(TASK, attempt=1), reuse_attempt=7))
+    assert len(bench.engine.named("start_prefill")) == 1
+
+
+def test_kv_of_another_prompt_is_never_handed_over() -> None:
+    bench = _sealed_and_held()
+    other = replace(TASK, attempt=1, prompt_token_ids=(1, 2, 4))
+    with pytest.raises(Unavailable):
+        bench.role.handle(StartPrefill(task=other, reuse_attempt=0))
+    assert bench.engine.named("rekey") == []
 
 
 def test_grants_go_to_the_sender_unless_the_attempt_is_gone() -> None:

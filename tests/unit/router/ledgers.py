@@ -15,6 +15,7 @@ from tandem.router.attempt import Stage
 from tandem.router.ledger import RequestLedger
 from tandem.router.phases import PhaseClock
 from tandem.router.recovery import RecoveryPolicy, RetryBudget
+from tandem.router.suspects import blame
 from tests.unit.router.builders import REQUEST, D, P, make_task
 
 
@@ -34,6 +35,13 @@ def running(*, n: int = 1, deadline_s: float | None = None) -> RequestLedger:
     ledger = make_ledger(n=n, deadline_s=deadline_s)
     ledger.dispatched(prefill=P, decode=D, now_s=1.0)
     return ledger
+
+
+def crash(ledger: RequestLedger, worker: WorkerKey, now_s: float) -> Sequence[Action]:
+    """The worker dies while this is the only request it runs."""
+    if ledger.runs_on(worker):
+        blame(worker, [ledger.suspicion])
+    return ledger.on_worker_lost(worker, now_s)
 
 
 def prefill_done(attempt: int = 0) -> PrefillDone:

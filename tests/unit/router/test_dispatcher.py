@@ -18,7 +18,7 @@ from tandem.core.messages import (
 from tandem.core.types import FinishReason, KvSource, Outcome, Role
 from tandem.router.actions import WorkerKey
 from tandem.router.live import DispatcherPolicy
-from tests.unit.router.builders import D2, D, P, make_info
+from tests.unit.router.builders import D2, P2, D, P, make_info
 from tests.unit.router.world import Sink, World, done, failed, handed, token
 
 
@@ -150,6 +150,7 @@ def test_several_sequences_are_continued_on_one_worker() -> None:
     world = World(P, D, D2)
     world.submit(n=2)
     world.report(P, events=(done(),), tokens=(token(0), token(0, child=1)))
+    world.report(D, events=(handed(),))
     world.dispatcher.on_lost(D)
     (command,) = world.commands(ReserveDecode, D2)
     assert isinstance(command, ReserveDecode)
@@ -166,10 +167,10 @@ def test_a_silent_worker_is_found_dead_and_its_requests_go_elsewhere() -> None:
 
 
 def test_a_request_that_kills_two_workers_is_poison() -> None:
-    world = World(P, D, D2)
+    world = World(P, P2, D)
     sink = world.submit()
-    world.dispatcher.on_lost(D)
-    world.dispatcher.on_lost(D2)
+    world.dispatcher.on_lost(P)
+    world.dispatcher.on_lost(P2)
     assert sink.error is not None
     assert sink.error.reason == "POISON_REQUEST"
 
@@ -236,7 +237,7 @@ def test_a_missing_first_token_is_noticed() -> None:
     world = World(P, D)
     world.submit()
     world.report(D, events=(handed(),), tokens=(token(1),))
-    world.wait(5.5, alive=(P, D))
+    world.wait(6.5, alive=(P, D))
     assert [task.attempt for task in world.tasks(StartPrefill)] == [0, 1]
 
 
@@ -245,7 +246,7 @@ def test_a_decode_worker_that_lets_go_is_noticed() -> None:
     world.submit()
     world.report(P, events=(done(),), tokens=(token(0),))
     world.report(D, events=(AttemptReleased(request_id=RequestId("r"), attempt=0),))
-    world.wait(5.5, alive=(P, D))
+    world.wait(6.5, alive=(P, D))
     assert [task.emitted for task in world.tasks(StartPrefill)] == [(), ((0,),)]
 
 

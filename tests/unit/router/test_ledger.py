@@ -19,6 +19,7 @@ from tandem.router.recovery import GAP, POISON
 from tests.unit.router.builders import D2, P2, REQUEST, D, P, key, make_delta
 from tests.unit.router.ledgers import (
     aborted,
+    crash,
     ended,
     failed,
     granted,
@@ -261,6 +262,7 @@ def test_finished_children_do_not_run_again() -> None:
     ledger = running(n=2)
     ledger.on_delta(P, make_delta(0, child=0, finish=FinishReason.STOP), 2.0)
     ledger.on_delta(P, make_delta(0, child=1), 2.0)
+    ledger.on_event(D, handed_over(), 2.5)
     again = requeued(ledger.on_worker_lost(D, 3.0))
     assert again.task.done_children == frozenset({0})
     assert again.task.emitted == ((0,), (1000,))
@@ -284,19 +286,19 @@ def test_a_prefill_worker_that_dies_before_the_hand_over_is_replaced() -> None:
 
 def test_poison_is_not_tried_a_third_time() -> None:
     ledger = running()
-    requeued(ledger.on_worker_lost(P, 2.0))
+    crash(ledger, P, 2.0)
     ledger.dispatched(prefill=P2, decode=D2, now_s=2.0)
-    end = ended(ledger.on_worker_lost(P2, 3.0))
+    end = ended(crash(ledger, P2, 3.0))
     assert end.error is not None
     assert end.error.reason == POISON
 
 
 def test_a_worker_that_comes_back_did_not_die() -> None:
     ledger = running()
-    ledger.on_worker_lost(P, 2.0)
+    crash(ledger, P, 2.0)
     ledger.on_worker_survived(P)
     ledger.dispatched(prefill=P2, decode=D2, now_s=2.0)
-    requeued(ledger.on_worker_lost(P2, 3.0))
+    requeued(crash(ledger, P2, 3.0))
 
 
 def test_kv_that_does_not_verify_is_tried_once_more() -> None:

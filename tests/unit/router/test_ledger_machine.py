@@ -43,7 +43,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger = RequestLedger(
             make_task(n=NUM_CHILDREN, max_tokens=MAX_TOKENS),
             deadline_s=None,
-            policy=RecoveryPolicy(max_deaths=3, max_retries=5, max_continuations=5),
+            policy=RecoveryPolicy(max_retries=5, max_continuations=5),
             budget=RetryBudget(),
             clock=PhaseClock(arrived_s=0.0),
         )
@@ -75,7 +75,10 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def command(self, action: SendCommand) -> None:
         match action.command:
-            case StartPrefill(task=task):
+            case StartPrefill(task=task, reuse_attempt=reuse_attempt):
+                if reuse_attempt is not None:
+                    assert (action.worker, reuse_attempt) not in self.let_go, "asked for what was given up"
+                    self.let_go.add((action.worker, reuse_attempt))
                 self.told_to_work.add((action.worker, task.attempt))
                 self.inboxes[action.worker] = self.prefill_script(task.attempt)
             case ReserveDecode(task=task, source=source):
@@ -131,10 +134,12 @@ class LedgerMachine(RuleBasedStateMachine):
     # --- rules -----------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.ledger.stage is Stage.ADMITTED)
-    @rule(local=st.booleans())
-    def dispatch(self, local: bool) -> None:
+    @rule(local=st.booleans(), reuse=st.booleans())
+    def dispatch(self, local: bool, reuse: bool) -> None:
         self.num_workers += 2
         prefill = None if local else key(f"w{self.num_workers}")
+        if reuse and self.ledger.held is not None:
+            prefill = self.ledger.held.worker
         self.carry_out(
             self.ledger.dispatched(prefill=prefill, decode=key(f"w{self.num_workers + 1}"), now_s=self.now_s)
         )
@@ -162,6 +167,35 @@ class LedgerMachine(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from(self.ledger.attempt.workers))
         number = self.ledger.attempt.number
         self.give(worker, AttemptFailed(request_id=REQUEST, attempt=number, reason=reason, message="", retryable=True))
+
+    @precondition(lambda self: self.ledger.attempt is not None and self.ledger.attempt.prefill is not None)
+    @rule(reason=st.sampled_from([reasons.KV_PEER_LOST, reasons.KV_TIMEOUT]))
+    def fail_to_hand_over(self, reason: str) -> None:
+        """P says so, and holds what it has."""
+        attempt = self.ledger.attempt
+        assert attempt is not None
+        assert attempt.prefill is not None
+        failed = AttemptFailed(
+            request_id=REQUEST, attempt=attempt.number, reason=reason, message="", retryable=True, held=True
+        )
+        self.carry_out(self.ledger.on_event(attempt.prefill, failed, self.now_s))
+
+    @precondition(lambda self: self.ledger.held is not None)
+    @rule()
+    def end_of_lease(self) -> None:
+        held = self.ledger.held
+        assert held is not None
+        self.give(held.worker, AttemptReleased(request_id=REQUEST, attempt=held.attempt))
+        assert self.ledger.held is None
+
+    @precondition(lambda self: self.ledger.held is not None)
+    @rule()
+    def lose_holder(self) -> None:
+        held = self.ledger.held
+        assert held is not None
+        self.lost.add(held.worker)
+        self.carry_out(self.ledger.on_worker_lost(held.worker, self.now_s))
+        assert self.ledger.held is None
 
     @precondition(lambda self: self.ledger.attempt is not None)
     @rule(data=st.data())
@@ -202,7 +236,9 @@ class LedgerMachine(RuleBasedStateMachine):
         """Whoever was told to work on an attempt that is over has let go of it, was told to, or is lost."""
         current = self.ledger.attempt.number if self.ledger.attempt is not None else None
         for worker, attempt in self.told_to_work:
-            if attempt != current and worker not in self.lost:
+            held = self.ledger.held
+            is_held = held is not None and (held.worker, held.attempt) == (worker, attempt)
+            if attempt != current and worker not in self.lost and not is_held:
                 assert (worker, attempt) in self.let_go
 
 

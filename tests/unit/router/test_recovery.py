@@ -22,14 +22,14 @@ def choose(
     failure: Failure,
     history: RecoveryHistory | None = None,
     *,
-    num_deaths: int = 0,
+    condemned: bool = False,
     num_emitted: int = 0,
     budget: RetryBudget | None = None,
 ) -> PlaceAgain | GiveUp:
     return decide(
         failure,
         history=history or RecoveryHistory(),
-        num_deaths=num_deaths,
+        condemned=condemned,
         num_emitted=num_emitted,
         policy=RecoveryPolicy(),
         budget=budget or RetryBudget(),
@@ -37,6 +37,7 @@ def choose(
 
 
 ENGINE = Failure(reason=reasons.ENGINE, retryable=True)
+TIMED_OUT = Failure(reason=reasons.KV_TIMEOUT, retryable=True)
 LOST = Failure(reason=reasons.WORKER_LOST, retryable=True, lost=True)
 
 
@@ -52,7 +53,8 @@ def test_two_silent_retries() -> None:
 
 
 def test_the_budget_bounds_retries_but_not_those_after_a_death() -> None:
-    assert isinstance(choose(ENGINE, budget=empty_budget()), GiveUp)
+    assert isinstance(choose(TIMED_OUT, budget=empty_budget()), GiveUp)
+    assert isinstance(choose(ENGINE, budget=empty_budget()), PlaceAgain)
     assert isinstance(choose(LOST, budget=empty_budget()), PlaceAgain)
 
 
@@ -75,7 +77,7 @@ def test_continuations_have_their_own_bound_and_cost_no_budget() -> None:
 
 
 def test_two_deaths_are_poison_whatever_else() -> None:
-    choice = choose(LOST, num_deaths=2, num_emitted=5)
+    choice = choose(LOST, condemned=True, num_emitted=5)
     assert isinstance(choice, GiveUp)
     assert isinstance(choice.error, InternalError)
     assert choice.error.reason == POISON

@@ -47,8 +47,8 @@ class Outbox:
         return orphans
 
     def bind(self, key: AttemptKey, session_id: str) -> bool:
-        """Tie an attempt to the router that began it; False when the attempt is already known."""
-        if key in self._session_of:
+        """Tie an attempt to the router that began it; False when it is known already, or the router is gone."""
+        if key in self._session_of or session_id not in self._sessions:
             return False
         self._session_of[key] = session_id
         return True
@@ -61,6 +61,10 @@ class Outbox:
     def knows(self, key: AttemptKey) -> bool:
         """Tell whether the attempt is open here."""
         return key in self._session_of
+
+    def open_attempts(self) -> tuple[AttemptKey, ...]:
+        """Return the attempts that have not ended here, oldest first."""
+        return tuple(self._session_of)
 
     def token(self, delta: TokenDelta) -> None:
         """Queue new output."""
@@ -75,7 +79,8 @@ class Outbox:
         if pending is None:
             return
         pending.events.append(event)
-        if isinstance(event, AttemptReleased) or (isinstance(event, AttemptFailed) and event.child is None):
+        is_failed = isinstance(event, AttemptFailed) and event.child is None and not event.held
+        if is_failed or isinstance(event, AttemptReleased):
             del self._session_of[key]
 
     def flush(self, load: WorkerLoad) -> int:

@@ -30,6 +30,7 @@ from tandem.core.event_log.events import (
     BlocksAllocated,
     BlocksCommitted,
     BlocksFreed,
+    BlocksRekeyed,
     BlocksSealed,
     BlockUnpinned,
     PinPurpose,
@@ -150,6 +151,28 @@ class BlockTable:
                 self._references[block_id] = 0
                 self._disown(key, block_id)
             self._tell_freed()
+            return len(block_ids)
+
+    def rekey(self, old: AttemptKey, new: AttemptKey) -> int:
+        """Make ``new`` the owner of all that ``old`` holds; return how many blocks that are.
+
+        Nothing is copied, and references, states and generations stay: whoever pins one of them for ``old`` may go on
+        until it lets go, but can pin no other. Raises IntegrityError if ``new`` holds blocks already.
+        """
+        with self._lock:
+            if new in self._owned:
+                raise self._broken(f"{new} holds blocks and can't take over those of {old}")
+            block_ids = self._owned.pop(old, None)
+            if block_ids is None:
+                return 0
+            for block_id in block_ids:
+                self._owner[block_id] = new
+            self._owned[new] = block_ids
+            if self.events is not None:
+                refs = self._refs(sorted(block_ids))
+                self.events.record(
+                    BlocksRekeyed(request=new.request_id, from_attempt=old.attempt, attempt=new.attempt, blocks=refs)
+                )
             return len(block_ids)
 
     def seal(self, key: AttemptKey, refs: Iterable[BlockRef]) -> None:

@@ -1,0 +1,60 @@
+"""What crashes mean for the requests of this router: who is suspected, and who has to wait for its turn. Zero I/O."""
+
+from collections.abc import Mapping
+
+from tandem.core import reasons
+from tandem.core.ids import RequestId
+from tandem.core.messages import AttemptFailed, StepReport
+from tandem.router.actions import WorkerKey
+from tandem.router.live import Live
+from tandem.router.queue import CentralQueue
+from tandem.router.suspects import Isolation, SuspicionPolicy, blame
+
+
+class CrashWatch:
+    """Shares blame among live requests, and lets suspects back into the queue one at a time."""
+
+    def __init__(self, *, lives: Mapping[RequestId, Live], queue: CentralQueue, policy: SuspicionPolicy) -> None:
+        self._lives = lives
+        self._queue = queue
+        self._isolation = Isolation(policy)
+
+    @property
+    def num_isolated(self) -> int:
+        """Suspects that wait for their turn."""
+        return len(self._isolation)
+
+    def worker_died(self, worker: WorkerKey) -> None:
+        """One of what ran there may be the cause. Call it before the requests are told."""
+        ledgers = [live.ledger for live in self._lives.values()]
+        blame(worker, [ledger.suspicion for ledger in ledgers if ledger.runs_on(worker)])
+
+    def report_came(self, worker: WorkerKey, report: StepReport) -> None:
+        """A forward step that raised took several requests with it: one of them may be the cause."""
+        failed = [e for e in report.events if isinstance(e, AttemptFailed) and e.reason == reasons.ENGINE]
+        ledgers = [self._lives[e.request_id].ledger for e in failed if e.request_id in self._lives]
+        blame((worker, report.sequence), [ledger.suspicion for ledger in ledgers if ledger.runs_on(worker)])
+
+    def queue_again(self, live: Live) -> None:
+        """Queue a further attempt, now or when its turn has come."""
+        if not live.ledger.suspicion.wants_isolation or self._isolation.admit(live.entry.request_id):
+            self._queue.push_again(live.entry)
+
+    def dispatched(self, request_id: RequestId, now_s: float) -> None:
+        """An attempt went to its workers."""
+        self._isolation.dispatched(request_id, now_s)
+
+    def ended(self, request_id: RequestId) -> None:
+        """The request is over."""
+        self._isolation.discard(request_id)
+
+    def step(self, now_s: float) -> None:
+        """Let the next suspect run once the present one is cleared, has ended, or takes too long."""
+        while (request_id := self._isolation.current) is not None:
+            live = self._lives.get(request_id)
+            suspected = live is not None and not live.ledger.suspicion.check_cleared()
+            if not self._isolation.is_over(still_suspected=suspected, now_s=now_s):
+                return
+            following = self._isolation.release()
+            if following is not None and following in self._lives:
+                self._queue.push_again(self._lives[following].entry)

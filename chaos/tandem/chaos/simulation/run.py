@@ -1,0 +1,94 @@
+"""One seed from its first event to its verdict."""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from tandem.chaos.simulation.cluster import SimCluster
+from tandem.chaos.simulation.faults import unleash
+from tandem.chaos.simulation.plan import Timeline, draw_plan
+from tandem.chaos.simulation.quiet import quiet_logs
+from tandem.chaos.simulation.workload import draw_ask, draw_asks
+from tandem.chaos.simulation.world import World
+
+_NUM_PROBES = 3
+_SHOWN_NOTES = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedResult:
+    """What came of one seed."""
+
+    seed: int
+    digest: str
+    violations: tuple[str, ...]
+    outcomes: Mapping[str, int]
+    hits: Mapping[str, int]
+    num_requests: int
+    num_tokens: int
+    num_events: int
+    num_attempts: int
+    simulated_s: float
+    wall_s: float
+    last_notes: tuple[str, ...]
+
+
+def run_seed(
+    seed: int, *, timeline: Timeline | None = None, is_calm: bool = False, keep_all: bool = False
+) -> SeedResult:
+    """Run it. A calm run has no faults: every request must end OK."""
+    with quiet_logs():
+        return _run(seed, timeline or Timeline(), is_calm=is_calm, keep_all=keep_all)
+
+
+def _run(seed: int, timeline: Timeline, *, is_calm: bool, keep_all: bool) -> SeedResult:
+    began_s = time.perf_counter()
+    world = World(seed, keep_all_notes=keep_all)
+    rng = random.Random(f"plan {seed}")
+    cluster = SimCluster(world, draw_plan(rng, is_calm=is_calm))
+    schedule_load(cluster, rng, timeline)
+    if not is_calm:
+        unleash(cluster, rng, until_s=timeline.faults_end_s)
+    world.at(timeline.faults_end_s, cluster.heal)
+    world.run_until(timeline.end_s)
+    while not world.violations and world.now_s < timeline.quiet_by_s and not cluster.is_quiet():
+        world.run_until(world.now_s + 0.5)
+    if not world.violations:
+        cluster.reckon()
+    if is_calm and not world.violations:
+        for caller in cluster.callers:
+            if caller.reason:
+                world.violation("calm", f"{caller.name} ended {caller.outcome} {caller.reason} without any fault")
+    return SeedResult(
+        seed=seed,
+        digest=world.digest,
+        violations=tuple(world.violations),
+        outcomes=Counter(
+            "router_lost"
+            if caller.outcome is None
+            else f"{caller.outcome}{':' if caller.reason else ''}{caller.reason}"
+            for caller in cluster.callers
+        ),
+        hits=dict(world.hits),
+        num_requests=len(cluster.callers),
+        num_tokens=sum(caller.num_tokens for caller in cluster.callers),
+        num_events=world.num_events,
+        num_attempts=sum(caller.num_attempts for caller in cluster.callers),
+        simulated_s=world.now_s,
+        wall_s=time.perf_counter() - began_s,
+        last_notes=tuple(world.notes)[-_SHOWN_NOTES:] if not keep_all else tuple(world.notes),
+    )
+
+
+def schedule_load(cluster: SimCluster, rng: random.Random, timeline: Timeline) -> None:
+    """Have the callers come, and at the end those whose requests must succeed."""
+    plan = cluster.plan.workload
+    for ask in draw_asks(rng, plan, begin_s=1.0, end_s=timeline.load_ends_s):
+        cluster.world.at(ask.at_s, partial(cluster.ask, ask))
+    for index in range(_NUM_PROBES):
+        at_s = timeline.probes_s + 0.3 * index
+        probe = draw_ask(rng, plan, at_s=at_s, name=f"probe{index}", is_probe=True)
+        cluster.world.at(at_s, partial(cluster.ask, probe))

@@ -1,6 +1,8 @@
 """A role that starts every task locally on a scripted engine, passes tokens on and notes what it was asked."""
 
-from tandem.core.messages import Abort, Command, ReserveDecode
+from tandem.core.errors import TandemError
+from tandem.core.messages import Abort, Command, ForwardGrant, ReserveDecode
+from tandem.core.reasons import WRONG_ROLE
 from tandem.core.types import Role
 from tandem.engine.results import StepResult
 from tandem.worker_host.outbox import Outbox
@@ -19,9 +21,12 @@ class ScriptedRole:
         self.handled: list[Command] = []
         self.aborted: list[Abort] = []
         self.num_closed = 0
+        self.refuse_grants = False
 
     def handle(self, command: Command) -> None:
         """Start a reserved task; refuses as the engine does."""
+        if self.refuse_grants and isinstance(command, ForwardGrant):
+            raise TandemError("this worker decodes", reason=WRONG_ROLE)
         self.handled.append(command)
         if isinstance(command, ReserveDecode):
             self._engine.start_local(command.task)

@@ -1,10 +1,15 @@
-"""Structured logging: one line per event, to stderr, plain or JSON. Prompts and outputs are never logged."""
+"""Structured logging: one line per event, to stderr, plain or JSON. Prompts and outputs are never logged.
+
+Logging never fails: lines that can't be written are dropped (see ``log_file``).
+"""
 
 import logging
 import sys
-from typing import Literal
+from typing import Literal, TextIO, cast
 
 import structlog
+
+from tandem.core.log_file import DroppingLogFile
 
 
 def configure_logging(*, level: str = "info", style: Literal["console", "json"] = "console", worker: str = "") -> None:
@@ -24,7 +29,7 @@ def configure_logging(*, level: str = "info", style: Literal["console", "json"] 
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, DroppingLogFile(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     if worker:

@@ -9,7 +9,7 @@ from tandem.core.clock import MonotonicClock
 from tandem.core.errors import InvalidArgument, Overloaded
 from tandem.core.ids import LOCAL_TENANT, Epoch, RequestId
 from tandem.core.latency import LatencyCoefficients, LatencyEstimator
-from tandem.core.messages import AttemptFailed, ReserveDecode, StepReport, WorkerMessage
+from tandem.core.messages import Abort, AttemptFailed, ForwardGrant, ReserveDecode, StepReport, WorkerMessage
 from tandem.core.reasons import DRAINING
 from tandem.core.types import GenerationTask, KvSource, Role, SamplingParams, StopParams, TokenDelta
 from tandem.engine.engine import Engine
@@ -219,3 +219,50 @@ def test_every_step_and_every_refusal_is_measured() -> None:
     assert bench.measured.counts("tandem.engine.step.duration") == {decode: 2}
     assert bench.measured.sums("tandem.engine.decode_tokens") == {decode: 2}
     assert bench.measured.sums("tandem.worker.attempt_failures") == {labels(role="decode", reason="NO_KV_BLOCKS"): 1}
+
+
+def test_what_is_left_at_the_end_of_a_drain_is_for_others_to_continue() -> None:
+    bench = _Bench()
+    for name in ("r1", "r2"):
+        bench.loop.command("a", _local(name))
+    bench.loop.drain()
+    bench.loop.hand_over()
+    bench.loop.step()
+    assert [(f.request_id, f.reason, f.retryable) for f in bench.failures()] == [
+        ("r1", DRAINING, True),
+        ("r2", DRAINING, True),
+    ]
+    assert [(a.request_id, a.reason) for a in bench.role.aborted] == [("r1", DRAINING), ("r2", DRAINING)]
+    assert bench.loop.num_attempts == 0
+    bench.engine.results = [StepResult(tokens=(_token("r1", 0),))]
+    bench.loop.step()
+    assert not any(report.tokens for report in bench.reports), "nothing follows an attempt's last word"
+
+
+def test_words_about_attempts_that_are_not_here_are_counted_and_change_nothing() -> None:
+    bench = _Bench()
+    name = RequestId("never")
+    for command in (
+        Abort(request_id=name, attempt=0, reason="X"),
+        ForwardGrant(request_id=name, attempt=0, grant=b"g"),
+        Abort(request_id=name, attempt=0, reason="X", child=1),
+    ):
+        bench.loop.command("a", command)
+    bench.loop.step()
+    assert bench.role.aborted == []
+    assert bench.role.handled == []
+    counted = bench.measured.sums("tandem.worker.stale_commands")
+    assert counted[labels(role="decode", command="Abort")] == 2
+    assert counted[labels(role="decode", command="ForwardGrant")] == 1
+
+
+def test_a_grant_that_went_astray_harms_nobody() -> None:
+    """A role that refuses it says so by raising: that must end neither the thread nor the attempt of that name."""
+    bench = _Bench()
+    bench.loop.command("a", _local("r"))
+    bench.loop.step()
+    bench.role.refuse_grants = True
+    bench.loop.command("a", ForwardGrant(request_id=RequestId("r"), attempt=0, grant=b"g"))
+    bench.loop.step()
+    assert bench.loop.num_attempts == 1
+    assert bench.failures() == []

@@ -353,3 +353,43 @@ async def test_it_describes_itself_with_speed_load_and_address() -> None:
     assert described.latency.step == pytest.approx(TRAINED.step)
     assert described.load.free_blocks == 8
     assert not described.draining
+
+
+async def test_a_router_that_never_reads_gets_nothing_more_computed(bench: _Bench) -> None:
+    """Its stream may hang on for long: what was begun for it ends at the overrun, and it begins nothing more."""
+    silent = bench.host.attach(Hello(router_id="silent"))
+    session = bench.attach("a")
+    bench.begin(silent, "r1")
+    bench.begin(session, "r2")
+    await _until(lambda: bench.host.num_attempts == 2)
+    for _ in range(4200):
+        silent.send(bench.host._make_beat())
+    await _until(lambda: bench.host.num_attempts == 1)
+    assert [abort.request_id for abort in bench.role.aborted] == ["r1"]
+    bench.begin(silent, "r3")
+    await asyncio.sleep(5 * BEAT_S)
+    assert bench.host.num_attempts == 1
+    bench.host.detach(silent)
+
+
+async def test_the_rest_is_handed_over_at_the_end_of_a_drain(bench: _Bench) -> None:
+    session = bench.attach("a")
+    bench.begin(session, "r")
+    await _until(lambda: bench.host.num_attempts == 1)
+    assert await bench.host.drain(0.05) == 1
+    async with asyncio.timeout(5):
+        assert await bench.host.hand_over(5.0) == 0
+    await _until(lambda: bench.failures(session))
+    assert [(f.reason, f.retryable) for f in bench.failures(session)] == [(DRAINING, True)]
+    assert [abort.request_id for abort in bench.role.aborted] == ["r"]
+
+
+async def test_a_wedged_engine_keeps_nobody_from_leaving(bench: _Bench) -> None:
+    session = bench.attach("a")
+    bench.begin(session, "r")
+    await _until(lambda: bench.host.num_attempts == 1)
+    bench.engine.permit.clear()
+    bench.engine.results.append(StepResult())
+    await asyncio.to_thread(bench.engine.entered.wait, 5.0)
+    async with asyncio.timeout(2):
+        assert await bench.host.hand_over(0.1) == 1

@@ -62,10 +62,21 @@ def test_reports_are_numbered_and_silence_sends_nothing() -> None:
 
 def test_an_attempt_is_bound_once() -> None:
     outbox = Outbox(Epoch(1))
+    _Router(outbox, "a")
+    _Router(outbox, "b")
     assert outbox.bind(_key("r"), "a")
     assert not outbox.bind(_key("r"), "a")
     assert not outbox.bind(_key("r"), "b")
     assert outbox.bind(_key("r", attempt=1), "b")
+    assert outbox.open_attempts() == (_key("r"), _key("r", attempt=1))
+
+
+def test_a_router_that_is_gone_begins_nothing() -> None:
+    outbox = Outbox(Epoch(1))
+    _Router(outbox, "a")
+    outbox.close_session("a")
+    assert not outbox.bind(_key("r"), "a")
+    assert outbox.num_attempts == 0
 
 
 def test_nothing_follows_a_terminal_event() -> None:

@@ -98,6 +98,19 @@ async def test_what_waits_for_a_router_that_never_reads_is_bounded() -> None:
         await anext(session.messages())
 
 
+async def test_an_overrun_is_told_once_and_without_a_reader() -> None:
+    told: list[str] = []
+    session = RouterSession("a", asyncio.get_running_loop(), on_overrun=lambda: told.append("overrun"))
+    for _ in range(4096):
+        session.send(BEAT)
+    await asyncio.sleep(0)
+    assert told == []
+    for _ in range(100):
+        session.send(BEAT)
+    await asyncio.sleep(0)
+    assert told == ["overrun"]
+
+
 async def test_a_router_that_reads_in_time_may_get_any_number() -> None:
     session = RouterSession("a", asyncio.get_running_loop())
     messages = session.messages()

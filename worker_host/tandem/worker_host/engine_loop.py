@@ -11,7 +11,7 @@ from tandem.core.blocks import AttemptKey
 from tandem.core.clock import Clock
 from tandem.core.errors import TandemError
 from tandem.core.latency import LatencyEstimator
-from tandem.core.messages import Abort, AttemptFailed, Command, ReserveDecode, StartPrefill
+from tandem.core.messages import Abort, AttemptFailed, Command, ForwardGrant, ReserveDecode, StartPrefill
 from tandem.core.reasons import DRAINING
 from tandem.core.types import WorkerLoad
 from tandem.engine.engine import Engine
@@ -110,21 +110,28 @@ class EngineLoop:
     def _begin_draining(self) -> None:
         self._is_draining = True
 
+    def hand_over(self) -> None:
+        """End every attempt that is still here, so that its router goes on with it elsewhere."""
+        self._inbox.post(self._hand_over)
+
+    def _hand_over(self) -> None:
+        for key in self._outbox.open_attempts():
+            # The failure first: it is the attempt's last word, so what the role says of its release goes nowhere.
+            self._fail(key, DRAINING, "this worker is leaving", retryable=True)
+            self._role.abort(Abort(request_id=key.request_id, attempt=key.attempt, reason=DRAINING))
+
     @property
     def is_draining(self) -> bool:
         """Tell whether new attempts are refused."""
         return self._is_draining
 
     def _handle(self, session_id: str, command: Command) -> None:
-        if isinstance(command, Abort):
-            self._role.abort(command)
-            return
         if not isinstance(command, StartPrefill | ReserveDecode):
-            self._role.handle(command)
+            self._change(command)
             return
         key = AttemptKey(request_id=command.task.request_id, attempt=command.task.attempt)
         if not self._outbox.bind(key, session_id):
-            return  # the same command again: it already runs
+            return  # the same command again, and it already runs; or nobody is left to hear of it
         if self._is_draining:
             self._fail(key, DRAINING, "this worker is draining", retryable=True)
             return
@@ -132,6 +139,22 @@ class EngineLoop:
             self._role.handle(command)
         except TandemError as error:
             self._fail(key, error.reason, str(error), retryable=error.retryable)
+
+    def _change(self, command: Abort | ForwardGrant) -> None:
+        """Apply a command about an attempt that should be here. Late ones are common and change nothing."""
+        key = AttemptKey(request_id=command.request_id, attempt=command.attempt)
+        if not self._outbox.knows(key):
+            self._instruments.stale_command(command)
+            return
+        try:
+            if isinstance(command, Abort):
+                self._role.abort(command)
+            else:
+                self._role.handle(command)
+        except TandemError as error:
+            # A grant that went astray is the router's defect; what runs here under that name is not to suffer for it.
+            self._instruments.stale_command(command)
+            _log.warning("command_refused", command=type(command).__name__, problem=str(error))
 
     def _fail(self, key: AttemptKey, reason: str, message: str, *, retryable: bool) -> None:
         self._instruments.attempt_failed(reason)

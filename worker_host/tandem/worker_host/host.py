@@ -104,7 +104,7 @@ class WorkerHost:
     def attach(self, hello: Hello) -> RouterSession:
         """A router attached: return its session; it gets a beat at once, so that it knows the state."""
         session_id = f"{hello.router_id}#{next(self._session_numbers)}"
-        session = RouterSession(session_id, asyncio.get_running_loop())
+        session = RouterSession(session_id, asyncio.get_running_loop(), on_overrun=lambda: self._on_overrun(session_id))
         self._sessions[session_id] = session
         self._loop.open_session(session_id, session.send)
         session.send(self._make_beat())
@@ -148,6 +148,24 @@ class WorkerHost:
         except TimeoutError:
             _log.warning("drain_timed_out", num_left=self._loop.num_attempts)
         return self._loop.num_attempts
+
+    async def hand_over(self, timeout_s: float) -> int:
+        """End every attempt left, retryable, so that its router continues it elsewhere; return how many could not be.
+
+        For the end of a drain. What a worker holds of a hand-over goes with it; the other side is told by its router.
+        """
+        self._loop.hand_over()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._until(lambda: self._loop.num_attempts == 0)
+        except TimeoutError:
+            _log.error("hand_over_timed_out", num_left=self._loop.num_attempts)
+        return self._loop.num_attempts
+
+    def _on_overrun(self, session_id: str) -> None:
+        """A router does not read: nobody waits for what is computed for it, so that ends now, not with its stream."""
+        _log.warning("router_does_not_read", session=session_id)
+        self._loop.close_session(session_id)
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Stop every thread. Attempts still running end with the process."""

@@ -10,11 +10,12 @@ from typing import Final
 from opentelemetry.metrics import Meter
 
 from tandem.core.ids import WorkerId
-from tandem.core.messages import AttemptFailed, PrefillDone
+from tandem.core.messages import AttemptFailed, Command, PrefillDone
 from tandem.core.types import Role, WorkerLoad
 from tandem.engine.results import StepResult
 from tandem.kvtransfer.stats import TransferStats
 from tandem.rpc.telemetry import (
+    ATTRIBUTE_COMMAND,
     ATTRIBUTE_REASON,
     ATTRIBUTE_ROLE,
     ATTRIBUTE_TRANSPORT,
@@ -66,6 +67,10 @@ class WorkerInstruments:
         """A hand-over can't succeed any more, and its attempt with it."""
         self._metrics.handover_failures.add(1, self._labels(reason))
         self.attempt_failed(reason)
+
+    def stale_command(self, command: Command) -> None:
+        """A router spoke of an attempt that is not here (any more); nothing was done."""
+        self._metrics.stale_commands.add(1, {**self._role, ATTRIBUTE_COMMAND: type(command).__name__})
 
     def attempt_failed(self, reason: str) -> None:
         """An attempt, or one sequence of it, was refused or failed."""

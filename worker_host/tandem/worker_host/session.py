@@ -1,7 +1,7 @@
 """One attached router: the asyncio side of its stream."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from tandem.core.messages import WorkerMessage
 
@@ -15,12 +15,16 @@ class SlowRouter(Exception):
 class RouterSession:
     """Carries messages from the worker's threads to one router's stream, in order and bounded in number.
 
-    ``send`` is safe from any thread and never waits: decoding must not stop because a router is slow.
+    ``send`` is safe from any thread and never waits: decoding must not stop because a router is slow. ``on_overrun`` is
+    called once, on the loop's thread, when too many messages wait: whoever does not read gets no more computed.
     """
 
-    def __init__(self, session_id: str, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, session_id: str, loop: asyncio.AbstractEventLoop, *, on_overrun: Callable[[], None] = lambda: None
+    ) -> None:
         self.session_id = session_id
         self._loop = loop
+        self._on_overrun = on_overrun
         self._queue: asyncio.Queue[WorkerMessage | None] = asyncio.Queue()  # None = the end
         self._is_overrun = False
         self._is_closed = False
@@ -45,8 +49,10 @@ class RouterSession:
         # get to hear of it.
         if self._is_closed or self._is_overrun:
             return
-        self._is_overrun = self._queue.qsize() >= _MAX_WAITING_MESSAGES
         self._queue.put_nowait(message)
+        if self._queue.qsize() > _MAX_WAITING_MESSAGES:
+            self._is_overrun = True
+            self._on_overrun()
 
     async def messages(self) -> AsyncIterator[WorkerMessage]:
         """Yield messages as they come, until `end`. Raises SlowRouter when too many wait."""

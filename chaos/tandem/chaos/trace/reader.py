@@ -88,6 +88,9 @@ def _items(path: Path, stream: BinaryIO) -> Iterator[Seen | _Broken]:
             held = _Broken(
                 life, at_s, f"{path.name}:{number} can't be read ({error}); nothing from there on was judged"
             )
+            if line.endswith(b"\n"):
+                yield held  # not a line that a kill cut off
+                return
             continue
         life, at_s = ProcessLife(record.process, record.epoch), record.t
         yield Seen(life, at_s, record.event, path.name, number)

@@ -30,7 +30,7 @@ class Violation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The verdict on a run. Good: no violations. Proven: complete as well, and ``num_checks`` is not 0 where it matters."""
+    """The verdict on a run. Good: no violations. Proven: complete too, and ``num_checks`` is not 0 where it matters."""
 
     violations: list[Violation]
     num_violations: int

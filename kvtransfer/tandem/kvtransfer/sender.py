@@ -29,7 +29,7 @@ from .recent import RecentSet
 from .sender_link import LinkOwner, LinkSettings, SenderLink, SendingTransfer
 from .stats import TransferStats
 from .threads import ServiceThread, ThreadFactory
-from .timing import REAPER_PERIOD_S
+from .timers import LeaseTimers
 from .transport.connect import connect
 
 __all__ = ["KvSenderService", "SenderEvents", "TransferStats"]
@@ -65,6 +65,7 @@ class KvSenderService:
         make_link: Callable[[LinkSettings, LinkOwner], SenderLink] = SenderLink,
         make_thread: ThreadFactory = ServiceThread.ticking,
         event_log: EventSink | None = None,
+        timers: LeaseTimers | None = None,
     ) -> None:
         """``make_link`` and ``make_thread`` make what has threads and sockets: a simulation brings its own."""
         self._worker_id = worker_id
@@ -82,13 +83,14 @@ class KvSenderService:
         self._by_tag: dict[bytes, SendingTransfer] = {}
         self._links: dict[tuple[int, tuple[KvEndpoint, ...]], SenderLink] = {}
         self._old_links: set[SenderLink] = set()
-        self._leases = LeaseTable()
+        timers = timers or LeaseTimers()
+        self._leases = LeaseTable(lease_s=timers.lease_s, renewal_s=timers.renewal_s)
         self._ended_keys: RecentSet[TransferKey] = RecentSet()
         self._ended_tags: RecentSet[bytes] = RecentSet()
         self._counters = CounterBox()
         self._is_closed = False
         self._make_link = make_link
-        self._thread = make_thread("kv-send-events", self._tick, REAPER_PERIOD_S)
+        self._thread = make_thread("kv-send-events", self._tick, timers.scan_period_s)
 
     def grant(self, grant: KvGrant) -> None:
         """Take a receiver's grant; streaming starts with the blocks offered so far.

@@ -8,6 +8,7 @@ import pydantic
 from tandem.core.config.model import ConfigModel
 from tandem.core.types import Role
 from tandem.engine.config import EngineConfig
+from tandem.kvtransfer.timers import LeaseTimers
 from tandem.router.config import RouterConfig
 from tandem.rpc.config import TlsFiles
 
@@ -48,8 +49,12 @@ class WorkerProgramConfig(ConfigModel):
     """host:port under which prefill workers reach the KV receiver, where it is not the one it binds to."""
     transports: list[Literal["shm", "tcp"]] = pydantic.Field(default=["shm", "tcp"], min_length=1)
     """KV transports, best first."""
+    drain_s: float = pydantic.Field(default=60.0, ge=0, le=3600)
+    """How long running requests may take to end when it is told to leave; then routers continue them elsewhere."""
     registry: RegistryTarget
     """Where it announces itself."""
+    lease: LeaseTimers = LeaseTimers()
+    """How long a prefill worker holds sealed KV for a decode worker that says nothing."""
     tls: TlsFiles | None = None
     """Internal TLS."""
     insecure: bool = False

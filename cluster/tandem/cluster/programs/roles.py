@@ -47,6 +47,7 @@ def role_factory(
                 clock=clock,
                 tls=_tls_context(config.tls, ssl.Purpose.SERVER_AUTH),
                 event_log=event_log,
+                timers=config.lease,
             )
 
         return PrefillRole(engine=engine, outbox=outbox, inbox=inbox, instruments=instruments, make_sender=make_sender)

@@ -7,6 +7,8 @@ from tandem.cluster.programs.config import RegistryTarget, RouterProgramConfig, 
 from tandem.core.prepared_model import PreparedModel
 from tandem.core.types import Role
 
+_LEAVING_S = 5.0
+
 
 def plan_router(config: ClusterConfig, model: PreparedModel, registry: RegistryTarget) -> RouterProgramConfig:
     """Return the router process's configuration."""
@@ -51,6 +53,8 @@ def _worker(
         engine=config.engine.model_copy(update={"dtype": config.model.dtype}),
         host=config.workers.host,
         transports=list(config.transfer.transports),
+        # What runs then is continued elsewhere, before whoever waits for the end loses patience.
+        drain_s=max(0.0, config.runtime.stop_timeout_s - _LEAVING_S),
         registry=registry,
         tls=config.workers.tls,
         insecure=config.workers.insecure,

@@ -10,7 +10,12 @@ import sys
 from tandem.chaos.tagged.building import TaggedBuilder
 from tandem.chaos.tagged.settings import TaggedWorkerConfig
 from tandem.cluster.processes.failure import report_failure
-from tandem.cluster.processes.lifeline import read_config_line, report, stop_event_on_lifeline
+from tandem.cluster.processes.lifeline import (
+    read_config_line,
+    report,
+    stop_event_on_lifeline,
+    stop_on_sigterm,
+)
 from tandem.cluster.programs.worker_program import ReadyWorker, WorkerProgram
 from tandem.core.errors import TandemError
 from tandem.core.log import configure_logging
@@ -25,8 +30,10 @@ def _report_ready(worker: ReadyWorker) -> None:
 
 
 async def serve(config: TaggedWorkerConfig) -> None:
-    """Serve until the lifeline ends, then drain."""
-    stop = stop_event_on_lifeline(asyncio.get_running_loop())
+    """Serve until the lifeline ends or SIGTERM comes, then drain."""
+    loop = asyncio.get_running_loop()
+    stop = stop_event_on_lifeline(loop)
+    stop_on_sigterm(loop, stop)
     program = WorkerProgram(config, build=TaggedBuilder.of(config))
     await program.run(stop, on_status=_report_status, on_ready=_report_ready)
 

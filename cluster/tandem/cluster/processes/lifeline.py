@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -44,8 +45,8 @@ def watch_lifeline(on_end: Callable[[], None], *, last_resort_s: float = 90.0) -
     return thread
 
 
-def stop_event_on_lifeline(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
-    """Return an event of ``loop`` that is set when the lifeline ends."""
+def stop_event_on_lifeline(loop: asyncio.AbstractEventLoop, *, last_resort_s: float = 90.0) -> asyncio.Event:
+    """Return an event of ``loop`` that is set when the lifeline ends; see `watch_lifeline`."""
     event = asyncio.Event()
 
     def set_event() -> None:
@@ -54,5 +55,20 @@ def stop_event_on_lifeline(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
         except RuntimeError:
             return  # the loop has closed: we are ending anyway
 
-    watch_lifeline(set_event)
+    watch_lifeline(set_event, last_resort_s=last_resort_s)
     return event
+
+
+def stop_on_sigterm(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """Let the first SIGTERM set ``stop``, as the end of the lifeline does; a later one ends the process at once.
+
+    Main thread only.
+    """
+
+    def on_sigterm() -> None:
+        loop.remove_signal_handler(signal.SIGTERM)
+        if stop.is_set():  # it was leaving already, and whoever sent this has lost patience
+            signal.raise_signal(signal.SIGTERM)
+        stop.set()
+
+    loop.add_signal_handler(signal.SIGTERM, on_sigterm)

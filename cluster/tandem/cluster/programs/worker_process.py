@@ -4,11 +4,18 @@ import asyncio
 import sys
 
 from tandem.cluster.processes.failure import report_failure
-from tandem.cluster.processes.lifeline import read_config_line, report, stop_event_on_lifeline
+from tandem.cluster.processes.lifeline import (
+    read_config_line,
+    report,
+    stop_event_on_lifeline,
+    stop_on_sigterm,
+)
 from tandem.cluster.programs.config import WorkerProgramConfig
 from tandem.cluster.programs.worker_program import ReadyWorker, WorkerProgram
 from tandem.core.errors import TandemError
 from tandem.core.log import configure_logging
+
+_LAST_RESORT_S = 30.0  # after the drain: to hand streams over and to close
 
 
 def _report_status(detail: str) -> None:
@@ -20,8 +27,10 @@ def _report_ready(worker: ReadyWorker) -> None:
 
 
 async def serve(config: WorkerProgramConfig) -> None:
-    """Serve until the lifeline ends, then drain."""
-    stop = stop_event_on_lifeline(asyncio.get_running_loop())
+    """Serve until the lifeline ends or SIGTERM comes, then drain."""
+    loop = asyncio.get_running_loop()
+    stop = stop_event_on_lifeline(loop, last_resort_s=config.drain_s + _LAST_RESORT_S)
+    stop_on_sigterm(loop, stop)
     await WorkerProgram(config).run(stop, on_status=_report_status, on_ready=_report_ready)
 
 

@@ -41,7 +41,7 @@ from tandem.worker_host.instruments import WorkerInstruments
 from tandem.worker_host.service import WorkerServiceHandler
 
 _log = structlog.get_logger(__name__)
-_DRAIN_S = 60.0
+_HAND_OVER_S = 2.0  # the engine thread's next step ends well before, unless it is stuck
 _FAILURE_POLL_S = 0.2
 
 OnStatus = Callable[[str], None]
@@ -135,8 +135,9 @@ class WorkerProgram:
             failure = host.failure
             if failure is not None:
                 raise EngineThreadFailed(f"the engine thread is of no use any more: {failure}") from failure
-            num_left = await host.drain(_DRAIN_S)
-            _log.info("drained", num_left=num_left)
+            num_left = await host.drain(self._config.drain_s)
+            num_lost = await host.hand_over(_HAND_OVER_S) if num_left else 0
+            _log.info("drained", num_handed_over=num_left - num_lost, num_lost=num_lost)
         finally:
             withdrawn.set()
             await asyncio.gather(announcing, return_exceptions=True)

@@ -3,7 +3,9 @@
 from collections import deque
 from typing import Final
 
-IDLE_FLOOR_S: Final = 2.0
+# A stall shorter than a worker's detection (5 s) aborts nothing: neither a hand-over that moves no byte, nor a handshake
+# with a peer that stands still, may give up sooner than the router does.
+IDLE_FLOOR_S: Final = 6.0
 IDLE_FACTOR: Final = 8.0
 TOTAL_AFTER_SEAL_S: Final = 30.0
 LEASE_S: Final = 15.0
@@ -12,7 +14,7 @@ REAPER_PERIOD_S: Final = 0.5
 SENDER_BEAT_S: Final = 0.5
 RECEIVER_BEAT_S: Final = 2.5
 COMMIT_REPEAT_S: Final = 1.0
-HELLO_TIMEOUT_S: Final = 2.0
+HELLO_TIMEOUT_S: Final = 6.0
 SENDER_LINK_IDLE_S: Final = 30.0
 RECEIVER_LINK_IDLE_S: Final = 60.0
 
@@ -20,7 +22,7 @@ _SAMPLES: Final = 128
 
 
 class IdleTimer:
-    """Has a transfer stood still for max(2 s, 8 x p99 of its recent steps)?
+    """Has a transfer stood still for max(6 s, 8 x p99 of its recent steps)?
 
     Progress-based: a slow link that moves is left alone, a dead one is noticed in seconds.
     """

@@ -13,6 +13,7 @@ from tandem.core.types import PriorityClass
 from tandem.router.client_stream import StreamBounds
 from tandem.router.health import HealthTimers
 from tandem.router.live import DispatcherPolicy
+from tandem.router.pairs import PairPolicy
 from tandem.router.placement import PlacementMode, PlacementPolicy
 from tandem.router.queue import QueueBounds
 from tandem.router.recovery import RecoveryPolicy
@@ -109,15 +110,15 @@ class PlacementSection(ConfigModel):
 class TimersSection(ConfigModel):
     """What silence means."""
 
-    suspect_after_s: Seconds = 6.0
-    """A worker silent for this long gets no new work."""
+    suspect_after_s: Seconds = 5.5
+    """A worker silent for this long gets no new work; beats come each second, so it stood still for 4.5 s or more."""
     dead_after_s: Seconds = 10.0
     """A worker silent for this long has its requests taken away."""
     stuck_step_s: Seconds = 60.0
     """A worker whose forward step has been running for this long counts as silent, whatever its heartbeat says."""
     keep_alive_s: Seconds = 5.0
     """A stream that had nothing to say for this long sends a keep-alive."""
-    gap_timeout_s: Seconds = 5.0
+    gap_timeout_s: Seconds = 6.0
     """A missing token that has not come for this long fails the attempt."""
     drain_s: Seconds = 60.0
     """How long a stopping router waits for its requests."""
@@ -135,6 +136,23 @@ class TimersSection(ConfigModel):
         return HealthTimers(
             suspect_after_s=self.suspect_after_s, dead_after_s=self.dead_after_s, stuck_step_s=self.stuck_step_s
         )
+
+
+class RecoverySection(ConfigModel):
+    """What failures mean."""
+
+    pair_failures_to_open: Annotated[int, Field(ge=1, le=100)] = 2
+    """Failed hand-overs in a row after which a prefill and a decode worker are not paired any more."""
+    pair_probe_after_s: Seconds = 10.0
+    """After how long one request tries such a pair again."""
+    idempotency_ttl_s: Seconds = 600.0
+    """For how long an answered request's idempotency key is remembered."""
+    max_idempotency_keys: Annotated[int, Field(ge=16, le=1_000_000)] = 16384
+    """Most keys of answered requests remembered; the oldest are forgotten first."""
+
+    def pairs(self) -> PairPolicy:
+        """The circuit breakers' own form of this section."""
+        return PairPolicy(failures_to_open=self.pair_failures_to_open, probe_after_s=self.pair_probe_after_s)
 
 
 class StreamSection(ConfigModel):
@@ -181,6 +199,8 @@ class RouterConfig(ConfigModel):
     """Choice of workers."""
     timers: TimersSection = Field(default_factory=TimersSection)
     """Meaning of silence."""
+    recovery: RecoverySection = Field(default_factory=RecoverySection)
+    """Meaning of failures."""
     stream: StreamSection = Field(default_factory=StreamSection)
     """Bounds on slow callers."""
     tokenizer_threads: Annotated[int, Field(ge=1, le=64)] = 2
@@ -197,6 +217,7 @@ class RouterConfig(ConfigModel):
         return DispatcherPolicy(
             placement=self.placement.policy(),
             recovery=RecoveryPolicy(),
+            pairs=self.recovery.pairs(),
             max_queue_wait_s=self.queue.max_wait_s,
             no_worker_wait_s=self.queue.no_worker_wait_s,
             keep_alive_s=self.timers.keep_alive_s,

@@ -108,9 +108,9 @@ def test_broken_receivers_end_the_transfer(behaviour: Behaviour) -> None:
         pair.sent.wait(lambda: KEY in pair.sent.failed)
         reason, is_retryable = pair.sent.failed[KEY]
         assert is_retryable
-        # Without an answer the hand-shake's 2 s and the transfer's idle 2 s end together: either may be first.
+        # Without an answer the hand-shake's 6 s and the transfer's idle 6 s end together: either may be first.
         assert reason == reasons.KV_PEER_LOST or (behaviour is no_answer and reason == reasons.KV_TIMEOUT)
-        assert time.monotonic() - start_s < 6
+        assert time.monotonic() - start_s < 10
         pair.source.free(KEY)
         assert pair.source.num_free() == 4
         assert bytes(pair.source.data) == before
@@ -120,7 +120,7 @@ def test_broken_receivers_end_the_transfer(behaviour: Behaviour) -> None:
 def reads_nothing(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.sendall(WELCOME)
-    time.sleep(4.5)
+    time.sleep(8.5)
 
 
 def test_receiver_that_stands_still_is_given_up() -> None:

@@ -66,8 +66,8 @@ def test_leases_against_the_obvious_model(steps: list[tuple[int, str, float]]) -
 
 def test_idle_timer_adapts_to_slow_steps() -> None:
     timer = IdleTimer(0.0)
-    assert not timer.expired(2.0)
-    assert timer.expired(2.1)
+    assert not timer.expired(5.9)  # a stall that the router would not notice ends nothing here either
+    assert timer.expired(6.1)
     timer.progress(1.0)  # one step of a second: 8 s are normal now
     assert not timer.expired(8.9)
     assert timer.expired(9.1)

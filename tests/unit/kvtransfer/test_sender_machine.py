@@ -124,8 +124,8 @@ def test_sender_idle_timeout_needs_something_outstanding() -> None:
     sender.on_event(0.0, tx.Granted(grant_of(2)))
     assert sender.on_event(60.0, tx.Tick()) == []  # nothing offered yet: the engine computes
     sender.on_event(60.0, tx.Offered(0, BlockRef(0, 1)))
-    assert sender.on_event(61.9, tx.Tick()) == []
-    assert sender.on_event(62.1, tx.Tick())[-1] == tx.Failed(reasons.KV_TIMEOUT, True)
+    assert sender.on_event(65.9, tx.Tick()) == []
+    assert sender.on_event(66.1, tx.Tick())[-1] == tx.Failed(reasons.KV_TIMEOUT, True)
 
 
 def test_sender_bounds_are_time_outs_and_leave_the_request_s_deadline_to_the_router() -> None:

@@ -48,9 +48,9 @@ def test_silence_makes_suspect_then_dead() -> None:
     pulse = WorkerPulse(TIMERS)
     assert health_of(pulse) is Health.CONNECTING
     pulse.stream_opened(0.0)
-    assert not pulse.tick(5.9)
+    assert not pulse.tick(5.4)
     assert health_of(pulse) is Health.ALIVE
-    assert not pulse.tick(6.0)
+    assert not pulse.tick(5.5)
     assert health_of(pulse) is Health.SUSPECT
     assert pulse.tick(10.0)
     assert health_of(pulse) is Health.DEAD

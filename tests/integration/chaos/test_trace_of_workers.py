@@ -93,13 +93,17 @@ def _send_old_generations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HandoverSender, "on_event", on_event)
 
 
+def _has_chunks(folder: Path) -> bool:
+    return any(b'"chunk_' in path.read_bytes() for path in folder.glob("decode-*"))
+
+
 async def _one_handover(tiny_llama: PreparedModel, folder: Path) -> Report:
     """Run one until the decode worker's log tells what became of a chunk."""
     async with WorkerPair(tiny_llama, event_log=folder) as pair:
         task = replace(_task(40), request_id=new_request_id())
         pair.start(task, KvSource.HANDOVER)
         async with asyncio.timeout(20):
-            while not any(b'"chunk_' in path.read_bytes() for path in folder.glob("decode-*")):
+            while not _has_chunks(folder):
                 await asyncio.sleep(0.02)
         pair.abort(task.request_id)
     return check([folder])

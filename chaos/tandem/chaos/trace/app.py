@@ -60,8 +60,8 @@ def _show(report: Report, console: Console) -> None:
         table.add_row(*cells, style=style)
     console.print(table)
     for violation in report.violations[:_SHOWN]:
-        console.print(str(violation), markup=False, highlight=False)
+        console.print(str(violation), markup=False, highlight=False, soft_wrap=True)
     if report.num_violations > _SHOWN:
         console.print(f"… and {report.num_violations - _SHOWN} more violations")
     for line in report.incomplete:
-        console.print(f"incomplete: {line}", markup=False, highlight=False)
+        console.print(f"incomplete: {line}", markup=False, highlight=False, soft_wrap=True)

@@ -36,13 +36,13 @@ class RecordingSink:
         self._inner.put_started(started)
 
     def put_delta(self, delta: TokenDelta) -> None:
-        """Pass on; what the caller's side refused (Overflow) was not forwarded."""
-        self._inner.put_delta(delta)
+        """Record and pass on; a sink that raises Overflow has taken the delta all the same."""
         self._event_log.record(
             TokensForwarded(
                 request=self._request, child=delta.child, position=delta.position, count=len(delta.token_ids)
             )
         )
+        self._inner.put_delta(delta)
 
     def put_ended(self, ended: Ended) -> None:
         """Pass on."""

@@ -12,7 +12,7 @@ from tandem.core.messages import (
     HandoverDone,
     ReserveDecode,
 )
-from tandem.core.reasons import WRONG_ROLE
+from tandem.core.reasons import FINISHED, WRONG_ROLE
 from tandem.core.types import GenerationTask, KvSource, Role
 from tandem.decode_worker.receiver_events import KvReceiver, ReceiverFactory, ReceiverRelay
 from tandem.engine.engine import Engine
@@ -141,6 +141,12 @@ class DecodeRole:
         )
 
     def _on_transfer_failed(self, key: AttemptKey, reason: str, retryable: bool, message: str = _FAILED) -> None:
+        if reason == FINISHED and key in self._receiving:
+            # P's first tokens were the last: no failure. They may come to the router after what is said here.
+            self._receiving.discard(key)
+            self._engine.abort(key)
+            self._outbox.event(AttemptReleased(request_id=key.request_id, attempt=key.attempt))
+            return
         self._instruments.handover_failed(reason)
         self._receiving.discard(key)
         self._engine.abort(key)

@@ -316,10 +316,11 @@ class Dispatcher:
 
     def _dispatch(self, live: Live, chosen: Chosen, now_s: float) -> None:
         choice = live.placement = chosen.placement
-        self._placer.note(live, chosen)
-        self.crashes.dispatched(live.entry.request_id, now_s)
-        self._observer.placed(live.ledger.task, choice, waited_s=now_s - live.arrived_s)
         actions = live.ledger.dispatched(prefill=choice.prefill, decode=choice.decode, now_s=now_s)
+        if live.ledger.attempt is not None:  # else its deadline has just passed: nothing was begun, nothing would end
+            self._placer.note(live, chosen)
+            self.crashes.dispatched(live.entry.request_id, now_s)
+            self._observer.placed(live.ledger.task, choice, waited_s=now_s - live.arrived_s)
         self._apply(live, actions, now_s)
 
     # --- actions ---------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from tandem.core.messages import (
     StepReport,
     WorkerMessage,
 )
-from tandem.core.reasons import KV_INTEGRITY, WRONG_ROLE
+from tandem.core.reasons import FINISHED, KV_INTEGRITY, WRONG_ROLE
 from tandem.core.types import GenerationTask, KvSource, Role, SamplingParams, StopParams, TokenDelta, WorkerLoad
 from tandem.decode_worker.receiver_events import ReceiverRelay
 from tandem.decode_worker.role import DecodeRole
@@ -187,6 +187,16 @@ def test_a_failed_hand_over_frees_and_is_told() -> None:
     (event,) = bench.events()
     assert isinstance(event, AttemptFailed)
     assert (event.reason, event.retryable) == (KV_INTEGRITY, True)
+    assert bench.engine.named("abort") == [("abort", KEY, None)]
+
+
+def test_a_prompt_whose_first_tokens_were_its_last_is_no_failure() -> None:
+    """P tells D over the KV link, which may be faster than P's tokens are on their way to the router."""
+    bench = _Bench()
+    bench.reserve()
+    bench.events()
+    bench.relays[0].on_failed(KEY, FINISHED, True)
+    assert bench.events() == [AttemptReleased(request_id=KEY.request_id, attempt=KEY.attempt)]
     assert bench.engine.named("abort") == [("abort", KEY, None)]
 
 

@@ -82,6 +82,17 @@ def test_the_deadline_ends_a_queued_and_a_running_request() -> None:
     world.assert_empty()
 
 
+def test_a_deadline_that_passes_at_the_very_dispatch_leaves_nothing_in_flight() -> None:
+    world = World(P, D, max_sequences=1)
+    running = world.submit("a")
+    late = world.submit("b", deadline_in_s=1.0)
+    world.clock.time_s += 1.0  # no tick yet: room comes first
+    world.report(D, tokens=(token(0, "a", finish=FinishReason.STOP),))
+    assert running.error is None
+    assert isinstance(late.error, DeadlineExceeded)
+    world.assert_empty()
+
+
 def test_no_worker_at_all_is_told_after_a_while() -> None:
     world = World()
     sink = world.submit()

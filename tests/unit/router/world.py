@@ -1,8 +1,10 @@
 """A dispatcher with recorded commands and a clock that moves when told, for unit tests."""
 
+from functools import partial
 from typing import Any
 
 from tandem.core.errors import TandemError
+from tandem.core.event_log import EventSink
 from tandem.core.ids import RequestId
 from tandem.core.messages import (
     AttemptFailed,
@@ -19,6 +21,7 @@ from tandem.core.types import FinishReason, GenerationTask, Role, TokenDelta, Wo
 from tandem.router.actions import Ended, Started, WorkerKey
 from tandem.router.client_stream import Overflow
 from tandem.router.dispatcher import Dispatcher
+from tandem.router.event_trace import record_health
 from tandem.router.fleet import Fleet
 from tandem.router.health import HealthTimers
 from tandem.router.live import DispatcherPolicy
@@ -64,16 +67,25 @@ class Sink:
 class World:
     """A dispatcher, its clock, and the commands it has sent."""
 
-    def __init__(self, *workers: WorkerKey, max_sequences: int = 8, policy: DispatcherPolicy | None = None) -> None:
+    def __init__(
+        self,
+        *workers: WorkerKey,
+        max_sequences: int = 8,
+        policy: DispatcherPolicy | None = None,
+        event_log: EventSink | None = None,
+    ) -> None:
         self.clock = SteppedClock()
         self.sent: list[tuple[WorkerKey, Command]] = []
         self.dispatcher = Dispatcher(
-            fleet=Fleet(HealthTimers()),
+            fleet=Fleet(
+                HealthTimers(), on_health=None if event_log is None else partial(record_health, event_log)
+            ),
             queue=CentralQueue(QueueBounds()),
             policy=policy or DispatcherPolicy(),
             clock=self.clock,
             send=lambda worker, command: self.sent.append((worker, command)),
             observer=SilentObserver(),
+            event_log=event_log,
         )
         self.max_sequences = max_sequences
         infos = [

@@ -77,9 +77,7 @@ class World:
         self.clock = SteppedClock()
         self.sent: list[tuple[WorkerKey, Command]] = []
         self.dispatcher = Dispatcher(
-            fleet=Fleet(
-                HealthTimers(), on_health=None if event_log is None else partial(record_health, event_log)
-            ),
+            fleet=Fleet(HealthTimers(), on_health=None if event_log is None else partial(record_health, event_log)),
             queue=CentralQueue(QueueBounds()),
             policy=policy or DispatcherPolicy(),
             clock=self.clock,

@@ -1,14 +1,21 @@
 """Where a request runs: a pair (P, D), or D alone. Pure; property-tested to be monotone in load.
 
-Times in seconds, from the latency model of each worker, with ``n`` sequences and ``t`` prompt tokens::
+Times in seconds, from the latency model of each worker, with ``n`` sequences and ``t`` prompt tokens, of which a worker
+may hold ``c`` already (``new = t - c``)::
 
-    split(P)   = queued(P) + prefill_P(t)
-    local(D)   = queued(D) + prefill_D(t) · (1 + step_D / chunk)    D keeps stepping between the prompt's chunks
-    harm(D)    = itl_weight · prefill_D(t) · running(D)             what its running sequences lose meanwhile
+    split(P)   = queued(P) + prefill_P(new, c) + fetch(P)
+    delay(P)   = min(w · prefill_P(new, c), max_affinity_s)         what the work costs those who wait behind it
+    local(D)   = queued(D) + prefill_D(new, c) · (1 + step_D / chunk)   D keeps stepping between the prompt's chunks
+    harm(D)    = itl_weight · prefill_D(new, c) · running(D)        what its running sequences lose meanwhile
     pace(D)    = step_D with the n sequences added, the price of a crowded D
 
-P is the one with the lowest split(P), D the one with the lowest pace(D); ties go to the name. Local prefill must be
-better by ``min_gain_s``, its harm included: at equal times the pair wins, because D stays free for its next tokens.
+``w = affinity + affinity_per_waiting · requests waiting per prefill worker``: work that a cache saves is worth more the
+more requests wait for it to be done. So affinity may cost a request at most ``max_affinity_s`` of predicted TTFT.
+Tokens in a slower tier count as held only where fetching them is predicted to be faster than computing them.
+
+P is the one with the lowest split(P) + delay(P), D the one with the lowest pace(D); ties go to the name. Local prefill
+must be better by ``min_gain_s``, its harm included: at equal times the pair wins, because D stays free for its next
+tokens.
 
 Pairs whose hand-overs fail, or whose KV layouts differ, are left out; when no pair is left, D computes the prompt.
 
@@ -18,7 +25,7 @@ it can still be cancelled or overtaken for nothing.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -46,6 +53,9 @@ class PlacementPolicy:
     itl_weight: float = 0.25
     prefill_chunk_s: float = 0.05
     min_split_tokens: int = 0
+    affinity: float = 1.0
+    affinity_per_waiting: float = 3.0
+    max_affinity_s: float = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +77,14 @@ class WorkerView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CachedPrefix:
+    """Leading prompt tokens that a worker need not compute, and how long it takes to bring them to its device."""
+
+    num_tokens: int
+    fetch_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
     """What a request needs. ``growth_tokens`` is the expected output per sequence."""
 
@@ -76,6 +94,8 @@ class Demand:
     avoid: frozenset[WorkerKey] = field(default_factory=frozenset)
     avoid_pairs: frozenset[Pair] = field(default_factory=frozenset)
     only_local: bool = False
+    cached: Mapping[WorkerKey, CachedPrefix] = field(default_factory=dict)
+    num_waiting: int = 0  # other requests in the router's queue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +122,7 @@ class NoCapacity:
 class _Option:
     worker: WorkerView
     cost_s: float
+    delay_s: float = 0.0  # what others lose; counts in the choice, not in the prediction
 
 
 def num_blocks_for(demand: Demand, block_size: int) -> int:
@@ -128,7 +149,7 @@ def place(
         return _why_nothing_fits(demand, decodes)
     candidates = _preferred(fitting, demand)
     best_local = _cheapest([_Option(worker=d, cost_s=_local_s(demand, d, policy)) for d in candidates])
-    pair = _cheapest_pair(demand, prefills, candidates, blocked)
+    pair = _cheapest_pair(demand, prefills=prefills, decodes=candidates, blocked=blocked, policy=policy)
     cause = _why_local(
         demand, local_s=best_local.cost_s, pair=pair, prefills=prefills, decodes=candidates, policy=policy
     )
@@ -143,7 +164,7 @@ def place(
         decode=pair.decode.worker.key,
         reason=f"lowest predicted finish: prefill {pair.prefill.cost_s:.3f} s, step {pair.decode.cost_s * 1e3:.1f} ms",
         predicted_ttft_s=pair.prefill.cost_s,
-        predicted_prefill_s=pair.prefill.worker.model.prefill_s(num_new_tokens=demand.num_prompt_tokens),
+        predicted_prefill_s=_compute_s(demand, pair.prefill.worker),
         num_blocks=num_blocks_for(demand, pair.decode.worker.block_size),
     )
 
@@ -192,10 +213,16 @@ def _can_hand_over(prefill: WorkerView, decode: WorkerView, demand: Demand, bloc
 
 
 def _cheapest_pair(
-    demand: Demand, prefills: Sequence[WorkerView], decodes: Sequence[WorkerView], blocked: frozenset[Pair]
+    demand: Demand,
+    *,
+    prefills: Sequence[WorkerView],
+    decodes: Sequence[WorkerView],
+    blocked: frozenset[Pair],
+    policy: PlacementPolicy,
 ) -> _PairOption | None:
     """The cheapest P and the cheapest D; where those two may not be paired, the pair with the lowest sum."""
-    costs_p = sorted((_prefill_option(demand, p) for p in prefills), key=_order)
+    weight = policy.affinity + policy.affinity_per_waiting * demand.num_waiting / max(len(prefills), 1)
+    costs_p = sorted((_prefill_option(demand, p, policy, weight) for p in prefills), key=_order)
     costs_d = sorted((_Option(worker=d, cost_s=_pace_s(demand, d)) for d in decodes), key=_order)
     liked = [option for option in costs_p if option.worker.key not in demand.avoid]
     for options in (liked, costs_p):
@@ -208,7 +235,7 @@ def _cheapest_pair(
             if _can_hand_over(p.worker, d.worker, demand, blocked)
         ]
         if pairs:
-            return min(pairs, key=lambda pair: (pair.prefill.cost_s + pair.decode.cost_s, _order(pair.prefill)))
+            return min(pairs, key=lambda pair: (_order(pair.prefill)[0] + pair.decode.cost_s, _order(pair.prefill)))
     return None
 
 
@@ -225,7 +252,8 @@ def _why_no_pair(prefills: Sequence[WorkerView], decodes: Sequence[WorkerView]) 
 
 def _handover_s(demand: Demand, decode: WorkerView) -> float:
     """Predicted time that the hand-over adds after the prefill: it delays the second token."""
-    return decode.model.transfer_s(num_bytes=round(decode.kv_bytes_per_token * demand.num_prompt_tokens))
+    num_lacking = demand.num_prompt_tokens - num_cached_for(demand, decode)
+    return decode.model.transfer_s(num_bytes=round(decode.kv_bytes_per_token * num_lacking))
 
 
 def _why_local(
@@ -271,9 +299,30 @@ def _have_equal_layouts(prefills: Sequence[WorkerView], decodes: Sequence[Worker
     return any(p.layout_fingerprint == d.layout_fingerprint for p in prefills for d in decodes)
 
 
-def _prefill_option(demand: Demand, worker: WorkerView) -> _Option:
-    compute_s = worker.model.prefill_s(num_new_tokens=demand.num_prompt_tokens)
-    return _Option(worker=worker, cost_s=worker.queued_prefill_s + compute_s)
+def num_cached_for(demand: Demand, worker: WorkerView) -> int:
+    """Leading prompt tokens that ``worker`` would not compute: at most all but one, and only what is worth fetching."""
+    held = demand.cached.get(worker.key)
+    if held is None or held.num_tokens <= 0:
+        return 0
+    num_cached = min(held.num_tokens, demand.num_prompt_tokens - 1)
+    model, num_all = worker.model, demand.num_prompt_tokens
+    with_it_s = held.fetch_s + model.prefill_s(num_new_tokens=num_all - num_cached, num_cached_tokens=num_cached)
+    return num_cached if with_it_s < model.prefill_s(num_new_tokens=num_all) else 0
+
+
+def _compute_s(demand: Demand, worker: WorkerView) -> float:
+    """Time until ``worker`` has the prompt's KV, once it begins: fetching what is cached, computing the rest."""
+    num_cached = num_cached_for(demand, worker)
+    compute_s = worker.model.prefill_s(
+        num_new_tokens=demand.num_prompt_tokens - num_cached, num_cached_tokens=num_cached
+    )
+    return compute_s + (demand.cached[worker.key].fetch_s if num_cached else 0.0)
+
+
+def _prefill_option(demand: Demand, worker: WorkerView, policy: PlacementPolicy, weight: float) -> _Option:
+    compute_s = _compute_s(demand, worker)
+    delay_s = min(weight * compute_s, policy.max_affinity_s)
+    return _Option(worker=worker, cost_s=worker.queued_prefill_s + compute_s, delay_s=delay_s)
 
 
 def _fits(demand: Demand, worker: WorkerView) -> bool:
@@ -302,7 +351,7 @@ def _cheapest(options: Sequence[_Option]) -> _Option:
 
 
 def _order(option: _Option) -> tuple[float, str]:
-    return option.cost_s, option.worker.key.worker_id
+    return option.cost_s + option.delay_s, option.worker.key.worker_id
 
 
 def _pace_s(demand: Demand, worker: WorkerView) -> float:
@@ -313,7 +362,7 @@ def _pace_s(demand: Demand, worker: WorkerView) -> float:
 
 
 def _local_ttft_s(demand: Demand, worker: WorkerView, policy: PlacementPolicy) -> float:
-    compute_s = worker.model.prefill_s(num_new_tokens=demand.num_prompt_tokens)
+    compute_s = _compute_s(demand, worker)
     if worker.num_sequences:
         step_s = worker.model.step_s(num_sequences=worker.num_sequences, num_context_tokens=worker.context_tokens)
         compute_s += step_s * math.ceil(compute_s / policy.prefill_chunk_s)
@@ -321,7 +370,7 @@ def _local_ttft_s(demand: Demand, worker: WorkerView, policy: PlacementPolicy) -
 
 
 def _local_s(demand: Demand, worker: WorkerView, policy: PlacementPolicy) -> float:
-    harm_s = policy.itl_weight * worker.model.prefill_s(num_new_tokens=demand.num_prompt_tokens) * worker.num_sequences
+    harm_s = policy.itl_weight * _compute_s(demand, worker) * worker.num_sequences
     return _local_ttft_s(demand, worker, policy) + harm_s
 
 
@@ -332,6 +381,6 @@ def _local(demand: Demand, option: _Option, policy: PlacementPolicy, reason: str
         decode=worker.key,
         reason=reason,
         predicted_ttft_s=_local_ttft_s(demand, worker, policy),
-        predicted_prefill_s=worker.model.prefill_s(num_new_tokens=demand.num_prompt_tokens),
+        predicted_prefill_s=_compute_s(demand, worker),
         num_blocks=num_blocks_for(demand, worker.block_size),
     )

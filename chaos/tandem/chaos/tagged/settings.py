@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pydantic
 
+from tandem.chaos.tagged.race import RaceSettings
 from tandem.cluster.programs.config import WorkerProgramConfig
 from tandem.core.config.model import ConfigModel
 
@@ -30,5 +31,7 @@ class TaggedWorkerConfig(WorkerProgramConfig):
 
     cost: TaggedCost = TaggedCost()
     """How long it pretends to compute."""
+    race: RaceSettings = RaceSettings()
+    """Races to be provoked in its KV hand-over; needs `evidence_folder`."""
     evidence_folder: Path | None = None
     """Where it counts what it verified and records what did not fit; nothing = it only fails the requests."""

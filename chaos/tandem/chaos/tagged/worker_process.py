@@ -8,6 +8,8 @@ import asyncio
 import sys
 
 from tandem.chaos.tagged.building import TaggedBuilder
+from tandem.chaos.tagged.model import read_shape
+from tandem.chaos.tagged.race import install
 from tandem.chaos.tagged.settings import TaggedWorkerConfig
 from tandem.cluster.processes.failure import report_failure
 from tandem.cluster.processes.lifeline import (
@@ -19,6 +21,7 @@ from tandem.cluster.processes.lifeline import (
 from tandem.cluster.programs.worker_program import ReadyWorker, WorkerProgram
 from tandem.core.errors import TandemError
 from tandem.core.log import configure_logging
+from tandem.core.prepared_model import read_prepared_model
 
 
 def _report_status(detail: str) -> None:
@@ -34,6 +37,9 @@ async def serve(config: TaggedWorkerConfig) -> None:
     loop = asyncio.get_running_loop()
     stop = stop_event_on_lifeline(loop)
     stop_on_sigterm(loop, stop)
+    read_shape(read_prepared_model(config.model_folder))  # a real model is refused before anything is provoked
+    if config.race.is_on and config.evidence_folder is not None:
+        install(config.race, evidence_folder=config.evidence_folder, worker_id=config.worker_id)
     program = WorkerProgram(config, build=TaggedBuilder.of(config))
     await program.run(stop, on_status=_report_status, on_ready=_report_ready)
 

@@ -1,0 +1,176 @@
+"""KV race: leases that end while the receiver stands still, in a pool where every block is used again at once.
+
+    python -m benchmarks.kv_race --json [--quick] [--output FILE]
+
+Real processes with the tagged engine: leases of 50 ms, a receiver that stands still for 2 s at a time, 24 blocks on
+either side, no prefix cache, and more requests than fit. A *victim* is a hand-over whose lease ended before its KV was
+taken over; ``stale_refused`` counts chunks that were refused because their source or their destination was no longer
+theirs. Every request that is answered must be answered exactly; the others end in a named error. Then the same with one
+guard taken away inside the benchmark's own workers, once on the sending side (R3) and once on the receiving side (R2):
+the tagged engine must find wrong KV, or the test could not have failed. In between, an ended lease stops nothing, and
+the look at the block table before each copy is the only guard left: ``refused_by_that_look_alone`` chunks, no wrong KV.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from benchmarks.report import finish, parse, say
+from tandem.chaos.cluster import ChaosCluster, ChaosOptions, WorkerChaos, random_specs, summarise
+from tandem.chaos.leaks import check_leaks
+from tandem.chaos.tagged.race import RaceSettings, read_refusals
+from tandem.chaos.tagged.settings import TaggedCost
+from tandem.core.reasons import KV_LEASE
+from tandem.kvtransfer.timers import LeaseTimers
+
+Guard = Literal["", "lease", "source", "destination"]
+NUM_BLOCKS = 24
+BLOCK_SIZE = 4
+LEASE = LeaseTimers(lease_s=0.05, renewal_s=0.05, scan_period_s=0.01)
+ROUND = 60
+CONCURRENCY = 40
+DEADLINE_S = 12.0
+
+
+@dataclass(slots=True, kw_only=True)
+class RaceOutcome:
+    """What one race brought."""
+
+    requests: int = 0
+    answered: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
+    victims: int = 0
+    stale_refused: int = 0
+    refusals: dict[str, int] = field(default_factory=dict)
+    wrong_tokens: int = 0  # in what callers got
+    hangs: int = 0
+    wrong_kv: int = 0  # rows in which the tagged engine found KV that was not theirs
+    leaks: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def options(unguarded: Guard, *, transport: Literal["shm", "tcp"], delay_s: float) -> ChaosOptions:
+    """Return the cluster of one race."""
+    race = RaceSettings(receiver_delay_s=delay_s, unguarded=unguarded)
+    everywhere = WorkerChaos(program={"lease": LEASE, "race": race})
+    return ChaosOptions(
+        num_prefill=1,
+        num_decode=1,
+        transports=(transport,),
+        cost=TaggedCost(step_s=0.001),
+        engine={"num_blocks": NUM_BLOCKS, "block_size": BLOCK_SIZE, "max_sequences": 32, "growth_margin": 0.0},
+        # A pair whose hand-overs fail is what is wanted here, so nobody may give it up.
+        router={
+            "placement": {"mode": "split"},
+            "recovery": {"pair_failures_to_open": 100, "pair_probe_after_s": 0.01},
+        },
+        all_workers=everywhere,
+        # Where nobody tells the receiver that a lease has ended it keeps its blocks: it needs more of them for the
+        # sender's to be used again at all.
+        workers={"decode-0": replace(everywhere, engine={"num_blocks": 8 * NUM_BLOCKS})}
+        if unguarded in ("lease", "source")
+        else {},
+        event_log=False,
+        warm_up=False,
+    )
+
+
+async def race(
+    unguarded: Guard, *, transport: Literal["shm", "tcp"], delay_s: float, enough: int, most_s: float
+) -> RaceOutcome:
+    """Send rounds of requests until there are ``enough`` victims (guarded) or wrong rows (unguarded), or time is up."""
+    outcome = RaceOutcome()
+    async with ChaosCluster(options(unguarded, transport=transport, delay_s=delay_s)) as cluster:
+        began_s = time.monotonic()
+        number = 0
+        while time.monotonic() - began_s < most_s:
+            specs = random_specs(
+                ROUND,
+                seed=1000 + number,
+                block_size=BLOCK_SIZE,
+                max_prompt_blocks=4,
+                max_output_tokens=8,
+                max_n=2,
+                deadline_s=DEADLINE_S,
+            )
+            summary = summarise(await cluster.run_requests(specs, concurrency=CONCURRENCY))
+            number += 1
+            if number == 1:
+                await cluster.settled()
+                await cluster.take_baseline()  # with every connection open
+            outcome.requests += summary.num_requests
+            outcome.answered += summary.num_ok
+            outcome.wrong_tokens += summary.wrong_tokens
+            outcome.hangs += summary.num_hangs
+            for reason, count in summary.reasons.items():
+                outcome.errors[reason] = outcome.errors.get(reason, 0) + count
+            refusals = read_refusals(cluster.folders.evidence)
+            outcome.victims = refusals["failed"][KV_LEASE]
+            outcome.refusals = {name: n for name, n in refusals["counters"].items() if n and name.startswith("stale")}
+            outcome.stale_refused = sum(outcome.refusals.values())
+            outcome.wrong_kv = cluster.verified().tag_mismatches
+            if _progress(outcome, unguarded) >= enough:
+                break
+        outcome.seconds = round(time.monotonic() - began_s, 1)
+        if not unguarded:
+            outcome.leaks = await check_leaks(cluster)
+    say(f"{transport} without {unguarded or 'nothing'}: {outcome}")
+    return outcome
+
+
+def _progress(outcome: RaceOutcome, unguarded: Guard) -> int:
+    match unguarded:
+        case "":
+            return outcome.victims
+        case "lease":
+            return outcome.refusals.get("stale_source", 0)
+        case _:
+            return outcome.wrong_kv
+
+
+async def campaign(*, quick: bool) -> dict[str, RaceOutcome]:
+    """Run all races; quick: one transport, and the sending side's guards."""
+    delay_s, most_s = (0.3, 12.0) if quick else (2.0, 150.0)
+    outcomes = {
+        "guarded_shm": await race("", transport="shm", delay_s=delay_s, enough=20 if quick else 150, most_s=most_s)
+    }
+    if not quick:
+        outcomes["guarded_tcp"] = await race("", transport="tcp", delay_s=delay_s, enough=150, most_s=most_s)
+        outcomes["lease"] = await race("lease", transport="shm", delay_s=delay_s, enough=20, most_s=most_s)
+        outcomes["destination"] = await race("destination", transport="shm", delay_s=delay_s, enough=1, most_s=most_s)
+    outcomes["source"] = await race("source", transport="shm", delay_s=delay_s, enough=1, most_s=most_s)
+    return outcomes
+
+
+def result_of(outcomes: dict[str, RaceOutcome]) -> dict[str, Any]:
+    """The figures: sums over the races with every guard, and what was found or refused without one."""
+    guarded = [outcome for name, outcome in outcomes.items() if name.startswith("guarded")]
+    sound = [*guarded, *(outcome for name, outcome in outcomes.items() if name == "lease")]
+    result: dict[str, Any] = {
+        "victims": sum(outcome.victims for outcome in guarded),
+        "stale_refused": sum(outcome.stale_refused for outcome in guarded),
+        "wrong_tokens": sum(outcome.wrong_tokens + outcome.wrong_kv for outcome in sound),
+        "hangs": sum(outcome.hangs for outcome in guarded),
+        "leaks": sum(len(outcome.leaks) for outcome in guarded),
+        "caught_without_guard": outcomes["source"].wrong_kv,
+    }
+    if "destination" in outcomes:
+        result["caught_without_receiver_guard"] = outcomes["destination"].wrong_kv
+        result["refused_by_that_look_alone"] = outcomes["lease"].refusals.get("stale_source", 0)
+    return result
+
+
+def main() -> None:
+    """Run it."""
+    arguments = parse(__doc__, "quick")
+    outcomes = asyncio.run(campaign(quick=arguments.quick))
+    details = {
+        name: {field_: getattr(outcome, field_) for field_ in RaceOutcome.__dataclass_fields__}
+        for name, outcome in outcomes.items()
+    }
+    finish(arguments, result_of(outcomes), method=" ".join((__doc__ or "").split()), details=details)
+
+
+if __name__ == "__main__":
+    main()

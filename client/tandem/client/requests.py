@@ -1,5 +1,6 @@
 """From what a caller writes to request values, with checks that name the argument."""
 
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypedDict, Unpack
 
@@ -34,7 +35,9 @@ class GenerateOptions(ChatOptions, total=False):
     """Options of a request; what is left out is the server's choice.
 
     ``seed`` makes sampling repeatable. ``logprobs`` is the number of alternatives per position (0 = the chosen token
-    only). ``label`` is your own name for the request; it shows in the server's logs.
+    only). ``label`` is your own name for the request; it shows in the server's logs. ``idempotency_key`` is your own
+    name for this one call, which the server then never runs twice; without one, each call gets a random key of its own,
+    so that the client's retries are safe.
     """
 
     model: str
@@ -56,6 +59,7 @@ class GenerateOptions(ChatOptions, total=False):
     logprobs: int
     priority: PriorityClass | str
     label: str
+    idempotency_key: str
 
 
 def build_generate(
@@ -78,6 +82,7 @@ def build_generate(
         sampling=_sampling(options),
         priority=_priority(options.get("priority", PriorityClass.STANDARD)),
         label=_text("label", options.get("label", "")),
+        idempotency_key=_text("idempotency_key", options.get("idempotency_key", "")) or secrets.token_hex(16),
     )
 
 

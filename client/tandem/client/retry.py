@@ -8,9 +8,10 @@ of its calls are retries.
 from dataclasses import dataclass
 from typing import Final
 
-from tandem.core.errors import Overloaded, TandemError, Unavailable
+from tandem.core.errors import DuplicateRequest, Overloaded, TandemError, Unavailable
 
 _RETRIED: Final = (Overloaded, Unavailable)
+_RETRIED_AGAIN: Final = (*_RETRIED, DuplicateRequest)  # the call before it may still run: its end was not seen yet
 _BASE_S: Final = 0.1
 _CAP_S: Final = 2.0
 
@@ -52,7 +53,8 @@ def next_retry(
     asks for, and up to a quarter more, so that its callers do not come back in one crowd; without such a wish it grows
     from 0.1 s to 2 s by doubling, half of it random.
     """
-    if not isinstance(error, _RETRIED) or error.metadata.get("tokens_emitted", "0") != "0":
+    kinds = _RETRIED_AGAIN if num_retries_done else _RETRIED
+    if not isinstance(error, kinds) or not error.retryable or error.metadata.get("tokens_emitted", "0") != "0":
         return None
     if num_retries_done >= max_retries:
         return None

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from tandem.core.clock import Clock
-from tandem.core.cluster import ClusterStatus, WorkerState, WorkerStatus
+from tandem.core.cluster import ClusterStatus, PairState, PairStatus, WorkerState, WorkerStatus
 from tandem.core.errors import InvalidArgument, NotFound
 from tandem.core.ids import WorkerId
 from tandem.core.types import Role, WorkerInfo
@@ -64,6 +64,9 @@ class ClusterFront:
             num_running=self._dispatcher.num_live - num_queued,
             num_ended={outcome.value: count for outcome, count in self._dispatcher.num_ended.items()},
             workers=tuple(await self.list_workers(call)),
+            pairs=self._pairs(),
+            num_stale=self._dispatcher.num_stale,
+            num_isolated=self._dispatcher.crashes.num_isolated,
             num_in_flight=sum(len(record.in_flight) for record in self._dispatcher.fleet.records()),
             num_tasks=len(asyncio.all_tasks()),
         )
@@ -83,6 +86,18 @@ class ClusterFront:
                 record.draining = True
                 return await self._drain(record.info, timeout_s)
         raise NotFound(f"no worker is called {worker_id[:64]!r}", reason="WORKER_NOT_FOUND")
+
+    def _pairs(self) -> tuple[PairStatus, ...]:
+        """Pairs in trouble, and those that can never hand over: they store KV differently."""
+        records = self._dispatcher.fleet.records()
+        unequal = [
+            PairStatus(prefill_worker=p.info.worker_id, decode_worker=d.info.worker_id, state=PairState.UNEQUAL)
+            for p in records
+            for d in records
+            if (p.role, d.role) == (Role.PREFILL, Role.DECODE)
+            and p.info.layout_fingerprint != d.info.layout_fingerprint
+        ]
+        return (*self._dispatcher.pairs.statuses(self._clock.now_s()), *unequal)
 
     def _status(self, record: WorkerRecord) -> WorkerStatus:
         heard_s = record.pulse.last_heard_s

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tandem.core.errors import InternalError
+from tandem.core.errors import InternalError, TandemError
 from tandem.core.ids import RequestId, WorkerId
 from tandem.core.inference import (
     GeneratedSequence,
@@ -105,6 +105,11 @@ class ClientStream:
         self._ended: Ended | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._writing = False
+
+    @property
+    def error(self) -> TandemError | None:
+        """What the request ended with, if it failed."""
+        return None if self._ended is None else self._ended.error
 
     def put_started(self, started: Started) -> None:
         """Called once, before any delta."""

@@ -1,7 +1,8 @@
 """The public services: generate, stream, tokenize, detokenize, models. No policy; errors are Tandem's."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 
 from tandem.core import reasons
 from tandem.core.clock import Clock
@@ -16,6 +17,7 @@ from tandem.core.inference import (
 )
 from tandem.router.client_stream import ClientStream, Collector, Sink, StreamBounds
 from tandem.router.dispatcher import Dispatcher
+from tandem.router.idempotency import Claim, IdempotencyKeys
 from tandem.router.intake import Intake
 from tandem.router.tracing import Tracing
 from tandem.router.write_gate import WriteGate
@@ -34,6 +36,7 @@ class InferenceFront:
         clock: Clock,
         tracing: Tracing,
         gate: WriteGate,
+        keys: IdempotencyKeys,
     ) -> None:
         self._intake = intake
         self._dispatcher = dispatcher
@@ -41,39 +44,45 @@ class InferenceFront:
         self._clock = clock
         self._tracing = tracing
         self._gate = gate
+        self._keys = keys
 
     async def generate(self, request: GenerateRequest, call: CallContext) -> Generation:
         """Run a request to its end."""
         sink = Collector(call.request_id, max(request.num_sequences, 0))
-        await self._submit(request, call, sink)
-        try:
-            return await sink.result()
-        finally:
-            self._dispatcher.cancel(call.request_id)
+        with self._claimed(request, call) as claim:
+            await self._submit(request, call, sink)
+            try:
+                answer = await sink.result()
+                self._note_answer(claim)
+                return answer
+            finally:
+                self._dispatcher.cancel(call.request_id)
 
     async def stream_generate(self, request: GenerateRequest, call: CallContext) -> AsyncIterator[StreamEvent]:
         """Run a request and yield its events. Leaving the iterator cancels the request."""
         task = asyncio.current_task()
         give_up = task.cancel if task is not None else None
         sink = ClientStream(call.request_id, self._bounds, gate=self._gate, on_overflow=give_up)
-        await self._submit(request, call, sink)
-        try:
-            while True:
-                await sink.wait()
-                taken = sink.take()
-                for event in taken.events:
-                    yield event
-                if taken.ended is not None:
-                    if taken.ended.error is not None:
-                        raise taken.ended.error
-                    return
-        finally:
-            self._dispatcher.cancel(call.request_id)
-            if sink.overflowed:
-                # Whoever waited on a write to a slow caller was cancelled by the overflow: the caller gets the reason.
-                if task is not None:
-                    task.uncancel()
-                raise Cancelled("the caller reads too slowly", reason=reasons.SLOW_CONSUMER)
+        with self._claimed(request, call) as claim:
+            await self._submit(request, call, sink)
+            try:
+                while True:
+                    await sink.wait()
+                    taken = sink.take()
+                    for event in taken.events:
+                        yield event
+                    if taken.ended is not None:
+                        if taken.ended.error is not None:
+                            raise taken.ended.error
+                        self._note_answer(claim)
+                        return
+            finally:
+                self._dispatcher.cancel(call.request_id)
+                if sink.overflowed:
+                    # Whoever waited on a write to a slow caller was cancelled by the overflow: it gets the reason.
+                    if task is not None:
+                        task.uncancel()
+                    raise sink.error or Cancelled("the caller reads too slowly", reason=reasons.SLOW_CONSUMER)
 
     async def tokenize(self, request: TokenizeRequest, call: CallContext) -> Sequence[int]:
         """Tokens of a text or a conversation."""
@@ -91,6 +100,24 @@ class InferenceFront:
         """One model. Raises NotFound."""
         self._intake.model.require(name)
         return self._intake.model.card
+
+    @contextmanager
+    def _claimed(self, request: GenerateRequest, call: CallContext) -> Iterator[Claim | None]:
+        """Hold the request's idempotency key while it runs."""
+        now_s = self._clock.now_s()
+        claim = self._keys.claim(request, tenant=call.tenant, request_id=call.request_id, now_s=now_s)
+        try:
+            yield claim
+        except TandemError as error:
+            error.metadata.setdefault("tokens_emitted", "0")  # what fails before it is taken has emitted nothing
+            raise
+        finally:
+            if claim is not None:
+                self._keys.release(claim)
+
+    def _note_answer(self, claim: Claim | None) -> None:
+        if claim is not None:
+            self._keys.answered(claim, self._clock.now_s())
 
     async def _submit(self, request: GenerateRequest, call: CallContext, sink: Sink) -> None:
         arrived_s = self._clock.now_s()

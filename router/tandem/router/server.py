@@ -22,6 +22,7 @@ from tandem.router.directory import MemoryDirectory, WorkerDirectory
 from tandem.router.dispatcher import Dispatcher
 from tandem.router.event_trace import record_health
 from tandem.router.fleet import Fleet
+from tandem.router.idempotency import IdempotencyKeys
 from tandem.router.inference import InferenceFront
 from tandem.router.intake import Intake
 from tandem.router.links import WorkerLinks
@@ -178,6 +179,9 @@ class Router:
             clock=self._clock,
             tracing=self._tracing,
             gate=self._gate,
+            keys=IdempotencyKeys(
+                ttl_s=config.recovery.idempotency_ttl_s, max_answered=config.recovery.max_idempotency_keys
+            ),
         )
         demands_certificates = config.tls is not None and config.tls.ca is not None
         server = RpcServer(

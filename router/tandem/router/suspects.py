@@ -8,6 +8,7 @@ condemned when it was in two crashes and its blame says that it was (nearly) alo
     blame    crash 1, one of 50: 0.02     crash 2, alone: 1.02   → not condemned: two kills from outside look the same
              crash 1, alone:     1.00     crash 2, alone: 2.00   → condemned
              crash 1, one of 4:  0.25     crash 2, alone: 1.25   → condemned
+             one of 50, one of 10, alone:                 1.12   → condemned at the third
 
 So that the second crash finds its culprit alone, suspects with a fair share of blame, and those of two crashes, are run
 one at a time among themselves (``Isolation``) until they are past the place where the crash found them. Past it they
@@ -29,6 +30,7 @@ class SuspicionPolicy:
     """How much evidence it takes. ``isolation_s`` bounds how long one suspect keeps the others waiting."""
 
     condemn_at: float = 1.2
+    condemn_later_at: float = 1.01  # in more than ``min_crashes``: alone in one of them
     isolate_at: float = 0.2
     min_crashes: int = 2
     passed_tokens: int = 2
@@ -91,7 +93,9 @@ class Suspicion:
     @property
     def is_condemned(self) -> bool:
         """Whether the evidence is enough."""
-        return self.num_crashes >= self._policy.min_crashes and self.blame >= self._policy.condemn_at - _ROUNDING
+        num_crashes, policy = self.num_crashes, self._policy
+        needed = policy.condemn_at if num_crashes <= policy.min_crashes else policy.condemn_later_at
+        return num_crashes >= policy.min_crashes and self.blame >= needed - _ROUNDING
 
     @property
     def wants_isolation(self) -> bool:

@@ -20,6 +20,7 @@ EXPORTS = [
     "ClusterStatus",
     "ConfigError",
     "DeadlineExceeded",
+    "DuplicateRequest",
     "FailedPrecondition",
     "FinishReason",
     "GenerateOptions",

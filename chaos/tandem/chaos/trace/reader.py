@@ -34,8 +34,8 @@ def check(paths: Sequence[Path], *, check_serving: bool = True) -> Report:
     files = _files(paths)
     with ExitStack() as stack:
         streams = [(path, stack.enter_context(path.open("rb"))) for path in files]
-        hosts = {_host(path, stream) for path, stream in streams}
-        checker = Checker(check_serving=check_serving and len(hosts) == 1)
+        hosts = {_host(path, stream) for path, stream in streams} - {None}
+        checker = Checker(check_serving=check_serving and len(hosts) <= 1)
         for item in heapq.merge(*(_items(path, stream) for path, stream in streams), key=lambda item: item.at_s):
             if isinstance(item, _Broken):
                 checker.give_up(item.process, item.problem)
@@ -57,14 +57,17 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def _host(path: Path, stream: BinaryIO) -> str:
-    """Return the machine's boot of a log, from its first line; then the stream is at its beginning again."""
+def _host(path: Path, stream: BinaryIO) -> str | None:
+    """Return the machine's boot of a log, from its first line; None for a log that holds no event.
+
+    The stream is at its beginning again then.
+    """
     first = stream.readline()
     stream.seek(0)
     try:
         event = decode_line(first).event
     except msgspec.MsgspecError:
-        return ""
+        return None
     if not isinstance(event, LogOpened):
         return ""
     if event.version != LOG_VERSION:

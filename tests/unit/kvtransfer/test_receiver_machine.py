@@ -12,6 +12,7 @@ from tandem.kvtransfer.digest import derive_keys, seal_mac
 from tandem.kvtransfer.frames import Chunk, Open, Seal
 from tandem.kvtransfer.machine import receiver_events as rx
 from tandem.kvtransfer.machine.receiver import HandoverReceiver, ReceiverState
+from tandem.kvtransfer.timing import IDLE_FLOOR_S
 from tests.unit.kvtransfer.machine_world import BLOCK_BYTES, CHUNK_BYTES, KEY, TAG, grant_of
 
 
@@ -193,11 +194,29 @@ def test_waiting_for_the_sender_is_bounded_by_the_deadline_only() -> None:
 
 
 def test_receiver_s_bound_after_the_seal_is_a_time_out() -> None:
-    receiver = opened(deadline_left_s=600.0)
-    receiver.on_event(1.0, rx.SealGot(seal_of()))
-    for now_s in range(2, 31):  # the sender keeps saying that it is alive
-        assert receiver.on_event(float(now_s), rx.PeerBeat()) == receiver.on_event(float(now_s), rx.Tick()) == []
+    receiver = opened(3, deadline_left_s=600.0)
+    receiver.on_event(1.0, rx.SealGot(seal_of(3)))
+    for seq in range(8):  # of nine: they trickle in
+        now_s = 1.0 + 3.7 * seq
+        assert receiver.on_event(now_s, rx.Tick()) == []
+        receiver.on_event(now_s, rx.ChunkArrived(chunk_of(seq)))
+        receiver.on_event(now_s, rx.ChunkLanded(chunk_of(seq), chunk_of(seq).digest))
+    assert receiver.on_event(30.9, rx.Tick()) == []
     assert rx.Failed(reasons.KV_TIMEOUT, True) in receiver.on_event(31.1, rx.Tick())
+
+
+def test_beats_do_not_excuse_a_chunk_that_was_lost_before_the_seal() -> None:
+    receiver = opened(deadline_left_s=600.0)
+    for seq in range(5):
+        land(receiver, seq)
+    receiver.on_event(2.0, rx.SealGot(seal_of()))
+    failed_s = 0.0
+    for now_s in range(3, 20):  # the sender keeps saying that it is alive
+        receiver.on_event(float(now_s), rx.PeerBeat())
+        if rx.Failed(reasons.KV_TIMEOUT, True) in receiver.on_event(float(now_s), rx.Tick()):
+            failed_s = float(now_s)
+            break
+    assert 2.0 + IDLE_FLOOR_S < failed_s <= 3.0 + IDLE_FLOOR_S
 
 
 def test_commit_is_repeated_until_acknowledged_or_given_up() -> None:

@@ -235,7 +235,9 @@ class HandoverReceiver:
         return [Forget()] if is_over else [SendAbort(event.reason), Forget()]
 
     def _on_peer_beat(self, now_s: float, event: PeerBeat) -> list[ReceiverAction]:
-        if not self._in_flight:
+        # After the seal nothing is left for the sender to do: what is still missing was lost on the way, and its being
+        # alive is no reason to wait for it.
+        if not self._in_flight and self._seal is None:
             self._idle.rest(now_s)
         return []
 

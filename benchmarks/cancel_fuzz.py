@@ -4,7 +4,8 @@
 
 One prefill and two decode workers with the tagged engine, a KV pool that is too small for all, three tenants, greedy
 and sampled requests, one to three sequences, lengths around block edges. An undisturbed run tells how long a request of
-which size lives; then a share of callers leaves at a uniform time of that life. Afterwards nothing may be left (checks
+which size lives, a second one how long among others who leave; then a share of callers leaves at a uniform time of that
+life. Afterwards nothing may be left (checks
 L1 to L7), and ``free_p99_s`` says how long after a cancel left its caller the request still held a KV block on any
 worker: callers and workers log the same machine's CLOCK_MONOTONIC, so their times are compared as they are. Requests
 that held no block any more when the cancel left are not part of that figure.
@@ -19,14 +20,24 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import finish, parser, say
-from tandem.chaos.cluster import ChaosCluster, ChaosOptions, RequestRecord, RequestSpec, random_specs, summarise
+from tandem.chaos.cluster import (
+    ChaosCluster,
+    ChaosOptions,
+    Ending,
+    RequestRecord,
+    RequestSpec,
+    random_specs,
+    summarise,
+)
 from tandem.chaos.leaks import check_leaks, check_usage
 from tandem.chaos.leaks.freeing import read_block_history
 from tandem.chaos.tagged.settings import TaggedCost
+from tandem.chaos.trace import check as check_trace
 
 TENANTS = ("amber", "birch", "cedar")
 CONCURRENCY = 48
-CANCEL_SHARE = 0.75  # asked for; some requests end before their cancel, so that about 0.6 are cancelled
+CANCEL_SHARE = 0.68  # asked for; some requests end before their cancel, so that about 0.6 are cancelled
+NUM_CALIBRATION = 200
 PER_CLUSTER = 5000  # event logs grow: a long campaign is many clusters
 COST = TaggedCost(prefill_token_s=0.0002, step_s=0.004)
 
@@ -41,6 +52,7 @@ class Tally:
     hangs: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     tag_mismatches: int = 0
+    num_events: int = 0
     num_tokens_verified: int = 0
     leaks: list[str] = field(default_factory=list)
     trace_violations: list[str] = field(default_factory=list)
@@ -50,8 +62,9 @@ class Tally:
 
 def cancel_times(calibration: Sequence[RequestRecord], specs: Sequence[RequestSpec], seed: int) -> list[RequestSpec]:
     """Let a share of ``specs`` leave at a uniform time over the life that their size has had without disturbance."""
-    sizes = np.array([_size(record.spec) for record in calibration])
-    lives_s = np.array([(record.ended_s or 0.0) - record.began_s for record in calibration])
+    whole = [record for record in calibration if record.ending is Ending.OK]
+    sizes = np.array([_size(record.spec) for record in whole])
+    lives_s = np.array([(record.ended_s or 0.0) - record.began_s for record in whole])
     coefficients = np.linalg.lstsq(sizes, lives_s, rcond=None)[0]
     dice = random.Random(seed)
     planned = []
@@ -77,7 +90,9 @@ async def run_cluster(num_requests: int, *, seed: int, tally: Tally) -> None:
     )
     async with ChaosCluster(options) as cluster:
         specs = random_specs(num_requests, seed=seed, tenants=TENANTS)
-        calibration = await cluster.run_requests(specs[: min(150, num_requests)], concurrency=CONCURRENCY)
+        sample = specs[: min(NUM_CALIBRATION, num_requests)]
+        calibration = await cluster.run_requests(sample, concurrency=CONCURRENCY)
+        calibration = await cluster.run_requests(cancel_times(calibration, sample, -seed), concurrency=CONCURRENCY)
         records = await cluster.run_requests(cancel_times(calibration, specs, seed), concurrency=CONCURRENCY)
         tally.leaks += await check_leaks(cluster)
         _count(tally, calibration, records, cluster)
@@ -86,6 +101,9 @@ async def run_cluster(num_requests: int, *, seed: int, tally: Tally) -> None:
         history.name_requests(records)
         tally.freed_s += [after_s for record in records if (after_s := history.freed_after_s(record)) is not None]
         tally.leaks += check_usage(logs, [*calibration, *records])
+        trace = await asyncio.to_thread(check_trace, logs)
+        tally.num_events += trace.num_events
+        tally.trace_violations += [str(violation) for violation in trace.violations]
 
 
 def _count(
@@ -93,7 +111,7 @@ def _count(
 ) -> None:
     summary = summarise([*calibration, *records])
     tally.requests += len(records)
-    tally.cancelled += summary.num_cancelled
+    tally.cancelled += summarise(records).num_cancelled
     tally.wrong_tokens += summary.wrong_tokens
     tally.hangs += summary.num_hangs
     tally.problems += summary.problems
@@ -144,6 +162,7 @@ def main() -> None:
     tally = asyncio.run(campaign(600 if options.quick else options.requests, first_seed=options.seed))
     details = {
         "cancels_that_found_blocks_held": len(tally.freed_s),
+        "num_events_checked": tally.num_events,
         "num_tokens_verified": tally.num_tokens_verified,
         "errors": tally.errors,
         "leaks": tally.leaks[:20],

@@ -7,10 +7,15 @@ import pytest
 import torch
 
 from tandem.chaos.tagged.expected import Oracle
-from tandem.chaos.tagged.model import VOCAB_SIZE, Poison
+from tandem.chaos.tagged.model import VOCAB_SIZE, Poison, read_shape
+from tandem.core.clock import MonotonicClock
+from tandem.core.errors import ModelError
 from tandem.core.prepared_model import PreparedModel
 from tandem.core.reasons import ENGINE, NUMERICS
 from tandem.core.types import GenerationTask, SamplingParams, StopParams
+from tandem.engine.config import EngineConfig
+from tandem.worker_host.assembly import build_engine
+from tests.fakes.prepared_tiny import prepare_tiny
 from tests.unit.chaos.tagged_engines import TaggedStage, tagged_model, tagged_task
 
 SAMPLED = SamplingParams(temperature=0.9, top_k=40, top_p=0.95, seed=7)
@@ -210,3 +215,13 @@ def test_the_shape_is_part_of_the_layout(tmp_path: Path) -> None:
     wide, narrow = tagged_model(tmp_path / "wide", head_dim=64), tagged_model(tmp_path / "narrow")
     assert wide.digest != narrow.digest
     assert TaggedStage(wide, num_blocks=2).engine.pool.block_bytes == 8 * TaggedStage(narrow).engine.pool.block_bytes
+
+
+def test_a_real_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="not 'tagged'"):
+        read_shape(prepare_tiny("llama", tmp_path / "llama"))
+
+
+def test_the_real_engine_refuses_the_tagged_model(model: PreparedModel) -> None:
+    with pytest.raises(ModelError):
+        build_engine(model, EngineConfig(num_blocks=4), clock=MonotonicClock())

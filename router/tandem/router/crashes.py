@@ -12,7 +12,7 @@ from tandem.router.suspects import Isolation, SuspicionPolicy, blame
 
 
 class CrashWatch:
-    """Shares blame among live requests, and lets suspects back into the queue one at a time."""
+    """Shares blame among live requests, and lets suspects back into the queue in turns."""
 
     def __init__(self, *, lives: Mapping[RequestId, Live], queue: CentralQueue, policy: SuspicionPolicy) -> None:
         self._lives = lives
@@ -49,12 +49,13 @@ class CrashWatch:
         self._isolation.discard(request_id)
 
     def step(self, now_s: float) -> None:
-        """Let the next suspect run once the present one is cleared, has ended, or takes too long."""
-        while (request_id := self._isolation.current) is not None:
-            live = self._lives.get(request_id)
+        """Let the next suspects run once those whose turn it is are cleared, have ended, or take too long."""
+        isolation, lives = self._isolation, self._lives
+        for request_id in isolation.turn:
+            live = lives.get(request_id)
             suspected = live is not None and not live.ledger.suspicion.check_cleared()
-            if not self._isolation.is_over(still_suspected=suspected, now_s=now_s):
-                return
-            following = self._isolation.release()
-            if following is not None and following in self._lives:
-                self._queue.push_again(self._lives[following].entry)
+            isolation.end_if_over(request_id, still_suspected=suspected, now_s=now_s)
+        for request_id in isolation.next_turn():
+            live = lives.get(request_id)
+            if live is not None:
+                self._queue.push_again(live.entry)

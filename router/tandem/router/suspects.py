@@ -11,8 +11,8 @@ condemned when it was in two crashes and its blame says that it was (nearly) alo
              one of 50, one of 10, alone:                 1.12   → condemned at the third
 
 So that the second crash finds its culprit alone, suspects with a fair share of blame, and those of two crashes, are run
-one at a time among themselves (``Isolation``) until they are past the place where the crash found them. Past it they
-are cleared: a request that kills does so each time it comes to that place.
+in turns among themselves (``Isolation``) until they are past the place where the crash found them. Past it they are
+cleared: a request that kills does so each time it comes to that place.
 """
 
 from collections import deque
@@ -35,6 +35,7 @@ class SuspicionPolicy:
     min_crashes: int = 2
     passed_tokens: int = 2
     isolation_s: float = 2.0
+    max_turns: int = 8
 
 
 class Output(Protocol):
@@ -112,46 +113,56 @@ def blame(crash: Hashable, suspects: Sequence[Suspicion]) -> None:
 
 
 class Isolation:
-    """Lets suspects run one at a time among themselves; requests without blame are not held up."""
+    """Lets suspects run in turns among themselves; requests without blame are not held up.
+
+    A turn is one suspect while few wait, so that a crash names its culprit; while many wait it is a ``max_turns``-th of
+    the most that waited, because after two kills from outside fifty innocent streams must not wait for fifty turns.
+    """
 
     def __init__(self, policy: SuspicionPolicy) -> None:
         self._policy = policy
-        self._current: RequestId | None = None
-        self._running_since_s: float | None = None
+        self._turn: dict[RequestId, float | None] = {}  # whose turn it is, and since when it has workers
         self._waiting: deque[RequestId] = deque()
+        self._most_waiting = 0  # since nobody waited last
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def admit(self, request_id: RequestId) -> bool:
-        """Whether it may be placed now; else ``release`` names it when its turn has come."""
-        if self._current is None or self._current == request_id:
-            self._current, self._running_since_s = request_id, None
+        """Whether it may be placed now; else ``next_turn`` names it when its turn has come."""
+        if not self._turn or request_id in self._turn:
+            self._turn[request_id] = None
             return True
         if request_id not in self._waiting:
             self._waiting.append(request_id)
+            self._most_waiting = max(self._most_waiting, len(self._waiting))
         return False
 
     def dispatched(self, request_id: RequestId, now_s: float) -> None:
         """It went to its workers: its time runs."""
-        if request_id == self._current:
-            self._running_since_s = now_s
-
-    def is_over(self, *, still_suspected: bool, now_s: float) -> bool:
-        """Whether the one that runs is cleared, or has kept the others waiting for too long."""
-        since_s = self._running_since_s
-        return not still_suspected or (since_s is not None and now_s - since_s >= self._policy.isolation_s)
+        if request_id in self._turn:
+            self._turn[request_id] = now_s
 
     @property
-    def current(self) -> RequestId | None:
-        """The suspect whose turn it is."""
-        return self._current
+    def turn(self) -> Sequence[RequestId]:
+        """Those whose turn it is."""
+        return tuple(self._turn)
 
-    def release(self) -> RequestId | None:
-        """End the present turn; return whose turn it is now."""
-        self._current = self._waiting.popleft() if self._waiting else None
-        self._running_since_s = None
-        return self._current
+    def end_if_over(self, request_id: RequestId, *, still_suspected: bool, now_s: float) -> None:
+        """Take one out of the turn that is cleared, or has kept the others waiting for too long."""
+        since_s = self._turn[request_id]
+        if not still_suspected or (since_s is not None and now_s - since_s >= self._policy.isolation_s):
+            del self._turn[request_id]
+
+    def next_turn(self) -> Sequence[RequestId]:
+        """Those whose turn begins now, if the last one is over."""
+        if self._turn or not self._waiting:
+            return ()
+        size = min(-(-self._most_waiting // self._policy.max_turns), len(self._waiting))
+        self._turn = {self._waiting.popleft(): None for _ in range(size)}
+        if not self._waiting:
+            self._most_waiting = 0
+        return tuple(self._turn)
 
     def discard(self, request_id: RequestId) -> None:
         """It ended while it waited."""

@@ -156,17 +156,45 @@ def test_suspects_take_turns() -> None:
     assert not isolation.admit(C)
     assert isolation.admit(A), "the one whose turn it is may come again"
     assert len(isolation) == 2
-    assert isolation.release() == B
+    assert isolation.next_turn() == ()
+    isolation.end_if_over(A, still_suspected=False, now_s=0.0)
+    assert isolation.next_turn() == (B,)
     isolation.discard(C)
-    assert isolation.release() is None
+    isolation.end_if_over(B, still_suspected=False, now_s=0.0)
+    assert isolation.next_turn() == ()
     assert isolation.admit(C)
 
 
 def test_a_turn_ends_when_cleared_or_when_it_takes_too_long() -> None:
     isolation = Isolation(POLICY)
     isolation.admit(A)
-    assert isolation.is_over(still_suspected=False, now_s=0.0)
-    assert not isolation.is_over(still_suspected=True, now_s=100.0), "its time runs from when it has a worker"
+    isolation.end_if_over(A, still_suspected=True, now_s=100.0)
+    assert isolation.turn == (A,), "its time runs from when it has a worker"
     isolation.dispatched(A, 100.0)
-    assert not isolation.is_over(still_suspected=True, now_s=101.9)
-    assert isolation.is_over(still_suspected=True, now_s=102.0)
+    isolation.end_if_over(A, still_suspected=True, now_s=101.9)
+    assert isolation.turn == (A,)
+    isolation.end_if_over(A, still_suspected=True, now_s=102.0)
+    assert isolation.turn == ()
+
+
+def test_many_suspects_need_few_turns_and_few_suspects_run_alone() -> None:
+    isolation = Isolation(POLICY)
+    names = [RequestId(f"r{number}") for number in range(50)]
+    for name in names:
+        isolation.admit(name)
+    turns = [isolation.turn]
+    while len(isolation):
+        for name in isolation.turn:
+            isolation.end_if_over(name, still_suspected=False, now_s=0.0)
+        turns.append(isolation.next_turn())
+    assert [name for turn in turns for name in turn] == names
+    assert [len(turn) for turn in turns] == [1, *[7] * 7]
+    for name in isolation.turn:
+        isolation.end_if_over(name, still_suspected=False, now_s=0.0)
+    few = [RequestId(f"s{number}") for number in range(9)]
+    for name in few:
+        isolation.admit(name)
+    for name in few:
+        assert isolation.turn == (name,)
+        isolation.end_if_over(name, still_suspected=False, now_s=0.0)
+        isolation.next_turn()

@@ -1,6 +1,7 @@
 """What the tagged worker program takes beside the worker's own configuration. Zero I/O."""
 
 from pathlib import Path
+from typing import Self
 
 import pydantic
 
@@ -35,3 +36,9 @@ class TaggedWorkerConfig(WorkerProgramConfig):
     """Races to be provoked in its KV hand-over; needs `evidence_folder`."""
     evidence_folder: Path | None = None
     """Where it counts what it verified and records what did not fit; nothing = it only fails the requests."""
+
+    @pydantic.model_validator(mode="after")
+    def _races_leave_evidence(self) -> Self:
+        if self.race.is_on and self.evidence_folder is None:
+            raise ValueError("race needs evidence_folder: what is provoked must be recorded")
+        return self

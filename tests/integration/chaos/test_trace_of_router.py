@@ -1,4 +1,4 @@
-"""The event log of a real router over fake workers that die: the checker finds nothing wrong, and has much to look at."""
+"""The event log of a real router over workers that die: nothing wrong is found, and there is much to look at."""
 
 import asyncio
 from pathlib import Path

@@ -115,3 +115,13 @@ def test_the_last_of_the_most_workers_still_has_a_port() -> None:
     most = {"prefill": {"replicas": 4096}, "decode": {"replicas": 4096}}
     last = plan_workers(config(pools=most, workers={"metrics_base_port": 57343}), MODEL, REDIS)[-1]
     assert WorkerProgramConfig.model_validate_json(last.model_dump_json()).metrics_port == 65534
+
+
+def test_the_event_log_s_folder_reaches_every_process() -> None:
+    whole = config(observability={"event_log": "/events"})
+    assert {worker.event_log for worker in plan_workers(whole, MODEL, REDIS)} == {Path("/events")}
+    assert plan_router(whole, MODEL, REDIS).router.event_log == Path("/events")
+    own = config(observability={"event_log": "/events"}, router={"event_log": "/elsewhere"})
+    assert plan_router(own, MODEL, REDIS).router.event_log == Path("/elsewhere")
+    assert plan_router(config(), MODEL, REDIS).router.event_log is None
+    assert {worker.event_log for worker in plan_workers(config(), MODEL, REDIS)} == {None}

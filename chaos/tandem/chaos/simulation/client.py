@@ -1,5 +1,6 @@
 """Callers: what each asks, how it behaves, what it got, and whether that was right."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tandem.chaos.simulation.model import expected_answer
@@ -44,6 +45,7 @@ class Caller:
         self.ended_at_s: float | None = None
         self.router_was_lost = False
         self.num_attempts = 0
+        self.on_end: Callable[[], None] = lambda: None
         self._world = world
         self._dispatcher = dispatcher
         self._children = [_Child() for _ in range(ask.task.num_sequences)]
@@ -112,6 +114,7 @@ class Caller:
         if error is not None and not error.reason:
             self._world.violation("named error", f"{self.name} ended {outcome} without a reason")
         self.check_tokens()
+        self.on_end()
 
     def check_tokens(self) -> None:
         """What came must be what the model says: all of it for OK, the beginning of it for everything else."""

@@ -1,8 +1,9 @@
-"""The simulated cluster: processes that start, die and start again, a registry, routers' callers, and the final reckoning."""
+"""The simulated cluster: processes that start, die and start again, a registry, callers, and the reckoning."""
 
 from functools import partial
 
 from tandem.chaos.simulation.client import Ask, Caller
+from tandem.chaos.simulation.events import Judge
 from tandem.chaos.simulation.kv_wire import KvFabric
 from tandem.chaos.simulation.network import Network, Plane
 from tandem.chaos.simulation.plan import ClusterPlan
@@ -20,6 +21,7 @@ _TTL_S = 6.0
 _ANNOUNCE_S = 1.5
 _MOST_KILLED = 2
 _GRACE_S = 1.5
+_FREED_WITHIN_S = 2.0
 
 
 class SimCluster:
@@ -30,6 +32,7 @@ class SimCluster:
         self.plan = plan
         self.network = Network(world)
         self.fabric = KvFabric(self.network)
+        self.judge = Judge(world)
         self.registry = Process(world, REGISTRY)
         self.directory = MemoryDirectory(self.registry.clock)
         self.workers: dict[str, SimWorker] = {}
@@ -53,6 +56,7 @@ class SimCluster:
             directory=self.directory,
             find=self.workers.get,
             through_codec=self.plan.through_codec,
+            judge=self.judge,
         )
 
     def _clock(self) -> dict[str, float]:
@@ -74,7 +78,7 @@ class SimCluster:
         if former is not None:
             former.bury()
         process = Process(self.world, plan.name, **self._clock())
-        worker = SimWorker(process, plan, self.fabric)
+        worker = SimWorker(process, plan, self.fabric, self.judge)
         worker.on_fatal_request = self._note_killed
         self.workers[plan.name] = worker
         process.at_death(partial(self._is_gone, worker))
@@ -101,10 +105,11 @@ class SimCluster:
         self.world.after(self.world.rng.uniform(1.0, 25.0), partial(self.start_worker, worker.plan))
 
     def leave(self, worker: SimWorker) -> None:
-        """A drained worker ends in order."""
+        """The time of a drain is over: what still runs is handed over, then the worker ends in order."""
         if worker.process.is_alive:
             self.directory.deregister(worker.info.worker_id, worker.epoch)
-            worker.process.kill()
+            worker.loop.hand_over()
+            worker.process.after(0.2, worker.process.kill)
 
     def crash_router(self) -> None:
         """Kill the router; its callers see a broken connection; another one starts."""
@@ -130,6 +135,7 @@ class SimCluster:
         router, world = self.router, self.world
         now_s = router.process.clock.now_s()
         caller = Caller(world, ask, router.dispatcher)
+        caller.on_end = partial(world.after, _FREED_WITHIN_S, partial(self._check_freed, caller))
         self.callers.append(caller)
         task = ask.task
         world.note(
@@ -159,6 +165,20 @@ class SimCluster:
     def _check_deadline(self, caller: Caller) -> None:
         if not caller.is_over:
             self.world.violation("hang", f"{caller.name} is past its deadline by {_GRACE_S} s and has not ended")
+
+    def _check_freed(self, caller: Caller) -> None:
+        """The request is over: whoever could be told has let go of it."""
+        router = self.router.process
+        for name, worker in sorted(self.workers.items()):
+            process = worker.process
+            is_told = (
+                process.paused_since_s is None
+                and self.world.now_s - process.resumed_at_s > _FREED_WITHIN_S
+                and self.network.is_well(router.name, name, Plane.ATTACH, for_s=_FREED_WITHIN_S)
+            )
+            held = [key for key in worker.outbox.open_attempts() if key.request_id == caller.name]
+            if is_told and held:
+                self.world.violation("freed", f"{name} still runs {held} {_FREED_WITHIN_S} s after the request ended")
 
     # --- reckoning -------------------------------------------------------------------------------------------------
 

@@ -110,7 +110,7 @@ def _slow_path(plane: Plane, cluster: SimCluster) -> None:
     world = cluster.world
     world.hit(f"slow_{plane.value}")
     source, target = world.rng.choice(paths)
-    cluster.network.path(source, target, plane).extra_s = world.rng.uniform(0.05, 0.8)
+    cluster.network.slow(source, target, plane, world.rng.uniform(0.05, 0.8))
     world.after(world.rng.uniform(0.5, 8.0), partial(cluster.network.heal, source, target, plane))
 
 

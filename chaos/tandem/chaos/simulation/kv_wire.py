@@ -6,6 +6,7 @@ from typing import Any
 
 from tandem.chaos.simulation.network import Connection, End, Network, Pipe, Plane
 from tandem.chaos.simulation.process import Process
+from tandem.chaos.simulation.show import show_frame
 from tandem.core.errors import TandemError
 from tandem.kvtransfer.codec import HEADER_BYTES, decode, decode_header, encode
 from tandem.kvtransfer.errors import LinkLost, ProtocolViolation
@@ -62,6 +63,9 @@ class SimWire:
             self._outgoing += part
         mangle = self._network.mangle
         while (frame := self._next_frame()) is not None:
+            self._network.world.tell(
+                self._out.source, lambda frame=frame: f"kv to {self._out.target.name}: {show_frame(frame)}"
+            )
             if mangle is None:
                 self._out.send(frame)
                 continue
@@ -188,7 +192,7 @@ class KvFabric:
             source.after(2e-3, partial(done, LinkLost("connection refused")))
             return
         connection = Connection(self.network, source, door.process, Plane.KV, keepalive=False)
-        self.connections = [c for c in self.connections if c.is_open][-64:] + [connection]
+        self.connections = [*[c for c in self.connections if c.is_open][-64:], connection]
         ours = SimWire(self.network, connection, connection.one, connection.to_other, connection.to_one)
         theirs = SimWire(self.network, connection, connection.other, connection.to_one, connection.to_other)
         is_done = False

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tandem.chaos.simulation.network import Arrival, Pipe
+from tandem.chaos.simulation.process import Process
 from tandem.chaos.simulation.world import World
 from tandem.kvtransfer.codec import FrameType
 
@@ -34,12 +35,14 @@ class Mangler:
         self._world = world
         self._rates = rates
         self._stash: dict[str, deque[bytes]] = {}
+        self._old: dict[str, deque[bytes]] = {}  # what was said to earlier lives
+        self._lives: dict[str, Process] = {}
 
     def __call__(self, pipe: Pipe[Any], frame: bytes) -> list[Arrival]:
         """Return what arrives of ``frame``."""
         rates, world, kind = self._rates, self._world, frame[_TYPE_AT]
         rng = world.rng
-        stash = self._stash.setdefault(pipe.target.name, deque(maxlen=_STASHED))
+        stash = self._stash_for(pipe.target)
         if kind in _REPLAYABLE:
             stash.append(frame)
         arrivals = [Arrival(frame)]
@@ -60,8 +63,17 @@ class Mangler:
         if self._strikes("kv_duplicate", rates.kv_duplicate):
             arrivals.append(Arrival(frame, rng.choice((0.0, 0.01, 1.0)), overtakes=True))
         if stash and self._strikes("kv_replay", rates.kv_replay):
-            arrivals.append(Arrival(rng.choice(stash)))
+            old = self._old.get(pipe.target.name)
+            arrivals.append(Arrival(rng.choice(old if old and world.chance(0.5) else stash)))
         return arrivals
+
+    def _stash_for(self, target: Process) -> deque[bytes]:
+        name = target.name
+        if self._lives.get(name) is not target:
+            self._lives[name] = target
+            self._old[name] = self._stash.get(name, deque())
+            self._stash[name] = deque(maxlen=_STASHED)
+        return self._stash[name]
 
     def _strikes(self, kind: str, rate: float) -> bool:
         if not self._world.chance(rate):

@@ -4,6 +4,7 @@ Every token's slot holds 128 bits that are a function of (tenant, all tokens up 
 whole context of every row with what it must be, through the block table; a stale, torn or foreign byte ends the run.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from zlib import crc32
@@ -135,7 +136,7 @@ class SimSampler:
     def sample(self, logits: torch.Tensor, rows: Sequence[SampleRow]) -> list[SampledToken]:
         """See TokenSampler."""
         return [
-            SampledToken(token_id=None if code != code else choose(int(code), row.params, row.child, row.position))
+            SampledToken(token_id=None if math.isnan(code) else choose(int(code), row.params, row.child, row.position))
             for code, row in zip(logits[:, 0].tolist(), rows, strict=True)
         ]
 

@@ -28,6 +28,7 @@ class Path:
     jitter_s: float
     is_cut: bool = False
     extra_s: float = 0.0
+    troubled_at_s: float = float("-inf")  # last change for the worse or the better
     waiting: "list[Pipe]" = field(default_factory=list)
 
 
@@ -54,11 +55,19 @@ class Network:
 
     def cut(self, source: str, target: str, plane: Plane) -> None:
         """Let nothing through from ``source`` to ``target``; what is sent waits (as TCP would send it again)."""
-        self.path(source, target, plane).is_cut = True
+        path = self.path(source, target, plane)
+        path.is_cut, path.troubled_at_s = True, self.world.now_s
+
+    def slow(self, source: str, target: str, plane: Plane, extra_s: float) -> None:
+        """Have everything take ``extra_s`` longer."""
+        path = self.path(source, target, plane)
+        path.extra_s, path.troubled_at_s = extra_s, self.world.now_s
 
     def heal(self, source: str, target: str, plane: Plane) -> None:
         """Let everything through again; what waited arrives now."""
         path = self.path(source, target, plane)
+        if path.is_cut or path.extra_s:
+            path.troubled_at_s = self.world.now_s
         path.is_cut, path.extra_s = False, 0.0
         waiting, path.waiting = path.waiting, []
         for pipe in waiting:
@@ -68,6 +77,12 @@ class Network:
         """End every trouble of every path."""
         for source, target, plane in list(self._paths):
             self.heal(source, target, plane)
+
+    def is_well(self, one: str, other: str, plane: Plane, *, for_s: float) -> bool:
+        """Whether both directions have been without trouble for so long."""
+        since_s = self.world.now_s - for_s
+        paths = (self.path(one, other, plane), self.path(other, one, plane))
+        return not any(path.is_cut or path.extra_s or path.troubled_at_s >= since_s for path in paths)
 
     def is_whole(self, one: str, other: str, plane: Plane) -> bool:
         """Whether both directions work."""
@@ -157,7 +172,7 @@ class End:
 
 
 class Connection:
-    """Two pipes with one fate. A dead process's side is closed by its kernel; silence on a path is found by keepalive."""
+    """Two pipes with one fate. A dead process's side is closed by its kernel; keepalive finds silence."""
 
     def __init__(self, network: Network, one: Process, other: Process, plane: Plane, *, keepalive: bool) -> None:
         self.one, self.other = End(one), End(other)

@@ -21,13 +21,15 @@ class ProcessClock:
 
 
 class Process:
-    """One life. What is called while it stands still runs when it goes on; what is called after its death never runs."""
+    """One life. Calls wait while it stands still; after its death none runs."""
 
     def __init__(self, world: World, name: str, *, offset_s: float = 0.0, rate: float = 1.0) -> None:
         self.world = world
         self.name = name
         self.is_alive = True
         self.paused_since_s: float | None = None
+        self.resumed_at_s = float("-inf")
+        self.on_resume: Callable[[float], None] = lambda seconds: None
         self.clock = ProcessClock(world, offset_s=offset_s, rate=rate)
         self._deferred: deque[Callable[[], None]] = deque()
         self._at_death: list[Callable[[], None]] = []
@@ -73,7 +75,9 @@ class Process:
         """SIGCONT: what waits in its buffers is read first, in order."""
         if not self.is_alive or self.paused_since_s is None:
             return
-        self.paused_since_s = None
+        paused_s, self.paused_since_s = self.world.now_s - self.paused_since_s, None
+        self.resumed_at_s = self.world.now_s
+        self.on_resume(paused_s * self.clock.rate)
         self.world.note(self.name, f"continued, {len(self._deferred)} calls waited")
         waiting, self._deferred = self._deferred, deque()
         for call in waiting:

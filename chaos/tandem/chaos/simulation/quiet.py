@@ -11,7 +11,7 @@ import structlog
 def quiet_logs() -> Iterator[None]:
     """Drop every log line inside; the configuration before comes back."""
     before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL + 1))
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
         yield
     finally:

@@ -1,10 +1,13 @@
 """One simulated router process: the product's dispatcher and all it joins, fed by simulated streams and a registry."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from tandem.chaos.simulation.attach import AttachLink
+from tandem.chaos.simulation.events import Judge
 from tandem.chaos.simulation.network import Network
 from tandem.chaos.simulation.process import Process
+from tandem.chaos.simulation.show import show_command, show_report
 from tandem.chaos.simulation.worker import SimWorker
 from tandem.core.latency import LatencyCoefficients
 from tandem.core.messages import Beat, Command, StepReport
@@ -13,6 +16,7 @@ from tandem.router.actions import WorkerKey
 from tandem.router.config import RouterConfig
 from tandem.router.directory import MemoryDirectory
 from tandem.router.dispatcher import Dispatcher
+from tandem.router.event_trace import record_health
 from tandem.router.fleet import Fleet
 from tandem.router.observer import SilentObserver
 from tandem.router.queue import CentralQueue
@@ -33,6 +37,7 @@ class SimRouter:
         directory: MemoryDirectory,
         find: Callable[[str], SimWorker | None],
         through_codec: bool,
+        judge: Judge,
     ) -> None:
         self.process = process
         self.links: dict[WorkerKey, AttachLink] = {}
@@ -41,13 +46,15 @@ class SimRouter:
         self._find = find
         self._through_codec = through_codec
         self._seen: Sequence[WorkerInfo] = ()
+        sink = judge.sink(process, process.world.rng.getrandbits(63))
         self.dispatcher = Dispatcher(
-            fleet=Fleet(config.timers.health()),
+            fleet=Fleet(config.timers.health(), on_health=partial(record_health, sink)),
             queue=CentralQueue(config.queue.bounds(), config.queue.tenant_weights),
             policy=config.dispatcher_policy(),
             clock=process.clock,
             send=self._send,
             observer=SilentObserver(),
+            event_log=sink,
         )
         process.every(TICK_S, self._tick)
         process.every(_DIRECTORY_S, self._watch)
@@ -66,6 +73,7 @@ class SimRouter:
 
     def on_report(self, worker: WorkerKey, report: StepReport) -> None:
         """See `tandem.router.server`."""
+        self.process.world.tell(worker.worker_id, lambda: f"reports {show_report(report)}")
         self.dispatcher.on_report(worker, report)
 
     def on_beat(self, worker: WorkerKey, beat: Beat) -> None:
@@ -80,6 +88,7 @@ class SimRouter:
 
     def _send(self, worker: WorkerKey, command: Command) -> None:
         link = self.links.get(worker)
+        self.process.world.tell(self.process.name, lambda: f"to {worker.worker_id}: {show_command(command)}")
         if link is not None:
             link.send(command)
 
@@ -128,5 +137,6 @@ class SimRouter:
             problems.append(f"{len(dispatcher.queue)} requests are queued")
         for record in dispatcher.fleet.records():
             if len(record.in_flight):
-                problems.append(f"{len(record.in_flight)} attempts are counted in flight on {record.key.worker_id}")
+                held = [f"{key.request_id}/{key.attempt}" for key in record.in_flight._charges]
+                problems.append(f"{held} are counted in flight on {record.key.worker_id}")
         return problems

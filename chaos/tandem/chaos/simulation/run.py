@@ -30,6 +30,7 @@ class SeedResult:
     num_requests: int
     num_tokens: int
     num_events: int
+    num_traced: int
     num_attempts: int
     simulated_s: float
     wall_s: float
@@ -46,7 +47,7 @@ def run_seed(
 
 def _run(seed: int, timeline: Timeline, *, is_calm: bool, keep_all: bool) -> SeedResult:
     began_s = time.perf_counter()
-    world = World(seed, keep_all_notes=keep_all)
+    world = World(seed, is_replay=keep_all)
     rng = random.Random(f"plan {seed}")
     cluster = SimCluster(world, draw_plan(rng, is_calm=is_calm))
     schedule_load(cluster, rng, timeline)
@@ -58,6 +59,8 @@ def _run(seed: int, timeline: Timeline, *, is_calm: bool, keep_all: bool) -> See
         world.run_until(world.now_s + 0.5)
     if not world.violations:
         cluster.reckon()
+    num_traced = cluster.judge.finish()
+    world.note("world", f"ends: {world.num_events} events, {num_traced} traced, next chance {world.rng.random()}")
     if is_calm and not world.violations:
         for caller in cluster.callers:
             if caller.reason:
@@ -76,6 +79,7 @@ def _run(seed: int, timeline: Timeline, *, is_calm: bool, keep_all: bool) -> See
         num_requests=len(cluster.callers),
         num_tokens=sum(caller.num_tokens for caller in cluster.callers),
         num_events=world.num_events,
+        num_traced=num_traced,
         num_attempts=sum(caller.num_attempts for caller in cluster.callers),
         simulated_s=world.now_s,
         wall_s=time.perf_counter() - began_s,

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from opentelemetry.metrics import NoOpMeter
 
+from tandem.chaos.simulation.events import Judge
 from tandem.chaos.simulation.kv_links import SimReceiverLink, SimSenderLink, SimThread
 from tandem.chaos.simulation.kv_wire import KvFabric, SimDoor
 from tandem.chaos.simulation.model import (
@@ -23,6 +24,7 @@ from tandem.chaos.simulation.model import (
     SimText,
 )
 from tandem.chaos.simulation.process import Process
+from tandem.chaos.simulation.world import World
 from tandem.core.blocks import AttemptKey, BlockRef
 from tandem.core.errors import TandemError
 from tandem.core.ids import Epoch, WorkerId
@@ -34,6 +36,7 @@ from tandem.decode_worker.role import DecodeRole
 from tandem.engine.config import EngineConfig
 from tandem.engine.engine import Engine
 from tandem.engine.kv.pool import KvPool
+from tandem.engine.results import StepResult
 from tandem.engine.sequence import Sequence as EngineSequence
 from tandem.kvtransfer.identity import SECRET_BYTES
 from tandem.kvtransfer.layout import KvLayout
@@ -58,7 +61,6 @@ SIM_LAYOUT = KvLayout(
     block_size=BLOCK_SIZE,
     rope_digest="none",
 )
-_INSTRUMENTS = {role: WorkerInstruments(meter=NoOpMeter("simulation"), role=role) for role in Role}
 _INTEGRITY_EVERY_TURNS = 16
 
 
@@ -75,6 +77,19 @@ class WorkerPlan:
     chunk_s: float
     thread_lag_s: float
     preempt: float  # chance that another thread gets a turn in the middle of a copy
+
+
+class SimInstruments(WorkerInstruments):
+    """Measures nothing but what the run counts."""
+
+    def __init__(self, role: Role, world: World) -> None:
+        super().__init__(meter=NoOpMeter("simulation"), role=role)
+        self._world = world
+
+    def stepped(self, result: StepResult) -> None:
+        """See WorkerInstruments."""
+        for _ in range(result.stats.num_preempted):
+            self._world.hit("preemption")
 
 
 class WakingInbox(Inbox):
@@ -109,7 +124,7 @@ class PreemptibleMemory(EngineBlockMemory):
 class SimWorker:
     """One life of one worker."""
 
-    def __init__(self, process: Process, plan: WorkerPlan, fabric: KvFabric) -> None:
+    def __init__(self, process: Process, plan: WorkerPlan, fabric: KvFabric, judge: Judge) -> None:
         world = process.world
         self.process = process
         self.plan = plan
@@ -135,8 +150,11 @@ class SimWorker:
             config=plan.engine,
             clock=self._engine_clock,
         )
+        self._sink = judge.sink(process, self.epoch)
+        self.engine.observe(self._sink)
         self.inbox = WakingInbox(self.wake)
         self.outbox = Outbox(self.epoch)
+        self._instruments = SimInstruments(plan.role, world)
         self.estimator = LatencyEstimator()
         self._memory = PreemptibleMemory(self.engine.table, pool)
         self._memory.preempt = self._preempt
@@ -147,7 +165,7 @@ class SimWorker:
             inbox=self.inbox,
             outbox=self.outbox,
             estimator=self.estimator,
-            instruments=_INSTRUMENTS[plan.role],
+            instruments=self._instruments,
             clock=self._engine_clock,
         )
         self._senders: dict[str, Send] = {}
@@ -305,7 +323,7 @@ class SimWorker:
             "engine": self.engine,
             "outbox": self.outbox,
             "inbox": self.inbox,
-            "instruments": _INSTRUMENTS[self.plan.role],
+            "instruments": self._instruments,
         }
         if self.plan.role is Role.PREFILL:
             return PrefillRole(**common, make_sender=self._make_sender)  # type: ignore[arg-type]
@@ -322,6 +340,7 @@ class SimWorker:
             source=self._memory,
             events=relay,
             clock=self.process.clock,
+            event_log=self._sink,
             make_link=partial(
                 SimSenderLink, process=self.process, fabric=self._fabric, chunk_s=lambda: self.plan.chunk_s
             ),
@@ -346,6 +365,7 @@ class SimWorker:
             make_door=make_door,
             make_link=partial(SimReceiverLink, process=self.process),
             make_thread=self._make_thread,
+            event_log=self._sink,
             draw_secret=lambda: self._world.rng.randbytes(SECRET_BYTES),
         )
         return self.receiver

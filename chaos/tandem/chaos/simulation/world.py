@@ -12,13 +12,14 @@ _KEPT_NOTES = 4000
 class World:
     """Runs calls in the order of their times; everything random in a run is drawn from ``rng``."""
 
-    def __init__(self, seed: int, *, keep_all_notes: bool = False) -> None:
+    def __init__(self, seed: int, *, is_replay: bool = False) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
+        self.is_replay = is_replay
         self.now_s = 0.0
         self.violations: list[str] = []
         self.hits: Counter[str] = Counter()  # faults that took effect, by kind
-        self.notes: deque[str] = deque(maxlen=None if keep_all_notes else _KEPT_NOTES)
+        self.notes: deque[str] = deque(maxlen=None if is_replay else _KEPT_NOTES)
         self.num_events = 0
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = 0
@@ -60,6 +61,11 @@ class World:
         line = f"{self.now_s:10.5f} {who:<12} {what}"
         self.notes.append(line)
         self._hash.update(line.encode())
+
+    def tell(self, who: str, what: Callable[[], str]) -> None:
+        """Write a line of a replay: everything said between processes. Other runs have neither time nor room for it."""
+        if self.is_replay:
+            self.notes.append(f"{self.now_s:10.5f} {who:<12}   {what()}")
 
     def hit(self, kind: str) -> None:
         """A fault of this kind took effect."""

@@ -1,5 +1,7 @@
 """The verdict on a request: equal, a right beginning, or wrong."""
 
+from typing import Any
+
 import pytest
 
 from tandem.chaos.cluster.records import ChildRecord, Ending, RequestRecord, Verdict, judge, summarise
@@ -55,7 +57,7 @@ def test_anything_else_is_wrong(child: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("child", [{"token_ids": [8]}, {"text": "b"}, {"num_gaps": 1}, {"token_ids": [7, 8, 9, 1]}])
 def test_a_wrong_beginning_is_wrong_even_after_a_cancel(child: dict[str, object]) -> None:
-    fields = {"token_ids": [7], "text": "a", "finish_reason": None} | child
+    fields: dict[str, Any] = {"token_ids": [7], "text": "a", "finish_reason": None} | child
     assert _verdict(_record(Ending.CANCELLED, **fields)) is Verdict.WRONG
 
 

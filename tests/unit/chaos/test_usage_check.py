@@ -12,7 +12,7 @@ ACCEPTED = RequestAccepted(request="r", num_sequences=1)
 FORWARDED = TokensForwarded(request="r", child=0, position=0, count=3)
 ENDED = RequestEnded(request="r", outcome="ok", reason="", num_output_tokens=3)
 BOOKED = UsageRecorded(request="r", num_prompt_tokens=2, num_output_tokens=3)
-WHOLE = [ACCEPTED, FORWARDED, ENDED, BOOKED]
+WHOLE: list[Event] = [ACCEPTED, FORWARDED, ENDED, BOOKED]
 
 
 def _log(folder: Path, *events: Event, name: str = "router-1.jsonl") -> Path:

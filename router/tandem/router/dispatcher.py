@@ -34,13 +34,13 @@ from tandem.router.crashes import CrashWatch
 from tandem.router.event_trace import RecordingObserver, RecordingSink
 from tandem.router.fleet import Fleet, FleetChange
 from tandem.router.ledger import RequestLedger
-from tandem.router.live import DispatcherPolicy, Live
+from tandem.router.live import DispatcherPolicy, Live, entry_of
 from tandem.router.observer import Observer
 from tandem.router.pairs import PairBreakers
 from tandem.router.phases import PhaseClock
 from tandem.router.placement import NoCapacity
 from tandem.router.placer import Chosen, DropHeld, Placer
-from tandem.router.queue import CentralQueue, QueueEntry
+from tandem.router.queue import CentralQueue
 from tandem.router.recovery import RetryBudget, error_for
 from tandem.router.timers import Timer, TimerKind, Timers
 
@@ -107,14 +107,10 @@ class Dispatcher:
         now_s = self._clock.now_s()
         num_servers = self.fleet.num_alive(Role.PREFILL) or self.fleet.num_alive(Role.DECODE)
         self.queue.check_room(task.priority, num_servers=num_servers)
-        num_prompt = len(task.prompt_token_ids)
-        expected = self._placer.expected_tokens(task)
-        entry = QueueEntry(
-            request_id=task.request_id,
-            tenant=task.tenant,
-            priority=task.priority,
-            cost_tokens=num_prompt + 2.0 * expected * task.num_sequences,
-            work_s=self.fleet.typical_prefill_s(num_prompt),
+        entry = entry_of(
+            task,
+            expected_tokens=self._placer.expected_tokens(task),
+            work_s=self.fleet.typical_prefill_s(len(task.prompt_token_ids)),
             deadline_s=deadline_s,
             arrived_s=arrived_s,
         )
@@ -125,8 +121,7 @@ class Dispatcher:
             budget=self._budget,
             clock=PhaseClock(arrived_s=arrived_s, tokenize_ms=tokenize_ms),
         )
-        if self._event_log is not None:
-            sink = RecordingSink(sink, task, self._event_log)
+        sink = sink if self._event_log is None else RecordingSink(sink, task, self._event_log)
         ledger.admitted()
         live = Live(ledger=ledger, sink=sink, entry=entry, arrived_s=arrived_s, last_put_s=now_s, waiting_since_s=now_s)
         self._lives[task.request_id] = live

@@ -27,6 +27,21 @@ class DispatcherPolicy:
     gap_timeout_s: float = 6.0
 
 
+def entry_of(
+    task: GenerationTask, *, expected_tokens: int, work_s: float, deadline_s: float | None, arrived_s: float
+) -> QueueEntry:
+    """What the queue has to know of a request; ``expected_tokens`` per sequence weigh double, as they are decoded."""
+    return QueueEntry(
+        request_id=task.request_id,
+        tenant=task.tenant,
+        priority=task.priority,
+        cost_tokens=len(task.prompt_token_ids) + 2.0 * expected_tokens * task.num_sequences,
+        work_s=work_s,
+        deadline_s=deadline_s,
+        arrived_s=arrived_s,
+    )
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Live:
     """One request that has not ended."""

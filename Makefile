@@ -8,7 +8,7 @@ TORCH  ?= torch==2.13.0
 ARGS   ?=
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo setup setup-dev test quick lint types imports proto schemas bench clean
+.PHONY: help demo setup setup-dev test quick lint types imports proto schemas bench spec spec-long mutants clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -62,6 +62,15 @@ schemas: setup   ## regenerate the JSON Schemas in deploy/schemas
 bench: setup     ## the benchmarks of the README; results go to benchmarks/results/
 	@for name in kvtransfer router serve equality; do \
 	  $(BIN)/python -m benchmarks.$$name --json --output benchmarks/results/$$name.json || exit 1; done
+
+spec: setup      ## model checking: the hand-over and the role switch, and every guard removed (needs spin and gcc)
+	@$(BIN)/python -m benchmarks.spec --json $(ARGS)
+
+spec-long: setup ## … and the larger configurations (up to an hour and 8 GB)
+	@$(BIN)/python -m benchmarks.spec --json --long $(ARGS)
+
+mutants: setup-dev ## take each guard out of a copy of the code and see a test fail
+	@$(BIN)/python -m benchmarks.mutants --json $(ARGS)
 
 clean:           ## remove the environment and every cache in this folder
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -53,6 +53,7 @@ class Tally:
     errors: dict[str, int] = field(default_factory=dict)
     tag_mismatches: int = 0
     num_events: int = 0
+    worker_deaths: int = 0
     num_tokens_verified: int = 0
     leaks: list[str] = field(default_factory=list)
     trace_violations: list[str] = field(default_factory=list)
@@ -121,6 +122,7 @@ def _count(
         tally.errors["BROKEN"] = tally.errors.get("BROKEN", 0) + summary.num_broken
     verified = cluster.verified()
     tally.tag_mismatches += verified.tag_mismatches
+    tally.worker_deaths += sum(cluster.num_restarts(worker_id) for worker_id in cluster.worker_ids)
     tally.num_tokens_verified += verified.num_tokens
 
 
@@ -146,6 +148,7 @@ def result_of(tally: Tally) -> dict[str, Any]:
         "errors": sum(tally.errors.values()),
         "leaks": len(tally.leaks),
         "trace_violations": len(tally.trace_violations),
+        "worker_deaths": tally.worker_deaths,
         "free_p50_s": round(freed[len(freed) // 2], 4) if freed else None,
         "free_p99_s": round(freed[int(0.99 * (len(freed) - 1))], 4) if freed else None,
         "free_max_s": round(freed[-1], 4) if freed else None,

@@ -48,7 +48,7 @@ def test_a_right_beginning_before_an_early_end(ending: Ending) -> None:
         {"num_gaps": 1},
     ],
 )
-def test_anything_else_is_wrong(child: dict[str, object]) -> None:
+def test_anything_else_is_wrong(child: dict[str, Any]) -> None:
     record = _record(**child)
     assert _verdict(record) is Verdict.WRONG
     assert record.problem
@@ -56,7 +56,7 @@ def test_anything_else_is_wrong(child: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("child", [{"token_ids": [8]}, {"text": "b"}, {"num_gaps": 1}, {"token_ids": [7, 8, 9, 1]}])
-def test_a_wrong_beginning_is_wrong_even_after_a_cancel(child: dict[str, object]) -> None:
+def test_a_wrong_beginning_is_wrong_even_after_a_cancel(child: dict[str, Any]) -> None:
     fields: dict[str, Any] = {"token_ids": [7], "text": "a", "finish_reason": None} | child
     assert _verdict(_record(Ending.CANCELLED, **fields)) is Verdict.WRONG
 

@@ -74,7 +74,7 @@ def build_generate(
         prompt=_prompt(prompt, token_ids, messages, options),
         model=_text("model", options.get("model", "")),
         num_sequences=_unsigned("n", options.get("n", 1)),
-        max_tokens=_optional_unsigned("max_tokens", options.get("max_tokens")),
+        max_tokens=_max_tokens(options.get("max_tokens")),
         stop=tuple(_text("stop", text) for text in ((stop,) if isinstance(stop, str) else stop)),
         stop_token_ids=_token_ids("stop_token_ids", options.get("stop_token_ids", ())),
         ignore_eos=options.get("ignore_eos", False),
@@ -195,6 +195,15 @@ def _scalar(name: str, value: TemplateValue) -> TemplateValue:
 
 def _token_ids(field: str, token_ids: Iterable[int]) -> tuple[int, ...]:
     return tuple(_unsigned(f"{field}[{index}]", token_id) for index, token_id in enumerate(token_ids))
+
+
+def _max_tokens(value: int | None) -> int | None:
+    """What is too much depends on the model and is the server's to say."""
+    try:
+        return _optional_unsigned("max_tokens", value)
+    except InvalidArgument:
+        remedy = "use a whole number of at least 1, or leave it out"
+        raise InvalidArgument("max_tokens", f"is {value!r}", remedy=remedy) from None
 
 
 def _optional_unsigned(field: str, value: int | None, most: int = _UINT32) -> int | None:

@@ -26,6 +26,10 @@ class Progress(Protocol):
         """A phase starts."""
         ...
 
+    def tell(self, text: str) -> None:
+        """Something that goes as it should, and that a person should know."""
+        ...
+
     def warn(self, text: str) -> None:
         """Something a person should know, though work goes on."""
         ...
@@ -41,6 +45,9 @@ class SilentProgress:
     def begin(self, name: str) -> Phase:
         """Say nothing."""
         return self
+
+    def tell(self, text: str) -> None:
+        """Say nothing."""
 
     def warn(self, text: str) -> None:
         """Say nothing."""
@@ -81,6 +88,10 @@ class LineProgress:
         self._open.append(phase)
         self._draw_live()
         return phase
+
+    def tell(self, text: str) -> None:
+        """Write a line of its own."""
+        self._line(f"{self._stamp()}  {text}")
 
     def warn(self, text: str) -> None:
         """Write a line of its own."""

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import psutil
 import pydantic
@@ -58,17 +59,30 @@ class RunStates:
         Raises EnvironmentProblem when a cluster of this name runs or starts, or when the folder is not ours.
         """
         self._make_folder()
-        with (self._folder / f"{name}.lock").open("w") as lock:
+        path = self._folder / f"{name}.lock"
+        with self._locked(path, name):
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)  # while it is still locked: see `_locked`
+
+    def _locked(self, path: Path, name: str) -> IO[str]:
+        """Return the lock file, open and locked. Raises EnvironmentProblem when another process has it."""
+        while True:
+            lock = path.open("w")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                    return lock
+                lock.close()  # its holder took the file away as it ended: a lock on that one guards nothing
             except BlockingIOError:
+                lock.close()
                 running = self.find(name)
                 where = f"process {running.pid}, {running.public_address}" if running else "it is just starting"
                 raise EnvironmentProblem(
                     f"a cluster named {name!r} runs already ({where})",
                     remedy=f"stop it with `tandem down --name {name}`, or give this one another metadata.name",
                 ) from None
-            yield
 
     def log_folder(self, name: str) -> Path:
         """Return where the processes of a cluster write their logs."""

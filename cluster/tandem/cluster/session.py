@@ -63,7 +63,7 @@ async def _live(
         states.remove(name, os.getpid())
 
     def say_draining() -> None:
-        progress.warn("draining; once more (Ctrl-C) ends everything at once")
+        progress.tell("draining; once more (Ctrl-C) ends everything at once")
 
     with Interrupts(on_first=say_draining, on_second=kill) as interrupts:
         model = await interrupts.unless_stopped(

@@ -36,16 +36,6 @@ class PhaseClock:
         self._first_decode_ms: float | None = None
         self.is_waiting = True  # False once no token can tell anything new: keeps the hot path short
 
-    @property
-    def first_token_s(self) -> float | None:
-        """When the first token was forwarded."""
-        return self._first_token_s
-
-    @property
-    def dispatched_s(self) -> float | None:
-        """When the first attempt went to its workers."""
-        return self._dispatched_s
-
     def dispatched(self, now_s: float) -> None:
         """An attempt went out; only the first one ends the wait in the queue."""
         if self._dispatched_s is None:

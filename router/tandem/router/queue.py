@@ -86,11 +86,6 @@ class CentralQueue:
     def __contains__(self, request_id: object) -> bool:
         return request_id in self._entries or request_id in self._again
 
-    @property
-    def num_waiting_by_class(self) -> dict[PriorityClass, int]:
-        """Number of waiting requests of each class, without those that are placed again."""
-        return {c: sum(line.num_live for line in self._lines[c].values()) for c in _CLASSES}
-
     def work_ahead_s(self, priority: PriorityClass) -> float:
         """Predicted seconds of work that go before a new request of this class."""
         return sum(self._work_s[c] for c in _CLASSES[: _CLASSES.index(priority) + 1])

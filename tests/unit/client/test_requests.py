@@ -93,3 +93,8 @@ def test_token_ids_are_checked_everywhere() -> None:
     assert checked_token_ids([0, 2**32 - 1]) == (0, 2**32 - 1)
     with pytest.raises(InvalidArgument):
         checked_token_ids([-1])
+
+
+def test_no_tokens_at_all_is_answered_with_a_number_that_helps() -> None:
+    with pytest.raises(InvalidArgument, match="at least 1"):
+        _build("x", max_tokens=-3)

@@ -1,6 +1,7 @@
 """`tandem doctor`: each check on a machine that has what it takes and on one that has not."""
 
 import json
+import os
 import socket
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from tandem.cluster.cli.app import main
 from tandem.cluster.commands import checks
 from tandem.cluster.commands.checks import Check, Level
+from tandem.cluster.run_state import RunState, RunStates, own_start_s
 from tandem.core.environment import Environment
 
 
@@ -20,7 +22,13 @@ def levels(*found: Check) -> list[Level]:
 
 def test_this_machine_passes(tmp_path: Path) -> None:
     found = checks.all_checks(
-        Environment(cache_folder=tmp_path / "c", run_folder=tmp_path / "r", no_color=True, hub_offline=True)
+        Environment(
+            cache_folder=tmp_path / "c",
+            run_folder=tmp_path / "r",
+            no_color=True,
+            hub_offline=True,
+            test_failpoints=None,
+        )
     )
     assert Level.FAIL not in levels(*found)
     assert len({check.name for check in found}) == len(found) == 12
@@ -49,13 +57,20 @@ def test_whatever_is_not_well_says_what_to_do(monkeypatch: pytest.MonkeyPatch, t
     assert all(check.remedy for check in found)
 
 
-def test_port() -> None:
+def test_port(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = int(taken.getsockname()[1])
-        assert checks.check_port(port).level is Level.WARN
+        assert checks.check_port(port, tmp_path).level is Level.WARN
         assert not checks.port_is_free(port)
+        facts = {"name": "mine", "pid": os.getpid(), "started_s": own_start_s(), "runtime": "local", "model": "m"}
+        addresses = {"public_address": f"127.0.0.1:{port}", "internal_address": "127.0.0.1:2"}
+        rest = {"secured": False, "internal_secured": False, "log_folder": "/logs"}
+        RunStates(tmp_path).write(RunState.model_validate(facts | addresses | rest))
+        assert checks.check_port(port, tmp_path) == Check(
+            name="port", level=Level.OK, detail=f"{port} serves your cluster 'mine'"
+        )
     assert checks.port_is_free(port)
 
 

@@ -14,13 +14,13 @@ from tandem.cluster.cli.app import main
 from tandem.cluster.commands.chat import Conversation
 from tandem.cluster.commands.connection import Connection
 from tandem.cluster.commands.demo import DemoPlan, command_line, demo_config, paste_lines
-from tandem.cluster.commands.sampling import sampling_options
+from tandem.cluster.commands.sampling import parse_logit_bias, sampling_options
 from tandem.cluster.commands.up import allow_insecure
 from tandem.cluster.config.model import ClusterConfig
 from tandem.cluster.run_state import RunStates
 from tandem.core.config.yaml_file import load_yaml_config
 from tandem.core.environment import Environment
-from tandem.core.errors import ConfigError, EnvironmentProblem
+from tandem.core.errors import ConfigError, EnvironmentProblem, InvalidArgument
 from tandem.router.placement import PlacementMode
 from tandem.rpc.config import ApiKey
 from tandem.rpc.keys import KeyRing
@@ -34,7 +34,9 @@ def run(*words: str) -> int:
 
 
 def environment(tmp_path: Path) -> Environment:
-    return Environment(cache_folder=tmp_path / "c", run_folder=tmp_path / "run", no_color=True, hub_offline=True)
+    return Environment(
+        cache_folder=tmp_path / "c", run_folder=tmp_path / "run", no_color=True, hub_offline=True, test_failpoints=None
+    )
 
 
 # --- init ---------------------------------------------------------------------------------------------------------
@@ -197,3 +199,14 @@ def test_the_command_is_named_so_that_a_shell_finds_it(tmp_path: Path, monkeypat
     monkeypatch.setenv("PATH", str(tmp_path))
     assert command_line() != "tandem"
     assert "tandem" in command_line()
+
+
+def test_logit_bias_is_read_from_words() -> None:
+    assert parse_logit_bias(["42=-5", "7=0.5"]) == {42: -5.0, 7: 0.5}
+    assert parse_logit_bias([]) is None
+
+
+@pytest.mark.parametrize("word", ["42", "=1", "x=1", "42=much"])
+def test_a_bias_that_is_none_is_named(word: str) -> None:
+    with pytest.raises(InvalidArgument, match="TOKEN_ID=NUMBER"):
+        parse_logit_bias([word])

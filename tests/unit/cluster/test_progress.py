@@ -85,5 +85,17 @@ def test_silence() -> None:
     phase = progress.begin("x")
     phase.update("y")
     phase.done("z")
+    progress.tell("v")
     progress.warn("w")
     progress.stop()
+
+
+def test_what_goes_as_it_should_is_no_warning() -> None:
+    out = io.StringIO()
+    progress = LineProgress(out, color=False)
+    progress.tell("draining")
+    progress.warn("slow")
+    told, warned = out.getvalue().splitlines()
+    assert told.endswith("  draining")
+    assert "warning: slow" in warned
+    assert "warning" not in told

@@ -1,10 +1,12 @@
 """What a running cluster leaves on disk, and what of it counts."""
 
+import fcntl
 import os
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -92,6 +94,31 @@ def test_a_name_is_held_by_one(states: RunStates) -> None:
         pass
     with states.claimed("a"), states.claimed("b"):
         pass
+
+
+def test_a_name_given_back_leaves_no_file(states: RunStates, tmp_path: Path) -> None:
+    with states.claimed("a"):
+        assert (tmp_path / "run" / "a.lock").exists()
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_lock_file_that_its_holder_took_away_guards_nothing(
+    states: RunStates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opened before the holder ended, locked after: somebody else may have made a new file of that name."""
+    path, flock = tmp_path / "run" / "a.lock", fcntl.flock
+    taken: list[int] = []
+
+    def flock_late(lock: IO[str], how: int) -> None:
+        if not taken:
+            path.unlink()
+        taken.append(lock.fileno())
+        flock(lock, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock_late)
+    with states.claimed("a"):
+        assert path.exists()
+        assert len(taken) == 2
 
 
 def test_a_folder_of_somebody_else_is_refused(

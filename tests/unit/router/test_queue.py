@@ -233,6 +233,6 @@ def test_nothing_is_lost_or_served_twice(steps: list[tuple[str, int, str, Priori
             assert head.request_id in waiting
             waiting.discard(str(head.request_id))
         assert len(queue) == len(waiting)
-        assert sum(queue.num_waiting_by_class.values()) == len(waiting)
+        assert all((RequestId(name) in queue) == (name in waiting) for name in ever)
     assert set(names(drain(queue))) == waiting
     assert all(queue.work_ahead_s(c) == 0.0 for c in PriorityClass)

@@ -117,6 +117,10 @@ def generate(
     top_k: opt.TopK = None,
     top_p: opt.TopP = None,
     min_p: opt.MinP = None,
+    repetition_penalty: opt.RepetitionPenalty = None,
+    presence_penalty: opt.PresencePenalty = None,
+    frequency_penalty: opt.FrequencyPenalty = None,
+    logit_bias: opt.LogitBias = None,
     seed: opt.Seed = None,
     stop: opt.Stop = None,
     n: Annotated[int, typer.Option("-n", help="How many answers.")] = 1,
@@ -134,14 +138,15 @@ def generate(
     """Ask a running cluster to go on with a text."""
     from tandem.cluster.commands.connection import Connection
     from tandem.cluster.commands.generate import Wanted, run_generate
-    from tandem.cluster.commands.sampling import sampling_options
+    from tandem.cluster.commands.sampling import parse_logit_bias, sampling_options
 
     connection = Connection(
         name=name, address=address, ca=ca, certificate=cert, key=key, key_file=key_file, insecure=insecure
     )
     options = sampling_options(
         max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed, stop=stop,
-        n=n, logprobs=logprobs, model=model,
+        n=n, logprobs=logprobs, model=model, repetition_penalty=repetition_penalty, presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty, logit_bias=parse_logit_bias(logit_bias),
     )  # fmt: skip
     wanted = Wanted(prompt=prompt, as_chat=chat, stream=stream, as_json=as_json, timeout_s=timeout)
     run_generate(connection, wanted, options)

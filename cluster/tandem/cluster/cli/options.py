@@ -45,5 +45,19 @@ TopP = Annotated[float | None, typer.Option(help="Draw among the likeliest of th
 MinP = Annotated[
     float | None, typer.Option(help="Drop what is less likely than this share of the best.", rich_help_panel=_SAMPLING)
 ]
+RepetitionPenalty = Annotated[
+    float | None,
+    typer.Option(help="Above 1 makes tokens of prompt and answer less likely.", rich_help_panel=_SAMPLING),
+]
+PresencePenalty = Annotated[
+    float | None, typer.Option(help="Taken off tokens that the answer has already.", rich_help_panel=_SAMPLING)
+]
+FrequencyPenalty = Annotated[
+    float | None, typer.Option(help="Taken off a token for each time it was said.", rich_help_panel=_SAMPLING)
+]
+LogitBias = Annotated[
+    list[str] | None,
+    typer.Option(help="TOKEN_ID=NUMBER, added to its score; may be repeated.", rich_help_panel=_SAMPLING),
+]
 Seed = Annotated[int | None, typer.Option(help="Makes the draw repeatable.", rich_help_panel=_SAMPLING)]
 Stop = Annotated[list[str] | None, typer.Option(help="End at this text; may be repeated.", rich_help_panel=_SAMPLING)]

@@ -65,6 +65,8 @@ def _talk(
             talk.forget()
         elif question:
             try:
+                if not interactive and talk.num_turns:
+                    terminal.say()  # an answer may have many lines: an empty one stands between two
                 answer = runner.run(_answer(client, talk.with_question(question), options, terminal))
             except RequestError as error:  # this question can't be served; the next may
                 if not interactive:

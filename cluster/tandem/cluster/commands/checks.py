@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from tandem.cluster.run_state import RunStates
 from tandem.core.environment import Environment
 from tandem.core.errors import ModelError
 from tandem.core.prepared_model import read_prepared_model
@@ -52,7 +53,7 @@ def all_checks(environment: Environment) -> list[Check]:
         check_cores,
         check_memory,
         lambda: check_shared_memory(Path("/dev/shm")),
-        lambda: check_port(_PORT),
+        lambda: check_port(_PORT, environment.run_folder),
         lambda: check_gpu(Path("/proc/driver/nvidia/gpus")),
         check_builtin_model,
         lambda: check_cache(environment.cache_folder),
@@ -133,10 +134,13 @@ def check_shared_memory(folder: Path) -> Check:
     return Check(name="shared mem", level=Level.OK, detail=detail)
 
 
-def check_port(port: int) -> Check:
-    """The port that demo and examples use."""
+def check_port(port: int, run_folder: Path) -> Check:
+    """The port that demo and examples use; a cluster of one's own may well have it."""
     if port_is_free(port):
         return Check(name="port", level=Level.OK, detail=f"{port} is free")
+    for state in RunStates(run_folder).running():
+        if state.public_address.endswith(f":{port}"):
+            return Check(name="port", level=Level.OK, detail=f"{port} serves your cluster {state.name!r}")
     return Check(
         name="port",
         level=Level.WARN,

@@ -101,11 +101,13 @@ async def _show(plan: DemoPlan, cluster: LiveCluster, terminal: Terminal, began_
     terminal.say(f"  {usage_line(completed.usage, timings)}")
     if timings.handover_ms is None:
         raise InternalError("the demo was not served by a pair of workers")
+    address, name = cluster.state.public_address, cluster.state.name
     if not plan.once:
         terminal.say("\nTry, in another terminal:")
-    else:
+    else:  # this cluster is about to end: what is printed is for the next one, at its usual place
         terminal.say("\nTry, while `tandem demo` (without --once) runs:")
-    for line in paste_lines(cluster.state.public_address, cluster.state.name):
+        address, name = f"127.0.0.1:{PORT}", NAME
+    for line in paste_lines(address, name):
         terminal.say(f"  {line}")
     return {
         "runtime": plan.runtime,

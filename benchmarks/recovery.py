@@ -2,7 +2,7 @@
 
     python -m benchmarks.recovery --json [--quick] [--rounds N] [--output FILE]
 
-One prefill and two decode workers, real processes with the tagged engine and a cost per step. Streams are greedy,
+One prefill and three decode workers, real processes with the tagged engine and a cost per step. Streams are greedy,
 sampled, penalised, with stop strings that hold text back, and of two and three sequences; what each must say is known
 from the model's definition alone. Faults: killed after k tokens; killed, then the worker that took over killed as well;
 stopped so long that it is given up, and continued (a zombie); stopped for 4.8 s, which must abort nothing; none.
@@ -51,7 +51,7 @@ async def measure(rounds: Sequence[Round], *, repeat: int, seed: int, num_stream
     tag_mismatches = 0
     for number in range(repeat):
         options = ChaosOptions(
-            num_prefill=1, num_decode=2, cost=COST, engine={"num_blocks": 1024, "max_sequences": 128}
+            num_prefill=1, num_decode=3, cost=COST, engine={"num_blocks": 1024, "max_sequences": 128}
         )
         async with ChaosCluster(options) as cluster:
             for index, one in enumerate(rounds):

@@ -181,6 +181,8 @@ def place_held(
     fits_holder = [
         d for d in decodes if any(p.key == holder and _can_hand_over(p, d, demand, blocked) for p in prefills)
     ]
+    if not decodes and any(p.key == holder for p in prefills):
+        return NoCapacity(reason="no decode worker is alive")
     if not fits_holder:
         return None
     fitting = [d for d in fits_holder if _fits(demand, d)]

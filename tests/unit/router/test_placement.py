@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tandem.core import reasons
 from tandem.core.types import Role
+from tandem.router.actions import Pair
 from tandem.router.placement import (
     Demand,
     NoCapacity,
@@ -17,6 +19,7 @@ from tandem.router.placement import (
     WorkerView,
     num_blocks_for,
     place,
+    place_held,
 )
 from tests.unit.router.builders import D2, P2, D, P, make_view
 
@@ -221,3 +224,74 @@ def test_a_placement_always_fits(fleet: tuple[list[WorkerView], list[WorkerView]
         (chosen,) = [d for d in decodes if d.key == choice.decode]
         assert chosen.num_sequences < chosen.max_sequences
         assert choice.num_blocks <= chosen.free_blocks
+
+
+# --- pairs ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_blocked_pair_is_left_out_and_both_workers_are_used() -> None:
+    prefills, decodes = [prefill(), prefill("prefill-1")], [decode(), decode("decode-1")]
+    blocked = frozenset({Pair(prefill=P, decode=D)})
+    choice = placed(place(demand(), prefills=prefills, decodes=decodes, policy=AUTO, blocked=blocked))
+    assert (choice.prefill, choice.decode) in {(P, D2), (P2, D)}
+
+
+@pytest.mark.parametrize("policy", [AUTO, SPLIT])
+def test_when_only_failing_pairs_are_left_decode_computes(policy: PlacementPolicy) -> None:
+    blocked = frozenset({Pair(prefill=P, decode=D)})
+    choice = placed(place(demand(), prefills=[prefill()], decodes=[decode()], policy=policy, blocked=blocked))
+    assert (choice.prefill, choice.decode) == (None, D)
+    assert "hand-overs" in choice.reason
+    asked = replace(demand(), avoid_pairs=blocked)
+    assert placed(place(asked, prefills=[prefill()], decodes=[decode()], policy=policy)).prefill is None
+
+
+def test_layouts_that_never_fit_are_refused_by_name_where_a_pair_is_demanded() -> None:
+    unequal = [prefill(layout_fingerprint="other")]
+    choice = refused(place(demand(), prefills=unequal, decodes=[decode()], policy=SPLIT))
+    assert choice.never == reasons.KV_LAYOUT
+    assert placed(place(demand(), prefills=unequal, decodes=[decode()], policy=AUTO)).prefill is None
+    busy = decode("decode-1", layout_fingerprint="other", free_blocks=0)
+    waiting = refused(place(demand(), prefills=unequal, decodes=[decode(), busy], policy=SPLIT))
+    assert not waiting.never, "a decode worker that fits is only busy"
+
+
+def test_held_kv_goes_to_the_fastest_decode_worker_its_holder_can_reach() -> None:
+    prefills = [prefill(queued_prefill_s=9.0), prefill("prefill-1")]
+    decodes = [decode(), decode("decode-1", num_sequences=4)]
+    choice = place_held(demand(), holder=P, prefills=prefills, decodes=decodes)
+    assert isinstance(choice, Placement)
+    assert (choice.prefill, choice.decode, choice.predicted_prefill_s) == (P, D, 0.0)
+    blocked = frozenset({Pair(prefill=P, decode=D)})
+    choice = place_held(demand(), holder=P, prefills=prefills, decodes=decodes, blocked=blocked)
+    assert isinstance(choice, Placement)
+    assert choice.decode == D2
+    full = [decode(free_blocks=0)]
+    assert isinstance(place_held(demand(), holder=P, prefills=prefills, decodes=full), NoCapacity)
+    assert place_held(demand(), holder=P, prefills=prefills, decodes=[decode()], blocked=blocked) is None
+    assert place_held(demand(), holder=P, prefills=prefills[1:], decodes=decodes) is None
+
+
+@given(
+    blocked=st.frozensets(st.tuples(st.integers(0, 2), st.integers(0, 2))),
+    loads=st.lists(st.floats(0.0, 0.2), min_size=6, max_size=6),
+)
+def test_no_blocked_pair_is_ever_chosen_and_a_usable_one_is_the_cheapest(
+    blocked: frozenset[tuple[int, int]], loads: list[float]
+) -> None:
+    prefills = [prefill(f"prefill-{i}", queued_prefill_s=loads[i]) for i in range(3)]
+    decodes = [decode(f"decode-{i}", context_tokens=round(1e5 * loads[3 + i])) for i in range(3)]
+    pairs = frozenset(Pair(prefill=prefills[p].key, decode=decodes[d].key) for p, d in blocked)
+    choice = placed(place(demand(), prefills=prefills, decodes=decodes, policy=SPLIT, blocked=pairs))
+    if len(blocked) == 9:
+        assert choice.prefill is None
+        return
+    assert choice.prefill is not None
+    assert Pair(prefill=choice.prefill, decode=choice.decode) not in pairs
+    costs = {
+        (p.key, d.key): p.queued_prefill_s + d.model.step_s(num_sequences=1, num_context_tokens=d.context_tokens + 64)
+        for p in prefills
+        for d in decodes
+        if Pair(prefill=p.key, decode=d.key) not in pairs
+    }
+    assert costs[choice.prefill, choice.decode] == pytest.approx(min(costs.values()))

@@ -242,7 +242,7 @@ class WorkerPair:
         result.events.append((role, event))
         if isinstance(event, Granted) and event.grant and not self.hold_grants:
             self.prefill.send(ForwardGrant(request_id=event.request_id, attempt=event.attempt, grant=event.grant))
-        if isinstance(event, AttemptFailed) and event.child is None:
+        if isinstance(event, AttemptFailed) and event.child is None and not event.held:
             self.abort(event.request_id)
             result.ended.set()
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from tandem.core.log import configure_logging
 from tandem.core.types import Role, WorkerInfo
 from tandem.router.config import RouterConfig
-from tandem.router.directory import StaticDirectory
 from tandem.router.process import run_event_loop
 from tandem.router.served_model import ServedModel
 from tandem.router.server import Router
 from tests.fakes.fake_worker import MODEL
+from tests.fakes.static_directory import StaticDirectory
 from tests.fakes.worker_process import info_from_json
 
 

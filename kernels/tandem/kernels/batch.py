@@ -1,6 +1,5 @@
 """What the attention kernels and their reference are told about a batch: tensors and numbers, no engine types."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,25 +69,3 @@ def check_attention(query: torch.Tensor, cache: torch.Tensor, output: torch.Tens
         raise ValueError(f"query is {query.dtype}, cache {cache.dtype}, output {output.dtype}; they must be the same")
     if query.stride(2) != 1 or output.stride(2) != 1:
         raise ValueError("the elements of a head must lie side by side in query and output")
-
-
-def batch_on(
-    *,
-    query_lens: Sequence[int],
-    context_lens: Sequence[int],
-    block_tables: torch.Tensor,
-    sequence_ids: Sequence[int],
-) -> PagedBatch:
-    """Build a PagedBatch from host numbers, on the device of ``block_tables``."""
-    device = block_tables.device
-    starts = [0]
-    for length in query_lens:
-        starts.append(starts[-1] + length)
-    return PagedBatch(
-        query_starts=torch.tensor(starts, dtype=torch.int32, device=device),
-        context_lens=torch.tensor(context_lens, dtype=torch.int32, device=device),
-        block_tables=block_tables,
-        sequence_ids=torch.tensor(sequence_ids, dtype=torch.int32, device=device),
-        max_query_tokens=max((query_lens[s] for s in sequence_ids), default=0),
-        max_context_tokens=max((context_lens[s] for s in sequence_ids), default=0),
-    )

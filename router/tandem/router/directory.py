@@ -17,18 +17,6 @@ class WorkerDirectory(Protocol):
         ...
 
 
-class StaticDirectory:
-    """A fixed list, for tests and small fixed set-ups."""
-
-    def __init__(self, workers: Sequence[WorkerInfo]) -> None:
-        self._workers = tuple(workers)
-
-    async def watch(self) -> AsyncIterator[Sequence[WorkerInfo]]:
-        """Yield the list once and stay silent."""
-        yield self._workers
-        await asyncio.Event().wait()
-
-
 class MemoryDirectory:
     """The registry that a router hosts itself: workers register and renew, silence removes them."""
 

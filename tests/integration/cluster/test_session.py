@@ -44,7 +44,13 @@ def world(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Envi
     monkeypatch.setattr(
         session, "Supervisor", functools.partial(Supervisor, programs=Programs(router=CHILD, registry=CHILD))
     )
-    return Environment(cache_folder=tmp_path / "cache", run_folder=tmp_path / "run", no_color=True, hub_offline=True)
+    return Environment(
+        cache_folder=tmp_path / "cache",
+        run_folder=tmp_path / "run",
+        no_color=True,
+        hub_offline=True,
+        test_failpoints=None,
+    )
 
 
 async def test_published_while_it_is_up(stage: Stage, world: Environment) -> None:

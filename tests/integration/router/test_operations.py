@@ -18,7 +18,7 @@ from tandem.core.ids import WorkerId
 from tandem.core.types import Role
 from tandem.inference.v1 import inference_pb2 as pb
 from tandem.router.config import RouterConfig
-from tandem.router.directory import MemoryDirectory, StaticDirectory
+from tandem.router.directory import MemoryDirectory
 from tandem.router.served_model import ServedModel
 from tandem.router.server import Router, run_router
 from tandem.rpc.channels import open_channel
@@ -211,7 +211,7 @@ async def test_a_port_in_use_is_a_named_problem(tmp_path: Path) -> None:
     async with cluster(tmp_path, []) as found:
         port = int(found.router.address.rpartition(":")[2])
         config = RouterConfig(port=port)
-        second = Router(config, ServedModel.load(tmp_path, name=MODEL), StaticDirectory([]))
+        second = Router(config, ServedModel.load(tmp_path, name=MODEL), MemoryDirectory(MonotonicClock()))
         with pytest.raises(EnvironmentProblem, match=str(port)):
             await second.start()
         await second.stop(grace_s=0.0)

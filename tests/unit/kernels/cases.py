@@ -6,7 +6,8 @@ import pytest
 import torch
 import triton
 
-from tandem.kernels.batch import PagedBatch, Scoring, batch_on
+from tandem.kernels.batch import PagedBatch, Scoring
+from tests.fakes.paged_batches import batch_on
 
 # What an output row holds before a kernel runs: a row that nobody listed must still hold it afterwards.
 UNTOUCHED = 77.0

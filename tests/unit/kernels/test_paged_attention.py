@@ -6,11 +6,12 @@ import itertools
 import pytest
 import torch
 
-from tandem.kernels.batch import PagedBatch, Scoring, batch_on
+from tandem.kernels.batch import PagedBatch, Scoring
 from tandem.kernels.paged_decode import num_splits_of, paged_decode
 from tandem.kernels.paged_prefill import paged_prefill
 from tandem.kernels.reference import paged_attention_reference
 from tandem.kernels.tiles import Tiles
+from tests.fakes.paged_batches import batch_on
 from tests.unit.kernels.cases import (
     DECODE_CASES,
     PREFILL_CASES,

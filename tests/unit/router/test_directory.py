@@ -9,7 +9,7 @@ from tandem.core.clock import MonotonicClock
 from tandem.core.errors import InvalidArgument
 from tandem.core.ids import Epoch, WorkerId
 from tandem.core.types import Role, WorkerInfo
-from tandem.router.directory import MemoryDirectory, StaticDirectory
+from tandem.router.directory import MemoryDirectory
 from tandem.router.registry_service import MAX_TTL_S, RegistryFront
 from tandem.rpc.context import CallContext
 from tests.unit.router.builders import SteppedClock, make_info
@@ -60,11 +60,6 @@ async def test_watchers_see_the_present_list_and_each_change() -> None:
     assert await asyncio.wait_for(seen.get(), 2.0) == (DECODE,)  # expiry is noticed without a call
     watcher.cancel()
     await asyncio.gather(watcher, return_exceptions=True)
-
-
-async def test_a_static_directory_tells_its_list_once() -> None:
-    stream = StaticDirectory([DECODE]).watch()
-    assert await anext(aiter(stream)) == (DECODE,)
 
 
 @pytest.mark.parametrize("ttl_s", [0.0, -1.0, MAX_TTL_S + 1.0, float("nan")])

@@ -8,7 +8,7 @@ TORCH  ?= torch==2.13.0
 ARGS   ?=
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo setup setup-dev test quick lint types imports proto schemas bench spec spec-long mutants clean
+.PHONY: help demo setup setup-dev test quick stateful lint types imports proto schemas bench spec spec-long mutants clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -42,6 +42,9 @@ test: setup-dev  ## everything CI runs: lint, types, import contracts, stubs, te
 
 quick: setup-dev ## unit tests only, without the slow ones
 	@$(BIN)/pytest tests/unit tests/meta -m "not slow" -q $(ARGS)
+
+stateful: setup-dev ## the state machines at length (EXAMPLES=5000 random walks each) and every planted defect
+	@STATEFUL_EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/pytest tests/stateful --timeout=0 -q $(ARGS)
 
 lint: setup-dev  ## ruff, format check
 	@$(BIN)/ruff check .

@@ -149,6 +149,20 @@ class BlockTableMachine(RuleBasedStateMachine):
         for use in live:
             use.references = 0
 
+    @rule(old=st.sampled_from(KEYS), new=st.sampled_from(KEYS))
+    def rekey(self, old: AttemptKey, new: AttemptKey) -> None:
+        """A later attempt takes over what an earlier one holds; readers at work for the old one may finish."""
+        live = [use for use in self.all_uses if use.is_live]
+        moved = [use for use in live if use.key == old]
+        try:
+            require(self.table.rekey(old, new) == len(moved), "blocks were lost between two attempts")
+        except IntegrityError:
+            require(any(use.key == new for use in live), "a take-over was refused for nothing")
+            return
+        require(not any(use.key == new for use in live), "took over beside blocks of its own")
+        for use in moved:
+            use.key = new
+
     # --- hand-over threads' side: any reference, any time ---
 
     @rule(use=uses)

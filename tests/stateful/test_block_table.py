@@ -117,7 +117,7 @@ def test_table_survives(size: int) -> None:
     ("mutant", "problem"),
     [
         (NoGenerationBump, "another use|not there to be read|does not wait for it|shared|refused"),
-        (FreeWhilePinned, "FREE\\) has \\d pins|free blocks is wrong"),
+        (FreeWhilePinned, "FREE\\) has \\d pins|free blocks is wrong|given more"),
         (UncheckedRelease, "another use|references|KV block table"),
         (AnyStateCanBeHeld, "not complete|not there to be read|does not wait for it"),
         (AnyOwnerCanHold, "not there to be read|does not wait for it"),

@@ -264,8 +264,17 @@ def test_a_worker_that_changes_its_role_leaves_the_other() -> None:
     story = Story()
     story.begin()
     story.tell(DECODE, ev.RoleChanged(role=Role.PREFILL, state="serving"))
-    story.accept()
+    story.accept(R)
+    story.accept(S)  # still the same gap
     assert [v.problem for v in story.judge().violations] == ["no decode worker served while a request was accepted"]
+
+
+def test_a_worker_that_says_again_that_it_serves_was_never_away() -> None:
+    story = Story()
+    story.begin()
+    story.tell(DECODE, ev.RoleChanged(role=Role.DECODE, state="serving"))
+    story.accept()
+    assert story.judge().violations == []
 
 
 def test_nothing_after_a_loss_is_judged_and_the_report_says_so() -> None:

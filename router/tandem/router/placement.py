@@ -4,18 +4,19 @@ Times in seconds, from the latency model of each worker, with ``n`` sequences an
 may hold ``c`` already (``new = t - c``)::
 
     split(P)   = queued(P) + prefill_P(new, c) + fetch(P)
-    delay(P)   = min(w · prefill_P(new, c), max_affinity_s)         what the work costs those who wait behind it
+    delay(P)   = w · prefill_P(new, c)                              what the work costs those who wait behind it
     local(D)   = queued(D) + prefill_D(new, c) · (1 + step_D / chunk)   D keeps stepping between the prompt's chunks
     harm(D)    = itl_weight · prefill_D(new, c) · running(D)        what its running sequences lose meanwhile
     pace(D)    = step_D with the n sequences added, the price of a crowded D
 
 ``w = affinity + affinity_per_waiting · requests waiting per prefill worker``: work that a cache saves is worth more the
-more requests wait for it to be done. So affinity may cost a request at most ``max_affinity_s`` of predicted TTFT.
-Tokens in a slower tier count as held only where fetching them is predicted to be faster than computing them.
+more requests wait for it to be done. Tokens in a slower tier count as held only where fetching them is predicted to be
+faster than computing them.
 
-P is the one with the lowest split(P) + delay(P), D the one with the lowest pace(D); ties go to the name. Local prefill
-must be better by ``min_gain_s``, its harm included: at equal times the pair wins, because D stays free for its next
-tokens.
+P is the one with the lowest split(P) + delay(P) among those whose split(P) is at most ``max_affinity_s`` and
+``max_affinity_share`` of the lowest above the lowest: that is what affinity may cost a request. D is the one with the
+lowest pace(D); ties go to the name. Local prefill must be better by ``min_gain_s``, its harm included: at equal times
+the pair wins, because D stays free for its next tokens.
 
 Pairs whose hand-overs fail, or whose KV layouts differ, are left out; when no pair is left, D computes the prompt.
 
@@ -26,7 +27,7 @@ it can still be cancelled or overtaken for nothing.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from tandem.core import reasons
@@ -55,7 +56,8 @@ class PlacementPolicy:
     min_split_tokens: int = 0
     affinity: float = 1.0
     affinity_per_waiting: float = 3.0
-    max_affinity_s: float = 5.0
+    max_affinity_s: float = 0.25
+    max_affinity_share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +226,7 @@ def _cheapest_pair(
 ) -> _PairOption | None:
     """The cheapest P and the cheapest D; where those two may not be paired, the pair with the lowest sum."""
     weight = policy.affinity + policy.affinity_per_waiting * demand.num_waiting / max(len(prefills), 1)
-    costs_p = sorted((_prefill_option(demand, p, policy, weight) for p in prefills), key=_order)
+    costs_p = _within_bound([_prefill_option(demand, p, weight) for p in prefills], policy)
     costs_d = sorted((_Option(worker=d, cost_s=_pace_s(demand, d)) for d in decodes), key=_order)
     liked = [option for option in costs_p if option.worker.key not in demand.avoid]
     for options in (liked, costs_p):
@@ -321,10 +323,18 @@ def _compute_s(demand: Demand, worker: WorkerView) -> float:
     return compute_s + (demand.cached[worker.key].fetch_s if num_cached else 0.0)
 
 
-def _prefill_option(demand: Demand, worker: WorkerView, policy: PlacementPolicy, weight: float) -> _Option:
+def _prefill_option(demand: Demand, worker: WorkerView, weight: float) -> _Option:
     compute_s = _compute_s(demand, worker)
-    delay_s = min(weight * compute_s, policy.max_affinity_s)
-    return _Option(worker=worker, cost_s=worker.queued_prefill_s + compute_s, delay_s=delay_s)
+    return _Option(worker=worker, cost_s=worker.queued_prefill_s + compute_s, delay_s=weight * compute_s)
+
+
+def _within_bound(options: Sequence[_Option], policy: PlacementPolicy) -> list[_Option]:
+    """Best first; those that would cost the request too much come last, by its own time alone."""
+    lowest_s = min((option.cost_s for option in options), default=0.0)
+    bound_s = lowest_s * (1.0 + policy.max_affinity_share) + policy.max_affinity_s
+    near = sorted((option for option in options if option.cost_s <= bound_s), key=_order)
+    far = [replace(option, delay_s=0.0) for option in options if option.cost_s > bound_s]
+    return [*near, *sorted(far, key=_order)]
 
 
 def _fits(demand: Demand, worker: WorkerView) -> bool:

@@ -49,6 +49,8 @@ from tandem.kvtransfer import KvReceiverService, TransferStats
 from tandem.kvtransfer.grant import TransportName
 
 ROUND_BYTES = 512 << 20
+ROUNDS = 11
+QUICK_ROUNDS = 3
 _WAIT_S = 60.0
 
 
@@ -243,12 +245,15 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print only the JSON line")
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--round-mib", type=int, default=ROUND_BYTES >> 20)
+    parser.add_argument("--quick", action="store_true", help="three rounds of an eighth: whether it works, no figures")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--round-mib", type=int)
     parser.add_argument("--output", type=Path, help="also write figures and method to this file")
     options = parser.parse_args()
-    facts = method(options.rounds, options.round_mib << 20)
-    figures = measure(num_rounds=options.rounds, round_bytes=options.round_mib << 20)
+    num_rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
+    round_bytes = options.round_mib << 20 if options.round_mib else ROUND_BYTES // (8 if options.quick else 1)
+    facts = method(num_rounds, round_bytes)
+    figures = measure(num_rounds=num_rounds, round_bytes=round_bytes)
     result = summarise(figures)
     if not options.json:
         for name, values in figures.items():

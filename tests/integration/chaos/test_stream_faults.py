@@ -166,7 +166,7 @@ async def test_stall_and_release(proxy: TcpProxy, caller: Caller, thread: ProxyT
     with pytest.raises(TimeoutError):
         await caller.ask(b"ghi", num_bytes=1, timeout_s=0.1)
     assert fault.verify().took_effect
-    fault.release(thread.loop)
+    fault.release(thread)
     assert await caller.ask(b"", num_bytes=6) == b"defghi"
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import time
+from collections.abc import Callable
 
 from opentelemetry import trace
 
@@ -21,10 +22,17 @@ class _Leaves(Exception):
     """The caller has seen enough and leaves."""
 
 
-async def call(client: AsyncClient, spec: RequestSpec) -> RequestRecord:
-    """Run one request to its end, whatever it is; never raises for what the server does."""
+async def call(
+    client: AsyncClient, spec: RequestSpec, *, begun: Callable[[RequestRecord], None] | None = None
+) -> RequestRecord:
+    """Run one request to its end, whatever it is; never raises for what the server does.
+
+    ``begun`` gets the record before anything is sent, for who wants to watch, or to cancel by ending the task.
+    """
     span = _new_span()
     record = RequestRecord(spec=spec, began_s=time.monotonic(), traceparent=traceparent_of(span))
+    if begun is not None:
+        begun(record)
     try:
         with trace.use_span(span, end_on_exit=False):
             await _within_deadline(client, record)

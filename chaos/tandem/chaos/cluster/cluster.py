@@ -197,7 +197,9 @@ class ChaosCluster:
         """The cluster as the router sees it. Raises TandemError while the router can't be reached."""
         if self._operator_client is None:
             key = None if self._operator is None else self._operator.text
-            self._operator_client = AsyncClient(self.internal_address, api_key=key, retries=0, timeout_s=_CALL_S)
+            self._operator_client = AsyncClient(
+                self.internal_address, api_key=key, retries=0, timeout_s=_CALL_S, insecure=self.options.insecure
+            )
         return await self._operator_client.status()
 
     async def worker(self, worker_id: str) -> WorkerStatus:
@@ -210,7 +212,7 @@ class ChaosCluster:
     async def describe(self, worker_id: str) -> WorkerDescription:
         """Ask the worker itself. Raises TandemError when it does not answer."""
         address = (await self.worker(worker_id)).info.address
-        async with open_channel(address) as channel:
+        async with open_channel(address, insecure=self.options.insecure) as channel:
             return await WorkerStub(channel).get_info(timeout_s=_CALL_S)
 
     async def restarted(self, worker_id: str, *, since: int, timeout_s: float = 30.0) -> WorkerStatus:

@@ -69,8 +69,8 @@ class FrameFault(ABC):
 class FlipInFrame(FrameFault):
     """One bit of the frame is turned over, in the part and at the byte that is asked for."""
 
-    def __init__(self, kinds: Kinds, part: FramePart, *, offset: int = 0, nth: int = 0) -> None:
-        super().__init__(kinds, nth=nth)
+    def __init__(self, kinds: Kinds, part: FramePart, *, offset: int = 0, nth: int = 0, times: int | None = 1) -> None:
+        super().__init__(kinds, nth=nth, times=times)
         self._part = part
         self._offset = offset
 
@@ -163,13 +163,15 @@ class HoldFrame(FrameFault):
 class RecordFrames(FrameFault):
     """Writes down what a sender said, so that it can be said again by somebody who has no right to."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, most: int = 1024) -> None:
         super().__init__(FrameType.HELLO, times=None)
+        self._most = most
         self.frames: list[bytes] = []
 
     async def apply(self, piece: Piece, flow: Flow) -> Sequence[Piece]:
         """See LinkFault."""
-        self.frames.append(piece.data)
+        if len(self.frames) < self._most:
+            self.frames.append(piece.data)
         self._is_meant(piece)
         return [piece]
 

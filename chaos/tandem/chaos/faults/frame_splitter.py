@@ -18,7 +18,8 @@ _WORD = struct.Struct("<I")
 _CHUNK_DIGEST_AT: Final = _BODY_AT + 48  # tag 16, epoch 8, six numbers of 4
 _SEAL_MAC_AT: Final = _BODY_AT + 44  # tag 16, epoch 8, two numbers of 4, one of 8, one of 4
 MAX_FRAME_BYTES: Final = 8 << 20
-DATA: Final = frozenset({FrameType.CHUNK, FrameType.RUN})
+_RUN: Final = "RUN"  # several chunks in one frame, each with its digest at the end
+DATA: Final = frozenset(kind for kind in FrameType if kind.name in {"CHUNK", _RUN})
 """Frames that carry KV inline."""
 
 
@@ -55,7 +56,7 @@ class WireFrame:
     def _range(self, part: FramePart) -> tuple[int, int]:
         if part is FramePart.HEADER:
             return 0, HEADER_BYTES
-        tail_bytes = DIGEST_BYTES if self.kind is FrameType.RUN else 0
+        tail_bytes = DIGEST_BYTES if self.kind is not None and self.kind.name == _RUN else 0
         if part is FramePart.PAYLOAD and len(self.data) > HEADER_BYTES:
             return HEADER_BYTES, len(self.data) - HEADER_BYTES - tail_bytes
         if part is FramePart.TRAILER and tail_bytes:

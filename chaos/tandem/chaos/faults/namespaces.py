@@ -41,6 +41,11 @@ def run_tool(*arguments: str) -> str:
     return ended.stdout
 
 
+def namespace_of(address: str) -> str:
+    """Return the name of the namespace whose host has this address."""
+    return "tandem-" + address.replace(".", "-")
+
+
 def enter_namespace(name: str) -> None:
     """Move this thread, and what it starts from now on, into a namespace. There is no way back."""
     descriptor = os.open(_NAMESPACES / name, os.O_RDONLY | os.O_CLOEXEC)
@@ -96,9 +101,8 @@ class NetworkLab:
     def add_host(self) -> NetworkHost:
         """Plug one more host in."""
         number = len(self.hosts)
-        host = NetworkHost(
-            name=f"{self._stem}h{number}", address=f"{self._net}.{2 + number}", outer=f"{self._stem}v{number}"
-        )
+        address = f"{self._net}.{2 + number}"
+        host = NetworkHost(name=namespace_of(address), address=address, outer=f"{self._stem}v{number}")
         run_tool("ip", "netns", "add", host.name)
         self.hosts.append(host)
         run_tool("ip", "link", "add", host.outer, "type", "veth", "peer", "name", "eth0", "netns", host.name)

@@ -69,12 +69,12 @@ class _Target:
 
 
 class Kill:
-    """kill -9, done when made."""
+    """kill -9 (or another signal that a process does not survive), done when made."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
         self._target = _Target(pid)
         self.killed_s = time.monotonic()
-        self._was_sent = self._target.signal(signal.SIGKILL)
+        self._was_sent = self._target.signal(number)
         self._is_gone = self._was_sent and self._target.wait_for(_GONE)
 
     def verify(self) -> Evidence:

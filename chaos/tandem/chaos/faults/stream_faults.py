@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from tandem.chaos.faults.evidence import Evidence
 from tandem.chaos.faults.flow import Direction, Flow, Piece, split
+from tandem.chaos.faults.proxy import ProxyThread
 
 _SLICE_BYTES: Final = 4096
 
@@ -101,9 +102,9 @@ class Stall(StreamFault):
         await self._open.wait()
         return [rest]
 
-    def release(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let everything go on; ``loop`` is the proxy thread's."""
-        loop.call_soon_threadsafe(self._open.set)
+    def release(self, thread: ProxyThread) -> None:
+        """Let everything go on."""
+        thread.loop.call_soon_threadsafe(self._open.set)
 
     def verify(self) -> Evidence:
         """Bytes came and had to wait."""

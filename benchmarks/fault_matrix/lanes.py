@@ -1,0 +1,107 @@
+"""Runs cells in clusters, several at once, one cell at a time in each; checks every cluster's event log at its end."""
+
+import asyncio
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from benchmarks.fault_matrix.cell import Cell, CellResult
+from benchmarks.fault_matrix.run import run_cell
+from benchmarks.fault_matrix.world import SHAPES, World
+from tandem.chaos.leaks import check_usage
+from tandem.chaos.trace import check
+from tandem.core.errors import TandemError
+
+Say = Callable[[str], None]
+OpenWorld = Callable[[str, Path], World]
+_MOST_PROBLEMS: Final = 20
+_MOST_FAILED_STARTS: Final = 3
+
+
+@dataclass(slots=True)
+class MatrixResult:
+    """What all lanes found."""
+
+    cells: list[CellResult] = field(default_factory=list)
+    controls: list[CellResult] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)  # of whole clusters: event logs, books
+    num_events: int = 0
+    num_requests: int = 0
+    num_clusters: int = 0
+
+
+class Lanes:
+    """Hands cells to clusters of their shape."""
+
+    def __init__(self, cells: Sequence[Cell], controls: Sequence[Cell], *, say: Say, open_world: OpenWorld) -> None:
+        self._waiting: dict[str, deque[Cell]] = {}
+        for cell in cells:
+            self._waiting.setdefault(cell.shape, deque()).append(cell)
+        self._controls = {shape: [c for c in controls if c.shape == shape] for shape in self._waiting}
+        self._say = say
+        self._open = open_world
+        self.result = MatrixResult()
+
+    async def run(self, plan: Sequence[Sequence[str]]) -> MatrixResult:
+        """Run everything; ``plan`` names, per lane, the shapes it goes through in order."""
+        async with asyncio.TaskGroup() as group:
+            for shapes in plan:
+                group.create_task(self._lane(shapes))
+        return self.result
+
+    async def _lane(self, shapes: Sequence[str]) -> None:
+        for shape in shapes:
+            num_failed_starts = 0
+            while self._waiting.get(shape) and num_failed_starts < _MOST_FAILED_STARTS:
+                try:
+                    await self._cluster(shape)
+                except (TandemError, TimeoutError, OSError) as error:  # the other lanes go on
+                    num_failed_starts += 1
+                    self._say(f"FAIL  the cluster {shape} did not start or stop: {error}")
+                    self.result.problems.append(f"{shape}: {type(error).__name__}: {error}")
+
+    async def _cluster(self, shape: str) -> None:
+        """One life of one cluster: until no cell is left, or one went wrong and may have left something."""
+        controls, self._controls[shape] = self._controls.get(shape, []), []
+        with tempfile.TemporaryDirectory(prefix="tandem-faults-") as folder:
+            async with self._open(shape, Path(folder)) as world:
+                self.result.num_clusters += 1
+                for cell in controls:
+                    self.result.controls.append(await self._run(world, cell))
+                while self._waiting[shape]:
+                    result = await self._run(world, self._waiting[shape].popleft())
+                    self.result.cells.append(result)
+                    if not result.passed:
+                        break
+            await asyncio.to_thread(self._audit, world, shape)
+
+    async def _run(self, world: World, cell: Cell) -> CellResult:
+        result = await run_cell(world, cell)
+        verdict = "ok  " if result.passed else "FAIL"
+        self._say(f"{verdict} {result.seconds:5.1f} s  {cell.name}" + "".join(f"\n       {p}" for p in _all(result)))
+        return result
+
+    def _audit(self, world: World, shape: str) -> None:
+        """The whole life of the cluster, by its event logs: invariants and books."""
+        began_s = time.monotonic()
+        report = check(world.cluster.event_logs())
+        self.result.num_events += report.num_events
+        self.result.num_requests += len(world.records)
+        found = [f"{shape}: {violation}" for violation in report.violations]
+        found += [f"{shape}: {problem}" for problem in check_usage(world.cluster.event_logs(), world.records)]
+        self.result.problems += found[:_MOST_PROBLEMS]
+        self._say(f"     {shape}: {report.num_events} events in {time.monotonic() - began_s:.1f} s, {len(found)} wrong")
+
+
+def open_local(shape: str, folder: Path) -> World:
+    """A world on loopback."""
+    return World(SHAPES[shape], folder)
+
+
+def _all(result: CellResult) -> list[str]:
+    unverified = [] if result.fault_verified else [f"the fault did not take effect: {result.evidence}"]
+    return [*result.problems, *result.leaks, *unverified]

@@ -1,0 +1,84 @@
+"""Rows 27 to 29: callers that read slowly or vanish, and deadlines that pass at every stage."""
+
+from benchmarks.fault_matrix.actions import behave, endings, on_link
+from benchmarks.fault_matrix.cell import OK, Cell, Expect, Gate, Phase, Probe, named_error
+from benchmarks.fault_matrix.checks import freed_within, mates_untouched, nobody_restarted
+from tandem.chaos.cluster import Ending
+from tandem.chaos.faults.flow import Direction
+from tandem.chaos.faults.stream_faults import Stall
+from tandem.core.types import SamplingParams
+
+UP, DOWN = Direction.TO_SERVER, Direction.TO_CLIENT
+_VANISHED_S = 20.0  # the row's bound: gRPC asks after 10 s and gives up 5 s later
+_DEADLINE_S = 1.0
+_LATE_S = 1.5
+_WORDY = SamplingParams(num_logprobs=20, temperature=1.0, seed=27)  # a few hundred bytes per token
+
+
+def _deadline(
+    phase: Phase, does: str, gate: Gate, *, shape: str = "pairs", mates: int = 0, quick: bool = False
+) -> Cell:
+    return Cell(
+        row=29,
+        phase=phase,
+        does=does,
+        fault=behave(lambda scene: endings(scene, Ending.ERROR)),
+        gate=gate,
+        expect=named_error("DEADLINE_EXCEEDED"),
+        probe=Probe(deadline_s=_DEADLINE_S, max_tokens=200, mates=mates),
+        checks=() if mates else (freed_within("prefill", _LATE_S), freed_within("decode", _LATE_S)),
+        after=(mates_untouched(), nobody_restarted()),
+        shape=shape,
+        quick=quick,
+    )
+
+
+CELLS = [
+    Cell(
+        row=27,
+        phase=Phase.DECODE,
+        does="a caller that reads an event each 0.2 s keeps its stream",
+        fault=behave(lambda scene: endings(scene, Ending.OK)),
+        expect=OK,
+        when="before",
+        probe=Probe(max_tokens=16, read_delay_s=0.2, mates=3),
+        after=(mates_untouched(), nobody_restarted()),
+        shape="slow-callers",
+    ),
+    Cell(
+        row=27,
+        phase=Phase.DECODE,
+        does="a caller that reads nothing is ended, the others go on",
+        fault=on_link("public", lambda: [Stall(DOWN)]),
+        expect=named_error("SLOW_CONSUMER"),
+        lasts_s=12.0,
+        probe=Probe(max_tokens=400, n=8, sampling=_WORDY, mates=3),
+        checks=(freed_within("decode", 12.0),),
+        after=(mates_untouched(), nobody_restarted()),
+        shape="slow-callers",
+    ),
+    *(
+        Cell(
+            row=28,
+            phase=phase,
+            does="the caller vanishes without a word",
+            fault=on_link("public", lambda: [Stall(UP), Stall(DOWN)], any_is_enough=True),
+            expect=Expect(endings=frozenset({Ending.ERROR, Ending.OK})),
+            gate=gate,
+            probe=Probe(max_tokens=1800, deadline_s=60.0),
+            checks=(freed_within("decode", _VANISHED_S),),
+            after=(nobody_restarted(),),
+            shape="slow-callers",
+        )
+        for phase, gate in (
+            (Phase.PREFILL, Gate(point="p.chunk", after=1)),
+            (Phase.DECODE, Gate(tokens=5)),
+        )
+    ),
+    _deadline(Phase.IDLE, "in the queue", Gate(queued=True, dwell_s=_LATE_S), shape="two-slots", mates=2),
+    _deadline(Phase.PREFILL, "before the first chunk", Gate(point="p.before_prefill", dwell_s=_LATE_S)),
+    _deadline(Phase.PREFILL, "between chunks", Gate(point="p.chunk", dwell_s=_LATE_S)),
+    _deadline(Phase.TRANSFER, "between sent chunks", Gate(point="p.before_chunk_send", after=2, dwell_s=_LATE_S)),
+    _deadline(Phase.TRANSFER, "before D commits", Gate(point="d.before_commit", at="decode", dwell_s=_LATE_S)),
+    _deadline(Phase.DECODE, "between tokens", Gate(tokens=3, dwell_s=_LATE_S), quick=True),
+]

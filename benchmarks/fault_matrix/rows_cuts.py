@@ -1,0 +1,108 @@
+"""Rows 10 to 12: links are cut while both ends live, between any two processes, in both or in one direction."""
+
+from benchmarks.fault_matrix.actions import on_link
+from benchmarks.fault_matrix.cell import OK, RETRIED, UNNOTICED, Cell, Gate, Phase, Probe
+from benchmarks.fault_matrix.checks import freed_within, nobody_restarted
+from tandem.chaos.faults.flow import Direction
+from tandem.chaos.faults.frame_faults import DropFrame
+from tandem.chaos.faults.stream_faults import Blackhole, Cut, Stall
+from tandem.kvtransfer.codec import FrameType
+
+UP, DOWN = Direction.TO_SERVER, Direction.TO_CLIENT
+_TWO_KEEPALIVES_S = 30.0  # gRPC: a ping each 10 s, 5 s for its answer
+_BOTH_WAYS = [lambda: Stall(UP), lambda: Stall(DOWN)]
+
+
+def _cut() -> list[Stall]:
+    return [Stall(UP), Stall(DOWN)]
+
+
+def _reset() -> list[Cut]:
+    return [Cut(UP, how="reset", times=None)]
+
+
+CELLS = [
+    *(
+        Cell(
+            row=10,
+            phase=phase,
+            does="cut router and D, both alive",
+            fault=on_link("attach", _cut, any_is_enough=True),
+            expect=OK if phase is Phase.IDLE else RETRIED,
+            gate=Gate(tokens=5) if phase is Phase.DECODE else None,
+            probe=Probe(count=4 if phase is Phase.IDLE else 1, max_tokens=80 if phase is Phase.DECODE else 24),
+            checks=(freed_within("decode", _TWO_KEEPALIVES_S),),
+            after=(nobody_restarted(),),
+        )
+        for phase in Phase
+    ),
+    *(
+        Cell(
+            row=11,
+            phase=phase,
+            does="cut P and D, both seen by the router",
+            fault=on_link("kv", _cut, any_is_enough=True),
+            expect=OK if phase is Phase.IDLE else RETRIED,
+            probe=Probe(count=4 if phase is Phase.IDLE else 1),
+            after=(nobody_restarted(),),
+        )
+        for phase in (Phase.IDLE, Phase.PREFILL, Phase.TRANSFER)
+    ),
+    Cell(
+        row=11,
+        phase=Phase.TRANSFER,
+        does="every KV connection of D is reset",
+        fault=on_link("kv", _reset, any_is_enough=True),
+        expect=RETRIED,
+        after=(nobody_restarted(),),
+    ),
+    Cell(
+        row=11,
+        phase=Phase.DECODE,
+        does="cut P and D when D has taken over",
+        fault=on_link("kv", _cut, any_is_enough=True),
+        expect=UNNOTICED,
+        probe=Probe(max_tokens=200),  # beats must come to the cut meanwhile
+    ),
+    *(
+        Cell(
+            row=12,
+            phase=phase,
+            does=f"nothing comes {what}",
+            fault=on_link("kv", lambda direction=direction: [Blackhole(direction)], any_is_enough=True),
+            expect=OK if phase is Phase.IDLE else RETRIED,
+            probe=Probe(count=4 if phase is Phase.IDLE else 1),
+        )
+        for phase in (Phase.IDLE, Phase.TRANSFER)
+        for what, direction in (("back from D to P", DOWN), ("from P to D", UP))
+    ),
+    *(
+        Cell(
+            row=12,
+            phase=Phase.TRANSFER,
+            does=f"one {kind.name} is lost",
+            fault=on_link("kv", lambda kind=kind: [DropFrame(kind)], everywhere=True, any_is_enough=True),
+            expect=UNNOTICED,
+            when="before",
+            quick=kind is FrameType.COMMIT,
+        )
+        for kind in (FrameType.COMMIT, FrameType.COMMIT_ACK, FrameType.CREDIT)
+    ),
+    Cell(
+        row=12,
+        phase=Phase.DECODE,
+        does="nothing comes from D to the router",
+        fault=on_link("attach", lambda: [Stall(DOWN)]),
+        expect=RETRIED,
+        probe=Probe(max_tokens=60),
+        checks=(freed_within("decode", _TWO_KEEPALIVES_S),),
+    ),
+    Cell(
+        row=12,
+        phase=Phase.DECODE,
+        does="nothing comes from the router to D",
+        fault=on_link("attach", lambda: [Stall(UP)], any_is_enough=True),
+        expect=OK,
+        probe=Probe(max_tokens=60),
+    ),
+]

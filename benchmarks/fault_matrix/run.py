@@ -1,0 +1,111 @@
+"""Runs one cell in a world: phase, fault, outcome, evidence, leaks, and whether the cluster is well again."""
+
+import asyncio
+import contextlib
+import time
+from typing import Final
+
+from benchmarks.fault_matrix.cell import Cell, CellResult, Expect, LiveFault
+from benchmarks.fault_matrix.scene import Scene
+from benchmarks.fault_matrix.world import World
+from tandem.chaos.cluster import Ending, RequestRecord, Verdict, random_specs
+from tandem.chaos.leaks import check_leaks
+
+_CELL_S: Final = 150.0
+_SETTLED_S: Final = 45.0
+_FOLLOWERS: Final = 3
+
+
+async def run_cell(world: World, cell: Cell) -> CellResult:
+    """Run it to its end; whatever goes wrong becomes a problem of the result."""
+    result = CellResult(cell=cell)
+    began_s = time.monotonic()
+    scene = Scene(world, cell)
+    fault = cell.fault(scene)
+    num_mismatches = len(world.cluster.mismatches())
+    try:
+        async with asyncio.timeout(_CELL_S):
+            await _attack(scene, fault, result)
+            await _recover(scene, fault, result)
+    except Exception as error:  # noqa: BLE001  # a cell must not take the others with it
+        causes = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
+        result.problems += [f"{type(cause).__name__}: {cause}" for cause in causes]
+    finally:
+        await _clean_up(scene, fault)
+    new_mismatches = world.cluster.mismatches()[num_mismatches:]
+    result.num_wrong += len(new_mismatches)
+    result.problems += [f"an engine found wrong KV: {found}" for found in new_mismatches[:2]]
+    result.seconds = time.monotonic() - began_s
+    return result
+
+
+async def _attack(scene: Scene, fault: LiveFault, result: CellResult) -> None:
+    cell = scene.cell
+    if cell.when == "before" or cell.used_gate.is_open:
+        await fault.begin()
+        scene.hit_at_s = time.monotonic()
+        scene.arm_gate()
+        await scene.start_requests()
+        await scene.at_gate()
+    else:
+        scene.arm_gate()
+        await scene.start_requests()
+        await scene.at_gate()
+        await fault.begin()
+        scene.hit_at_s = time.monotonic()
+    scene.open_gate()
+    checking = asyncio.gather(*(check(scene) for check in cell.checks))
+    if cell.lasts_s is not None:
+        await asyncio.sleep(cell.lasts_s)
+        await fault.end()
+    for problems in await checking:
+        result.problems += problems
+    await scene.finish_requests()
+    await fault.end()
+
+
+async def _recover(scene: Scene, fault: LiveFault, result: CellResult) -> None:
+    """Judge the answers; then the cluster must be whole, empty, and serve."""
+    world, cell = scene.world, scene.cell
+    records = [*scene.probes, *scene.mates]
+    await asyncio.to_thread(world.cluster.judge, records)
+    world.records += records
+    _judge_probes(scene.probes, cell.expect, result)
+    result.num_wrong += sum(record.verdict is Verdict.WRONG for record in records)
+    result.problems += [f"wrong tokens: {r.problem}" for r in records if r.verdict is Verdict.WRONG]
+    result.num_hangs += sum(record.ending is Ending.HANG or not record.was_in_time for record in records)
+    await world.cluster.settled(timeout_s=_SETTLED_S)
+    evidence = fault.verify()
+    result.fault_verified, result.evidence = evidence.took_effect, evidence.facts
+    for check in cell.after:
+        result.problems += await check(scene)
+    followers = await world.cluster.run_requests(random_specs(_FOLLOWERS, seed=cell.row, max_output_tokens=8, max_n=1))
+    world.records += followers
+    result.problems += [
+        f"afterwards a request ended {r.ending.value} {r.reason} {r.problem}"
+        for r in followers
+        if r.ending is not Ending.OK or r.verdict is not Verdict.EQUAL
+    ]
+    result.leaks = await check_leaks(world.cluster, settle_s=cell.settle_s)
+
+
+def _judge_probes(probes: list[RequestRecord], expect: Expect, result: CellResult) -> None:
+    for record in probes:
+        said = f"{record.ending.value} {record.reason}".strip()
+        result.endings.append(f"{said} attempts={record.attempts} tokens={record.num_tokens}")
+        if record.ending not in expect.endings:
+            result.problems.append(f"a probe ended {said}: {record.message}")
+        elif record.ending is Ending.ERROR and expect.reasons and record.reason not in expect.reasons:
+            result.problems.append(f"a probe ended with {record.reason}, not {sorted(expect.reasons)}")
+        elif record.ending is Ending.OK and not expect.min_attempts <= record.attempts <= expect.max_attempts:
+            result.problems.append(f"a probe took {record.attempts} attempts")
+
+
+async def _clean_up(scene: Scene, fault: LiveFault) -> None:
+    """Leave nothing of this cell for the next one, also when it went wrong."""
+    scene.open_gate()
+    scene.world.disarm_all()
+    with contextlib.suppress(Exception):
+        await fault.end()
+    with contextlib.suppress(Exception):
+        await scene.leave()

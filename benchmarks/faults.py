@@ -1,0 +1,136 @@
+"""The chaos matrix: failure modes by phases, over real processes, each fault proven to have taken effect.
+
+Rows are those of the failure-mode table. Every cell attacks a request at a phase and compares what its caller sees with
+what the table promises: tokens equal to the oracle's or a named error, no hang, nothing leaked, the cluster well again;
+and every cluster's event logs must hold no violation. Controls run the same without a fault.
+"""
+
+import asyncio
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.fault_matrix import (
+    rows_cancel,
+    rows_clients,
+    rows_cuts,
+    rows_decode_death,
+    rows_engine,
+    rows_frames,
+    rows_network,
+    rows_prefill_death,
+    rows_router,
+    rows_slow_links,
+    rows_stalls,
+)
+from benchmarks.fault_matrix.cell import Cell, CellResult
+from benchmarks.fault_matrix.lanes import Lanes, MatrixResult, open_local
+from benchmarks.report import finish, say
+from benchmarks.report import parser as common_options
+from tandem.core.log import configure_logging
+
+CELLS: list[Cell] = [
+    *rows_prefill_death.CELLS,
+    *rows_decode_death.CELLS,
+    *rows_stalls.CELLS,
+    *rows_cuts.CELLS,
+    *rows_slow_links.CELLS,
+    *rows_frames.CELLS,
+    *rows_cancel.CELLS,
+    *rows_clients.CELLS,
+    *rows_engine.CELLS,
+    *rows_router.CELLS,
+    *rows_network.CELLS,
+]
+PLAN = (
+    ("pairs",),
+    ("pairs",),
+    ("small-pool", "default-timers", "pairs"),
+    ("slow-callers", "mixed", "two-slots", "unequal", "network", "pairs"),
+)
+
+
+def chosen(*, only: str, quick: bool) -> list[Cell]:
+    """Return the cells that are asked for: of a row (``7``), or whose name begins so."""
+    cells = [cell for cell in CELLS if cell.quick or not quick]
+    return [cell for cell in cells if not only or str(cell.row) == only or cell.name.startswith(only)]
+
+
+def show(cells: Sequence[Cell]) -> None:
+    """Print the table."""
+    for cell in sorted(cells, key=lambda cell: cell.row):
+        endings = "/".join(sorted(ending.value for ending in cell.expect.endings))
+        named = f" ({', '.join(sorted(cell.expect.reasons))})" if cell.expect.reasons else ""
+        print(f"{cell.row:3}  {cell.phase.value:13} {cell.does:60} → {endings}{named}")
+
+
+def summary(found: MatrixResult) -> dict[str, Any]:
+    """Return the last line."""
+    cells = found.cells
+    return {
+        "cells": len(cells),
+        "passed": sum(result.passed for result in cells),
+        "faults_verified": sum(result.fault_verified for result in cells),
+        "wrong_tokens": sum(result.num_wrong for result in cells),
+        "hangs": sum(result.num_hangs for result in cells),
+        "leaks": sum(len(result.leaks) for result in cells),
+        "controls_passed": sum(result.passed for result in found.controls),
+        "violations": len(found.problems),
+    }
+
+
+def details(found: MatrixResult) -> dict[str, Any]:
+    """Return everything that a reader of the result may ask."""
+    return {
+        "cells": [_detail(result) for result in sorted(found.cells, key=lambda r: (r.cell.row, r.cell.name))],
+        "controls": [_detail(result) for result in found.controls],
+        "cells_by_row": dict(sorted(Counter(result.cell.row for result in found.cells).items())),
+        "violations": found.problems,
+        "events_checked": found.num_events,
+        "requests": found.num_requests,
+        "clusters": found.num_clusters,
+    }
+
+
+def _detail(result: CellResult) -> dict[str, Any]:
+    return {
+        "row": result.cell.row,
+        "phase": result.cell.phase.value,
+        "does": result.cell.does,
+        "cluster": result.cell.shape,
+        "passed": result.passed,
+        "fault": result.evidence,
+        "fault_verified": result.fault_verified,
+        "endings": result.endings[:8],
+        "problems": result.problems,
+        "leaks": result.leaks,
+        "seconds": round(result.seconds, 1),
+    }
+
+
+def main() -> None:
+    """Run what is asked for; the exit status says whether every cell passed."""
+    parser = common_options(__doc__)
+    parser.add_argument("--quick", action="store_true", help="a dozen cells, in a minute")
+    parser.add_argument("--only", default="", help="a row's number, or the beginning of a cell's name")
+    parser.add_argument("--list", action="store_true", help="print the cells and run none")
+    options = parser.parse_args()
+    cells = chosen(only=options.only, quick=options.quick)
+    if options.list:
+        show(cells)
+        return
+    configure_logging(level="error")
+    began_s = time.monotonic()
+    plan = PLAN[-3:] if options.quick else PLAN
+    lanes = Lanes(cells, rows_engine.CONTROLS, say=say, open_world=open_local)
+    found = asyncio.run(lanes.run(plan))
+    result = {**summary(found), "seconds": round(time.monotonic() - began_s)}
+    finish(options, result, method=(__doc__ or "").strip(), details=details(found))
+    if result["passed"] != result["cells"] or result["violations"]:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

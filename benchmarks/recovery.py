@@ -2,14 +2,15 @@
 
     python -m benchmarks.recovery --json [--quick] [--rounds N] [--output FILE]
 
-One prefill and three decode workers, real processes with the tagged engine and a cost per step. Streams are greedy,
+Two prefill and three decode workers, real processes with the tagged engine and a cost per step. Streams are greedy,
 sampled, penalised, with stop strings that hold text back, and of two and three sequences; what each must say is known
 from the model's definition alone. Faults: killed after k tokens; killed, then the worker that took over killed as well;
 stopped so long that it is given up, and continued (a zombie); stopped for 4.8 s, which must abort nothing; none.
 
 ``streams`` are at once, ``completed`` is the fewest of them that ended in full in any round (wrong ones never count).
 ``gap_*`` is the longest pause between two tokens of streams that had to move after a kill, ``detect_max_s`` the longest
-time from a fault to the moment from which the router gives the worker no new work.
+time from a fault to the moment from which the router gives the worker no new work. ``handed_over_again`` counts prompts
+whose KV went from the same prefill worker to a second decode worker.
 """
 
 import asyncio
@@ -43,15 +44,20 @@ QUICK = (
 )
 
 
-async def measure(rounds: Sequence[Round], *, repeat: int, seed: int, num_streams: int = NUM_STREAMS) -> dict[str, Any]:
+async def measure(
+    rounds: Sequence[Round], *, repeat: int, seed: int, num_streams: int = NUM_STREAMS, num_prefill: int = 2
+) -> dict[str, Any]:
     """Play all rounds ``repeat`` times, each time on a fresh cluster; return result and details."""
     outcomes: list[Outcome] = []
     leaks: list[str] = []
     violations: list[str] = []
-    tag_mismatches = 0
+    tag_mismatches = num_reused = 0
     for number in range(repeat):
         options = ChaosOptions(
-            num_prefill=1, num_decode=3, cost=COST, engine={"num_blocks": 1024, "max_sequences": 128}
+            num_prefill=num_prefill,
+            num_decode=num_prefill + 1,
+            cost=COST,
+            engine={"num_blocks": 1024, "max_sequences": 128},
         )
         async with ChaosCluster(options) as cluster:
             for index, one in enumerate(rounds):
@@ -60,10 +66,13 @@ async def measure(rounds: Sequence[Round], *, repeat: int, seed: int, num_stream
                 outcomes.append(outcome)
                 say(f"{one.name}: {_line(outcome)}")
             leaks += await check_leaks(cluster)
-            violations += [str(violation) for violation in check_trace(cluster.event_logs()).violations]
+            report = check_trace(cluster.event_logs())
+            violations += [str(violation) for violation in report.violations]
+            num_reused += report.counts.get("blocks_rekeyed", 0)
             tag_mismatches += len(cluster.mismatches())
     result = summarise(outcomes, num_streams=num_streams)
     result |= {"leaks": len(leaks), "trace_violations": len(violations), "tag_mismatches": tag_mismatches}
+    result |= {"handed_over_again": num_reused}
     details = {
         "rounds": [_details(outcome) for outcome in outcomes],
         "leaks": leaks[:20],

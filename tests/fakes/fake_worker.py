@@ -88,6 +88,7 @@ class FakeWorker:
     text: Callable[[int, int], str] = text_at
     max_sequences: int = 1024
     total_blocks: int = 100_000
+    layout: str = "fake-layout"
     fail_next: list[AttemptFailed] = field(default_factory=list)
     stop_after: int | None = None  # emits no further token once it has emitted this many
     mute_prefill_tokens: bool = False  # P's first tokens never come
@@ -121,7 +122,7 @@ class FakeWorker:
             address=self.address,
             model=MODEL,
             model_digest=DIGEST,
-            layout_fingerprint="fake-layout",
+            layout_fingerprint=self.layout,
             block_size=16,
             total_blocks=self.total_blocks,
             max_context_tokens=65536,

@@ -104,9 +104,9 @@ class InferenceFront:
     @contextmanager
     def _claimed(self, request: GenerateRequest, call: CallContext) -> Iterator[Claim | None]:
         """Hold the request's idempotency key while it runs."""
-        now_s = self._clock.now_s()
-        claim = self._keys.claim(request, tenant=call.tenant, request_id=call.request_id, now_s=now_s)
+        claim = None
         try:
+            claim = self._keys.claim(request, tenant=call.tenant, request_id=call.request_id, now_s=self._clock.now_s())
             yield claim
         except TandemError as error:
             error.metadata.setdefault("tokens_emitted", "0")  # what fails before it is taken has emitted nothing

@@ -52,7 +52,7 @@ def _seeds(text: str) -> range:
 
 
 def _replay(seed: int, timeline: Timeline, *, show_all: bool) -> int:
-    result = run_seed(seed, timeline=timeline, is_calm=is_calm(seed), keep_all=True)
+    result = run_seed(seed, timeline=timeline, is_calm=is_calm(seed), is_replay=True)
     notes = result.last_notes
     first = next((i for i, note in enumerate(notes) if " ORACLE " in note), len(notes))
     for note in notes if show_all else notes[max(0, first - _AROUND) : first + 5]:

@@ -1,7 +1,7 @@
 """Faults by kind: what each does to a running cluster, and when it is over. A seed switches a part of the kinds on."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 from tandem.chaos.simulation.cluster import REGISTRY, ROUTER, SimCluster
@@ -219,14 +219,14 @@ OTHER_KINDS = (
 ALL_KINDS = tuple(sorted((*FAULTS, *FRAME_FAULTS, *OTHER_KINDS)))
 
 
-def unleash(cluster: SimCluster, rng: random.Random, *, until_s: float) -> None:
-    """Choose this run's kinds and schedule them."""
+def unleash(cluster: SimCluster, rng: random.Random, *, until_s: float, focus: Collection[str] = ()) -> None:
+    """Choose this run's kinds and schedule them; with a ``focus`` those and no others, and often."""
     world = cluster.world
-    chosen = [kind for kind in FAULTS if rng.random() < 0.3]
-    frames = [kind for kind in FRAME_FAULTS if rng.random() < 0.25]
+    chosen = [kind for kind in FAULTS if (kind in focus if focus else rng.random() < 0.3)]
+    frames = [kind for kind in FRAME_FAULTS if (kind in focus if focus else rng.random() < 0.25)]
     world.note("faults", f"{chosen} {frames}")
     if frames:
-        rates = Rates(**{kind: rng.choice((0.002, 0.02, 0.1)) for kind in frames})
+        rates = Rates(**{kind: rng.choice((0.002, 0.02, 0.1) if not focus else (0.1, 0.4)) for kind in frames})
         cluster.network.mangle = Mangler(world, rates)
     if not chosen:
         return

@@ -31,21 +31,25 @@ def hunt(mutant: Mutant, *, timeline: Timeline | None = None, control_seeds: int
     if mutant.peeled is not None:
         with only_peeled(mutant):
             control = next(
-                (f"seed {s}: {broken}" for s in range(control_seeds) if (broken := _broken(s, timeline)) is not None),
+                (
+                    f"seed {s}: {broken}"
+                    for s in range(control_seeds)
+                    if (broken := _broken(s, mutant, timeline)) is not None
+                ),
                 None,
             )
     with without_guard(mutant):
         for seed in range(mutant.most_seeds):
-            broken = _broken(seed, timeline)
+            broken = _broken(seed, mutant, timeline)
             if broken is not None:
                 return Found(seed=seed, violation=broken, num_seeds=seed + 1, control_failed=control)
     return Found(seed=None, violation="", num_seeds=mutant.most_seeds, control_failed=control)
 
 
-def _broken(seed: int, timeline: Timeline | None) -> str | None:
+def _broken(seed: int, mutant: Mutant, timeline: Timeline | None) -> str | None:
     """The first broken oracle of a seed; what the product raises outside its engine thread counts too."""
     try:
-        result = run_seed(seed, timeline=timeline)
+        result = run_seed(seed, timeline=timeline, focus=mutant.focus)
     except Exception as error:  # noqa: BLE001  a mutant may break anything
         return f"raised {type(error).__name__}: {error}"
     return result.violations[0] if result.violations else None

@@ -35,7 +35,8 @@ class Mangler:
         self._world = world
         self._rates = rates
         self._stash: dict[str, deque[bytes]] = {}
-        self._old: dict[str, deque[bytes]] = {}  # what was said to earlier lives
+        self._first: dict[str, list[bytes]] = {}  # the first that was said to this life
+        self._old: dict[str, list[bytes]] = {}  # and to the one before: its generations come again
         self._lives: dict[str, Process] = {}
 
     def __call__(self, pipe: Pipe[Any], frame: bytes) -> list[Arrival]:
@@ -45,6 +46,8 @@ class Mangler:
         stash = self._stash_for(pipe.target)
         if kind in _REPLAYABLE:
             stash.append(frame)
+            if len(self._first[pipe.target.name]) < _STASHED:
+                self._first[pipe.target.name].append(frame)
         arrivals = [Arrival(frame)]
         if kind == FrameType.COMMIT_ACK.value and self._strikes("lost_commit_ack", rates.lost_commit_ack):
             return []
@@ -71,7 +74,8 @@ class Mangler:
         name = target.name
         if self._lives.get(name) is not target:
             self._lives[name] = target
-            self._old[name] = self._stash.get(name, deque())
+            self._old[name] = self._first.get(name, [])
+            self._first[name] = []
             self._stash[name] = deque(maxlen=_STASHED)
         return self._stash[name]
 

@@ -42,6 +42,7 @@ class Mutant:
     rule: str
     changes: Callable[[], Sequence[Change]]
     peeled: Callable[[], Sequence[Change]] | None = None  # outer guards of the same rule
+    focus: tuple[str, ...] = ()  # faults that matter to it
     most_seeds: int = 100
 
 
@@ -243,15 +244,27 @@ def _no_loss() -> Sequence[Change]:
 
 
 MUTANTS = (
-    Mutant(name="receiver_generation", rule="R2", peeled=_weak_identity, changes=_trusting("generation")),
-    Mutant(name="receiver_epoch", rule="R2", peeled=_weak_identity, changes=_trusting("epoch"), most_seeds=300),
-    Mutant(name="commit_before_verify", rule="R4", changes=_seal_is_enough),
+    Mutant(
+        name="receiver_generation",
+        rule="R2",
+        peeled=_weak_identity,
+        changes=_trusting("generation"),
+        focus=("kv_hold", "kv_replay"),
+    ),
+    Mutant(
+        name="receiver_epoch",
+        rule="R2",
+        peeled=_weak_identity,
+        changes=_trusting("epoch"),
+        focus=("crash_decode", "kv_replay"),
+    ),
+    Mutant(name="commit_before_verify", rule="R4", changes=_seal_is_enough, focus=("kv_reorder", "kv_drop")),
     Mutant(name="source_check", rule="R3", peeled=_silent_abort, changes=_pins_anything(BlockState.SEALED)),
     Mutant(name="target_check", rule="R2", changes=_pins_anything(BlockState.RECEIVING)),
     Mutant(name="free_while_written", rule="R5", changes=_free_under_the_writer),
     Mutant(name="fork_shares_partial", rule="I1", changes=_shared_partial_block),
     Mutant(name="preemption_keeps_kv", rule="I1", changes=_preempted_keeps_count),
-    Mutant(name="ledger_attempt", rule="R6", changes=_any_attempt),
+    Mutant(name="ledger_attempt", rule="R6", changes=_any_attempt, focus=("kv_drop", "slow_attach", "kv_link_cut")),
     Mutant(name="abort_decode_only", rule="both sides", changes=_abort_tells_only(Role.DECODE)),
     Mutant(name="abort_prefill_only", rule="both sides", changes=_abort_tells_only(Role.PREFILL)),
     Mutant(name="position_order", rule="I5", changes=_ahead_is_fine),

@@ -3,7 +3,7 @@
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -38,21 +38,26 @@ class SeedResult:
 
 
 def run_seed(
-    seed: int, *, timeline: Timeline | None = None, is_calm: bool = False, keep_all: bool = False
+    seed: int,
+    *,
+    timeline: Timeline | None = None,
+    is_calm: bool = False,
+    focus: Collection[str] = (),
+    is_replay: bool = False,
 ) -> SeedResult:
-    """Run it. A calm run has no faults: every request must end OK."""
+    """Run it. A calm run has no faults: every request must end OK. ``focus`` names the only kinds of faults."""
     with quiet_logs():
-        return _run(seed, timeline or Timeline(), is_calm=is_calm, keep_all=keep_all)
+        return _run(seed, timeline or Timeline(), is_calm=is_calm, focus=focus, is_replay=is_replay)
 
 
-def _run(seed: int, timeline: Timeline, *, is_calm: bool, keep_all: bool) -> SeedResult:
+def _run(seed: int, timeline: Timeline, *, is_calm: bool, focus: Collection[str], is_replay: bool) -> SeedResult:
     began_s = time.process_time()
-    world = World(seed, is_replay=keep_all)
+    world = World(seed, is_replay=is_replay)
     rng = random.Random(f"plan {seed}")
     cluster = SimCluster(world, draw_plan(rng, is_calm=is_calm))
     schedule_load(cluster, rng, timeline)
     if not is_calm:
-        unleash(cluster, rng, until_s=timeline.faults_end_s)
+        unleash(cluster, rng, until_s=timeline.faults_end_s, focus=focus)
     world.at(timeline.faults_end_s, cluster.heal)
     world.run_until(timeline.end_s)
     while not world.violations and world.now_s < timeline.quiet_by_s and not cluster.is_quiet():
@@ -83,7 +88,7 @@ def _run(seed: int, timeline: Timeline, *, is_calm: bool, keep_all: bool) -> See
         num_attempts=sum(caller.num_attempts for caller in cluster.callers),
         simulated_s=world.now_s,
         cpu_s=time.process_time() - began_s,
-        last_notes=tuple(world.notes)[-_SHOWN_NOTES:] if not keep_all else tuple(world.notes),
+        last_notes=tuple(world.notes)[-_SHOWN_NOTES:] if not is_replay else tuple(world.notes),
     )
 
 

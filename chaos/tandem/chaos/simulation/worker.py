@@ -61,6 +61,7 @@ SIM_LAYOUT = KvLayout(
     block_size=BLOCK_SIZE,
     rope_digest="none",
 )
+_FINGERPRINT = SIM_LAYOUT.fingerprint
 _INTEGRITY_EVERY_TURNS = 16
 
 
@@ -182,7 +183,7 @@ class SimWorker:
             address=self.plan.name,
             model="sim",
             model_digest="sim",
-            layout_fingerprint=SIM_LAYOUT.fingerprint,
+            layout_fingerprint=_FINGERPRINT,
             block_size=BLOCK_SIZE,
             total_blocks=self.plan.num_blocks,
             max_context_tokens=MAX_CONTEXT,

@@ -46,7 +46,7 @@ def search(model: Path, flags: tuple[str, ...], *, reduce: bool, timeout_s: floa
     began_s = time.monotonic()
     defines = [f"-D{flag}" for flag in flags]
     with tempfile.TemporaryDirectory(prefix="spec-") as folder:
-        options = ["-O2", "-w", "-DSAFETY", "-DCOLLAPSE", f"-DMEMLIM={MAX_MEMORY_MB}"]
+        options = ["-O2", "-w", "-DSAFETY", f"-DMEMLIM={MAX_MEMORY_MB}"]
         options += [] if reduce else ["-DNOREDUCE"]
         for command in (["spin", "-a", *defines, str(model.resolve())], ["gcc", *options, "-o", "pan", "pan.c"]):
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

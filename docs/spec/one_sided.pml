@@ -2,7 +2,7 @@
  * it lands. Then a freed destination block waits in QUARANTINE until no writer can reach it any more.
  *
  * Not a model of code: Tandem's transports are two-sided (R1), so kv.pml holds. It is kept, with its mutants, for the
- * day somebody adds one. Generations, epochs and the source check are off where the flags say so.
+ * day somebody adds one. Written against an older picture of the protocol: requests, not attempts, name a transfer.
  *   NO_GEN    a write lands whatever the block's generation is: nobody is there to compare (always set in these runs)
  *   QUAR      a freed block waits until its writers are done; without more, a writer counts from when it starts
  *   QGRANT    the writer is counted when the grant is made
@@ -70,9 +70,7 @@ proctype Sender(byte r; byte b; byte g; byte e; byte pg) {
      if :: true :: goto died fi;
 #endif
      atomic {
-#ifndef NO_SRC
        if :: (p_gen != pg || p_owner != r) -> goto out :: else fi;
-#endif
        v = p_data;
      }
      net ! CHUNK, r, b, g, e, c, v;
@@ -135,9 +133,7 @@ end: do
        :: true  /* lost */
        :: true ->
           if
-#ifndef NO_EPOCH
           :: e != epoch -> skip
-#endif
 #ifndef NO_GEN
           :: g != d_gen[b] || d_state[b] == 0 || d_owner[b] != r -> skip
 #endif
@@ -150,11 +146,7 @@ end: do
        fi; t=CHUNK;r=0;b=0;g=0;e=0;c=0;v=0 }
   /* start decode */
   :: atomic { b = 0; d_state[b]==1 && 
-#ifdef NO_COUNT
-       d_commit[b] == 1
-#else
        d_got[b] == (1<<NC)-1
-#endif
        -> d_state[b]=2; rs[d_owner[b]]=3 }
   /* decode step: every chunk must be the owner's */
   :: atomic { b = 0; d_state[b]==2 ->

@@ -1,5 +1,6 @@
 """The chaos cluster itself: what it says of its processes is so, and what happens to them shows."""
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -33,6 +34,11 @@ async def test_faults_show_in_records_and_leave_nothing(tmp_path: Path) -> None:
         assert await cluster.restart_router() == cluster.pids()["router"]
         records += await cluster.run_requests(specs[:20])
         assert all(record.verdict is Verdict.EQUAL for record in records[-20:])
+
+        # The blocking SDK says what the oracle says.
+        with cluster.sync_client() as client:
+            said = await asyncio.to_thread(client.generate, token_ids=specs[0].prompt, **specs[0].options())
+        assert said.token_ids == cluster.oracle.expected(specs[0].task())[0].token_ids
 
         # A poisoned prompt fails with a named error.
         poisoned = random_specs(1, seed=6)[0]

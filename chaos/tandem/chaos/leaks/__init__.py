@@ -10,6 +10,8 @@ reservation at a worker · L3 queues and in-flight counters are at 0 · L4 descr
 baseline had them, plus two · L5 nothing of ours is left in /dev/shm · L6 Redis holds registrations and what expires ·
 L7 every request was booked exactly once, with the tokens that it got.
 
+`tandem.chaos.leaks.freeing` tells how long after its cancel a request still held a block anywhere.
+
 An empty list means that nothing leaks; every entry begins with the number of its check.
 """
 

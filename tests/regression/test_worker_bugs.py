@@ -115,7 +115,7 @@ def test_like_dynamo_13855_cancelled_before_the_decode_worker_knows(
 def test_like_vllm_41269_the_decode_worker_rejects(
     ledger: type[RequestLedger], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rejection that can't be tried again: the prefill worker hears of it from the router, for nobody else can tell."""
+    """A rejection that can't be tried again: only the router can tell the prefill worker."""
     monkeypatch.setattr("tests.unit.router.ledgers.RequestLedger", ledger)
     told = aborted(running().on_event(D, failed("INVALID_TASK", retryable=False), 1.5))
     assert (told == [P]) == (ledger is RequestLedger)

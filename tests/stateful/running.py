@@ -5,7 +5,6 @@ and the same each time. A hunt is always the same: it must find its defect in ev
 """
 
 import os
-from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -34,7 +33,7 @@ def _settings(num_examples: int, num_steps: int) -> settings:
     )
 
 
-def walk(machine: Callable[[], RuleBasedStateMachine], *, num_examples: int = 60, num_steps: int = 40) -> None:
+def walk(machine: type[RuleBasedStateMachine], *, num_examples: int = 60, num_steps: int = 40) -> None:
     """Let the adversary try; raises Violation with the shortest schedule it found."""
     chosen = _settings(CAMPAIGN_EXAMPLES or num_examples, num_steps)
     if not CAMPAIGN_EXAMPLES:
@@ -43,7 +42,7 @@ def walk(machine: Callable[[], RuleBasedStateMachine], *, num_examples: int = 60
 
 
 def hunt(
-    machine: Callable[[], RuleBasedStateMachine],
+    machine: type[RuleBasedStateMachine],
     problem: str,
     *,
     errors: type[Exception] | tuple[type[Exception], ...] = Violation,

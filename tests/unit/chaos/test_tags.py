@@ -14,7 +14,8 @@ tokens = st.lists(st.integers(0, 319), min_size=1, max_size=200)
 def _tags(token_ids: list[int], tenant: str = "t") -> list[int]:
     prefix = PrefixTags(tenant)
     prefix.extend(token_ids)
-    return prefix.tags.tolist()
+    tags: list[int] = prefix.tags.tolist()
+    return tags
 
 
 @given(tokens, st.lists(st.integers(1, 60), max_size=8))

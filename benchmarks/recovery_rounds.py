@@ -145,7 +145,7 @@ async def _watched(cluster: ChaosCluster, worker_id: str, outcome: Outcome) -> A
     yield
     while True:
         status = await cluster.status()
-        states = {w.info.worker_id: (w.info.epoch, w.state) for w in status.workers}
+        states = {str(w.info.worker_id): (w.info.epoch, w.state) for w in status.workers}
         if states.get(worker_id) != (epoch, WorkerState.READY):
             break
         if time.monotonic() - began_s > 30.0:

@@ -21,6 +21,19 @@ class Stage(StrEnum):
     DECODING = "decoding"
     ENDED = "ended"
 
+    @property
+    def phase(self) -> str:
+        """The same in a caller's words: queue, prefill, transfer or decode."""
+        return _PHASES.get(self, "queue")
+
+
+_PHASES = {
+    Stage.PREFILLING: "prefill",
+    Stage.SEALED: "transfer",
+    Stage.HANDING: "transfer",
+    Stage.DECODING: "decode",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:

@@ -163,7 +163,7 @@ class RequestLedger:
 
     def deadline_passed(self, now_s: float) -> Sequence[Action]:
         """The caller's deadline is over."""
-        error = DeadlineExceeded(f"the deadline passed while the request was {self.stage}", stage=self.stage)
+        error = DeadlineExceeded(f"the deadline passed in the {self.stage.phase} phase", stage=self.stage.phase)
         return self._end(Outcome.DEADLINE, error, reasons.DEADLINE, now_s)
 
     def shed(self, error: TandemError, now_s: float) -> Sequence[Action]:

@@ -174,9 +174,9 @@ def error_for(reason: str) -> TandemError:
     if reason == reasons.NUMERICS:
         return InternalError("the model's output was not a number", reason=reason)
     if reason in (reasons.WORKER_LOST, reasons.KV_PEER_LOST, GAP):
-        return Unavailable("the worker that ran this request was lost", reason=reasons.WORKER_LOST)
+        return Unavailable("the worker that ran this request was lost", reason=reasons.WORKER_LOST, retry_after_s=1.0)
     if reason in (reasons.KV_TIMEOUT, reasons.KV_LEASE):
-        return Unavailable("the KV cache could not be handed over in time", reason=reason)
+        return Unavailable("the KV cache could not be handed over in time", reason=reason, retry_after_s=1.0)
     if reason == reasons.KV_LAYOUT:
         return FailedPrecondition(
             "the prefill and the decode workers store KV differently: run all with one model revision and one engine "

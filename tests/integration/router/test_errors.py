@@ -135,7 +135,7 @@ async def test_a_deadline_in_mid_stream_names_the_stage_and_stops_the_workers(tm
         assert time.monotonic() - begun_s < 1.0
         assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         info, _ = details(caught.value)
-        assert info.metadata["stage"] == "decoding"
+        assert info.metadata["stage"] == "decode"
         assert int(info.metadata["tokens_emitted"]) > 5
         await until(lambda: decode.num_running == 0)
         assert decode.aborts[-1].reason == reasons.DEADLINE

@@ -39,7 +39,7 @@ def _task(*, num_prompt: int = 70, num_sequences: int = 1, seed: int = 7) -> Gen
 
 
 def _events_of(result: Result, kind: type[object], *, role: Role, attempt: int) -> list[object]:
-    return [e for who, e in result.events if who is role and isinstance(e, kind) and e.attempt == attempt]  # type: ignore[attr-defined]
+    return [e for who, e in result.events if who is role and isinstance(e, kind) and e.attempt == attempt]
 
 
 async def _until(result: Result, kind: type[object], *, role: Role, attempt: int) -> object:

@@ -67,7 +67,7 @@ def test_a_deadline_that_passed_in_the_queue_is_not_dispatched() -> None:
     assert not [a for a in actions if isinstance(a, SendCommand)]
     error = ended(actions).error
     assert isinstance(error, DeadlineExceeded)
-    assert error.stage == "admitted"
+    assert error.stage == "queue"
 
 
 def test_the_stages_in_their_order() -> None:
@@ -170,7 +170,7 @@ def test_the_deadline_error_names_the_stage() -> None:
     ledger.on_event(P, prefill_done(), 2.0)
     error = ended(ledger.deadline_passed(2.0)).error
     assert isinstance(error, DeadlineExceeded)
-    assert error.stage == "sealed"
+    assert error.stage == "transfer"
 
 
 def test_a_slow_reader_is_told_so() -> None:

@@ -174,7 +174,7 @@ def test_a_turn_ends_when_cleared_or_when_it_takes_too_long() -> None:
     isolation.end_if_over(A, still_suspected=True, now_s=101.9)
     assert isolation.turn == (A,)
     isolation.end_if_over(A, still_suspected=True, now_s=102.0)
-    assert isolation.turn == ()
+    assert not isolation.turn
 
 
 def test_many_suspects_need_few_turns_and_few_suspects_run_alone() -> None:

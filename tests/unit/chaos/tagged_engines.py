@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from tandem.chaos.tagged.building import TaggedBuilder
 from tandem.chaos.tagged.evidence import MemoryEvidence
 from tandem.chaos.tagged.model import TaggedShape, prepare_tagged
@@ -13,6 +15,7 @@ from tandem.core.prepared_model import PreparedModel
 from tandem.core.types import GenerationTask, SamplingParams, StopParams
 from tandem.engine.config import EngineConfig
 from tandem.engine.engine import Engine
+from tandem.engine.kv.pool import KvPool
 
 
 class TaggedStage:
@@ -40,6 +43,11 @@ class TaggedStage:
         """Step until nothing is left to do."""
         while self.engine.has_work():
             self.step()
+
+
+def pool_of(shape: TaggedShape, *, num_blocks: int, block_size: int) -> KvPool:
+    """Return a pool of the shape."""
+    return KvPool(shape.spec("digest"), num_blocks=num_blocks, block_size=block_size, device="cpu", dtype=torch.float32)
 
 
 def tagged_model(folder: Path, **shape: int) -> PreparedModel:

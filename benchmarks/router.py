@@ -47,6 +47,7 @@ GIVE_UP_P99_MS = 1000.0
 FOLLOWS = 0.97
 STREAMS_PER_WORKER = 32
 TARGETS = {"tokens_per_s_512": 25_000.0, "added_p50_ms": 1.5, "added_p99_ms": 8.0}
+_WINDOW_S, _QUICK_WINDOW_S = 4.0, 0.5
 
 
 class Child:
@@ -223,16 +224,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Benchmark of one router process.")
     parser.add_argument("--json", action="store_true", help="print the summary as the last line (always done)")
     parser.add_argument("--output", type=Path, help="write everything that was measured, with the method, as JSON")
-    parser.add_argument("--window-s", type=float, default=4.0, help="length of one measurement")
+    parser.add_argument("--quick", action="store_true", help="short measurements: whether it works, no figures")
+    parser.add_argument("--window-s", type=float, help="length of one measurement")
     parser.add_argument("--streams", type=int, nargs="*", default=[64, 512], help="numbers of concurrent streams")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder), max_context_tokens=65536)
         first = {64: 8000.0}
-        found = {
-            n: measure(n, Path(folder), first=first.get(n, 12_000.0), window_s=options.window_s)
-            for n in options.streams
-        }
+        window_s = options.window_s or (_QUICK_WINDOW_S if options.quick else _WINDOW_S)
+        found = {n: measure(n, Path(folder), first=first.get(n, 12_000.0), window_s=window_s) for n in options.streams}
     result = summary(found) if {64, 512} <= found.keys() else {str(n): f["max_tokens_per_s"] for n, f in found.items()}
     if options.output is not None:
         record = {"method": __doc__, "targets": TARGETS, "summary": result, "measured": found}

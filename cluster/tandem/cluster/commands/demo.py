@@ -80,6 +80,7 @@ async def _demo(plan: DemoPlan) -> None:
             if not plan.once:
                 terminal.note("\nup until Ctrl-C")
                 await cluster.watch()
+        shutil.rmtree(cluster.state.log_folder, ignore_errors=True)  # it ended well: nobody will ask for its logs
     finally:
         progress.stop()
     if plan.once:  # for programs: last of all, once everything has ended

@@ -8,7 +8,7 @@ TORCH  ?= torch==2.13.0
 ARGS   ?=
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo setup setup-dev test quick stateful lint types imports proto schemas bench spec spec-long mutants clean
+.PHONY: help demo setup setup-dev test quick stateful sim-faults sim-mutants replay lint types imports proto schemas bench spec spec-long mutants clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -45,6 +45,15 @@ quick: setup-dev ## unit tests only, without the slow ones
 
 stateful: setup-dev ## the state machines at length (EXAMPLES=5000 random walks each) and every planted defect
 	@STATEFUL_EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/pytest tests/stateful --timeout=0 -q $(ARGS)
+
+sim-faults: setup-dev ## a whole cluster on virtual time under drawn faults (SEEDS=0:2000 JOBS=2)
+	@$(BIN)/python -m tandem.chaos.simulation --seeds $(or $(SEEDS),0:250) --jobs $(or $(JOBS),2) $(ARGS)
+
+sim-mutants: setup-dev ## … and every guard whose absence it must notice
+	@$(BIN)/python -m tandem.chaos.simulation --mutants $(ARGS)
+
+replay: setup-dev ## what happens in one seed of it (SEED=n, ARGS=--all from the beginning)
+	@$(BIN)/python -m tandem.chaos.simulation --replay $(SEED) $(ARGS)
 
 lint: setup-dev  ## ruff, format check
 	@$(BIN)/ruff check .

@@ -111,6 +111,8 @@ async def test_a_silent_worker_is_replaced_and_its_late_tokens_change_nothing(tm
         zombie.silent = False
         await reading
         reader.assert_whole(400)
+        # Its registration never lapsed, so only the link itself can bring it back.
+        await until(lambda: found.router.dispatcher.fleet.num_alive(Role.DECODE) == 2)
 
 
 async def test_a_short_silence_changes_nothing(tmp_path: Path) -> None:

@@ -113,6 +113,39 @@ async def test_leaving_the_stream_ends_it_at_the_worker() -> None:
             await worker.ended.wait()
 
 
+async def test_a_stream_ended_here_is_an_error_to_its_reader_and_no_cancellation_of_its_task() -> None:
+    """Else a router that gives up a silent worker's stream would lose the task that dials again."""
+    worker = EchoWorker()
+    async with running(worker) as stub, await stub.attach(HELLO) as stream:
+
+        async def read() -> None:
+            async for _ in stream:
+                pass
+
+        reading = asyncio.create_task(read())
+        await stream.send(abort(1))
+        await asyncio.sleep(0.05)
+        stream.cancel()
+        with pytest.raises(Unavailable, match="on this side"):
+            await asyncio.wait_for(reading, 5.0)
+        assert not reading.cancelled()
+
+
+async def test_a_readers_own_cancellation_stays_one() -> None:
+    worker = EchoWorker()
+    async with running(worker) as stub, await stub.attach(HELLO) as stream:
+
+        async def read() -> None:
+            async for _ in stream:
+                pass
+
+        reading = asyncio.create_task(read())
+        await asyncio.sleep(0.05)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+
+
 @pytest.mark.parametrize(
     ("raised", "expected"),
     [

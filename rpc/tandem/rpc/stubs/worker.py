@@ -3,7 +3,8 @@
 from __future__ import annotations  # gRPC's classes are generic in their type stubs only
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -11,6 +12,7 @@ import grpc
 import grpc.aio
 
 from tandem.core.description import WorkerDescription
+from tandem.core.errors import Unavailable
 from tandem.core.messages import AttachCommand, Hello, WorkerMessage
 from tandem.rpc.codec.commands import encode_command
 from tandem.rpc.codec.description import decode_description
@@ -30,10 +32,11 @@ class AttachStream:
 
     def __init__(self, call: grpc.aio.StreamStreamCall[Any, Any]) -> None:
         self._call = call
+        self._is_cancelled = False
 
     async def send(self, command: AttachCommand) -> None:
         """Send one command. Raises Unavailable (or what else ended the stream) when the worker is gone."""
-        with rpc_errors():
+        with rpc_errors(), self._own_cancel():
             try:
                 await self._call.write(encode_command(command).SerializeToString())
             except asyncio.InvalidStateError as error:  # written after the end: the status says why it ended
@@ -45,12 +48,13 @@ class AttachStream:
             await self._call.done_writing()
 
     def cancel(self) -> None:
-        """End the stream at once."""
+        """End the stream at once. Whoever reads or writes it gets Unavailable."""
+        self._is_cancelled = True
         self._call.cancel()
 
     async def __aiter__(self) -> AsyncIterator[WorkerMessage]:
         """Yield messages until the worker closes the stream. Raises the Tandem error it ended with otherwise."""
-        with rpc_errors():
+        with rpc_errors(), self._own_cancel():
             async for data in self._call:
                 yield read_message(pb.AttachResponse, data, decode_worker_message)
 
@@ -61,6 +65,17 @@ class AttachStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._call.cancel()
+
+    @contextmanager
+    def _own_cancel(self) -> Iterator[None]:
+        """gRPC raises CancelledError for a call that was cancelled here; to the task it would mean its own end."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self._is_cancelled or (task is not None and task.cancelling()):
+                raise
+            raise Unavailable("the stream was ended on this side", reason="STREAM_ENDED") from None
 
 
 async def _raise_status(call: grpc.aio.StreamStreamCall[Any, Any], cause: Exception) -> None:

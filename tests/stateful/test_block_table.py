@@ -109,7 +109,7 @@ def machine(table: type[BlockTable], size: int) -> type[BlockTableMachine]:
 
 @pytest.mark.parametrize("size", [1, 2, 8])
 def test_table_survives(size: int) -> None:
-    walk(machine(BlockTable, size), num_examples=150)
+    walk(machine(BlockTable, size), num_examples=100)
 
 
 @pytest.mark.parametrize("size", [1, 2])

@@ -3,12 +3,12 @@
     python -m benchmarks.cancel_fuzz --json [--requests 5000] [--quick] [--output FILE]
 
 One prefill and two decode workers with the tagged engine, a KV pool that is too small for all, three tenants, greedy
-and sampled requests, one to three sequences, lengths around block edges. An undisturbed run tells how long a request of
-which size lives, a second one how long among others who leave; then a share of callers leaves at a uniform time of that
-life. Afterwards nothing may be left (checks
-L1 to L7), and ``free_p99_s`` says how long after a cancel left its caller the request still held a KV block on any
-worker: callers and workers log the same machine's CLOCK_MONOTONIC, so their times are compared as they are. Requests
-that held no block any more when the cancel left are not part of that figure.
+and sampled requests, one to three sequences, lengths around block edges. An undisturbed batch tells how long a request
+of which size lives; from then on callers leave at a uniform time of that life, as the batch before has shown it, so
+that three in five are gone before their answer is whole. Afterwards nothing may be left (checks L1 to L7), and
+``free_p99_s`` says how long after a cancel left its caller the request still held a KV block on any worker: callers and
+workers log the same machine's CLOCK_MONOTONIC, so their times are compared as they are. Requests that held no block any
+more when the cancel left are not part of that figure.
 """
 
 import asyncio
@@ -36,8 +36,8 @@ from tandem.chaos.trace import check as check_trace
 
 TENANTS = ("amber", "birch", "cedar")
 CONCURRENCY = 48
-CANCEL_SHARE = 0.68  # asked for; some requests end before their cancel, so that about 0.6 are cancelled
-NUM_CALIBRATION = 200
+CANCEL_SHARE = 0.6
+BATCH = 250
 PER_CLUSTER = 5000  # event logs grow: a long campaign is many clusters
 COST = TaggedCost(prefill_token_s=0.0002, step_s=0.004)
 
@@ -61,19 +61,39 @@ class Tally:
     problems: list[str] = field(default_factory=list)
 
 
-def cancel_times(calibration: Sequence[RequestRecord], specs: Sequence[RequestSpec], seed: int) -> list[RequestSpec]:
-    """Let a share of ``specs`` leave at a uniform time over the life that their size has had without disturbance."""
-    whole = [record for record in calibration if record.ending is Ending.OK]
-    sizes = np.array([_size(record.spec) for record in whole])
-    lives_s = np.array([(record.ended_s or 0.0) - record.began_s for record in whole])
-    coefficients = np.linalg.lstsq(sizes, lives_s, rcond=None)[0]
-    dice = random.Random(seed)
-    planned = []
-    for spec in specs:
-        life_s = max(0.02, float(np.dot(_size(spec), coefficients)))
-        after_s = dice.uniform(0.0, life_s) if dice.random() < CANCEL_SHARE else None
-        planned.append(replace(spec, cancel_after_s=after_s))
-    return planned
+class CancelPlan:
+    """Draws who leaves, and when: uniform over the life that a request of this size has had lately.
+
+    How long requests live changes with the machine and with how many leave, so each batch is fitted to the one before;
+    the share that is asked to leave follows the share that was gone before the end.
+    """
+
+    def __init__(self, calibration: Sequence[RequestRecord], seed: int) -> None:
+        self._dice = random.Random(seed)
+        self._share = CANCEL_SHARE
+        self._fit(calibration)
+
+    def over(self, specs: Sequence[RequestSpec]) -> list[RequestSpec]:
+        """Let some of them leave."""
+        return [replace(spec, cancel_after_s=self._leaves_after_s(spec)) for spec in specs]
+
+    def learn(self, records: Sequence[RequestRecord]) -> None:
+        """Take a batch's lives for the next one's."""
+        self._fit(records)
+        share_gone = summarise(records).num_cancelled / len(records)
+        if share_gone > 0.0:
+            self._share = min(0.95, self._share * CANCEL_SHARE / share_gone)
+
+    def _leaves_after_s(self, spec: RequestSpec) -> float | None:
+        if self._dice.random() >= self._share:
+            return None
+        return self._dice.uniform(0.0, max(0.02, float(np.dot(_size(spec), self._coefficients))))
+
+    def _fit(self, records: Sequence[RequestRecord]) -> None:
+        whole = [record for record in records if record.ending is Ending.OK]
+        sizes = np.array([_size(record.spec) for record in whole])
+        lives_s = np.array([(record.ended_s or 0.0) - record.began_s for record in whole])
+        self._coefficients = np.linalg.lstsq(sizes, lives_s, rcond=None)[0]
 
 
 def _size(spec: RequestSpec) -> tuple[float, float, float, float]:
@@ -86,15 +106,19 @@ async def run_cluster(num_requests: int, *, seed: int, tally: Tally) -> None:
         num_prefill=1,
         num_decode=2,
         tenants=TENANTS,
+        registry="embedded",  # a Redis, whose keys are checked too
         cost=COST,
         engine={"num_blocks": 160, "max_sequences": 48, "max_batched_tokens": 256},
     )
     async with ChaosCluster(options) as cluster:
         specs = random_specs(num_requests, seed=seed, tenants=TENANTS)
-        sample = specs[: min(NUM_CALIBRATION, num_requests)]
-        calibration = await cluster.run_requests(sample, concurrency=CONCURRENCY)
-        calibration = await cluster.run_requests(cancel_times(calibration, sample, -seed), concurrency=CONCURRENCY)
-        records = await cluster.run_requests(cancel_times(calibration, specs, seed), concurrency=CONCURRENCY)
+        calibration = await cluster.run_requests(specs[:BATCH], concurrency=CONCURRENCY)
+        plan = CancelPlan(calibration, seed)
+        records: list[RequestRecord] = []
+        for start in range(0, num_requests, BATCH):
+            batch = await cluster.run_requests(plan.over(specs[start : start + BATCH]), concurrency=CONCURRENCY)
+            plan.learn(batch)
+            records += batch
         tally.leaks += await check_leaks(cluster)
         _count(tally, calibration, records, cluster)
         logs = cluster.event_logs()

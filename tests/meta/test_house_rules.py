@@ -34,9 +34,10 @@ def test_files_stay_small() -> None:
 
 
 def test_tests_are_at_least_as_long_as_the_source() -> None:
+    """Chaos is neither: it serves nobody, it is what the fault tests are made with."""
     lines = {True: 0, False: 0}
     for path in PYTHON_FILES:
-        if is_test(path) or is_product(path):
+        if path.relative_to(ROOT).parts[0] != "chaos" and (is_test(path) or is_product(path)):
             lines[is_test(path)] += len(path.read_text(encoding="utf-8").splitlines())
     assert lines[True] >= lines[False], f"{lines[True]} lines of tests, {lines[False]} of source"
 

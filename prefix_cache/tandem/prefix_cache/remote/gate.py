@@ -8,6 +8,7 @@
 """
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -96,16 +97,17 @@ class RedisGate:
         task = asyncio.ensure_future(self._run(kind, operation))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        # Cancelling the waiter leaves the task alone; so does a wait that ends before it.
-        done, _ = await asyncio.wait({task}, timeout=self._policy.timeout_s)
-        return task.result() if done else self._missed(Miss.LATE)
+        try:
+            async with asyncio.timeout(self._policy.timeout_s):
+                return await asyncio.shield(task)  # neither a cancelled caller nor the time-out cancels the task
+        except TimeoutError:
+            return self._missed(Miss.LATE)
 
     async def close(self, timeout_s: float = 1.0) -> None:
         """Let running calls end, then close every connection."""
-        if self._running:
-            _, left = await asyncio.wait(set(self._running), timeout=timeout_s)
-            for task in left:
-                task.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await asyncio.gather(*self._running, return_exceptions=True)  # the time-out cancels what is left
         await self._client.aclose()
 
     async def _run(

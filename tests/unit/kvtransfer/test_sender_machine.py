@@ -10,6 +10,7 @@ from tandem.core.blocks import BlockRef
 from tandem.kvtransfer.digest import derive_keys, seal_mac
 from tandem.kvtransfer.machine import sender_events as tx
 from tandem.kvtransfer.machine.sender import CREDIT_WINDOW_CHUNKS, HandoverSender, SenderState
+from tandem.kvtransfer.timing import IDLE_FLOOR_S
 from tests.unit.kvtransfer.machine_world import BLOCK_BYTES, KEY, grant_of
 
 
@@ -135,8 +136,34 @@ def test_sender_bounds_are_time_outs_and_leave_the_request_s_deadline_to_the_rou
     assert sender.on_event(5.1, tx.Tick()) == [tx.SendAbort(reasons.KV_TIMEOUT), tx.Failed(reasons.KV_TIMEOUT, True)]
     sealed = new_sender()
     run_sender(sealed, start(1))
-    assert sealed.on_event(30.9, tx.Tick()) == []
+    for now_s in range(3, 31):  # the receiver says that it still wants it
+        assert sealed.on_event(float(now_s), tx.BeatGot(True)) == [tx.RenewLease()]
+        assert sealed.on_event(now_s + 0.9, tx.Tick()) == []
     assert sealed.on_event(31.1, tx.Tick())[-1] == tx.Failed(reasons.KV_TIMEOUT, True)
+
+
+def test_a_sealed_hand_over_without_verdict_or_beat_is_given_up_as_soon_as_a_silent_one() -> None:
+    """All of it may lie in a socket's buffer, with nobody at the other end."""
+    sender = new_sender()
+    sender.on_event(0.0, tx.Granted(grant_of(1)))
+    sender.on_event(0.0, tx.Offered(0, BlockRef(0, 1)))
+    for seq in range(3):
+        sender.on_event(1.0, tx.ChunkSent(seq, bytes(16)))
+    assert isinstance(sender.on_event(2.0, tx.Sealed(1, b"tok", b"pay"))[-1], tx.SendSeal)
+    assert sender.on_event(IDLE_FLOOR_S - 0.1, tx.Tick()) == []  # counted from the chunks: they never landed
+    assert sender.on_event(IDLE_FLOOR_S + 0.1, tx.Tick())[-1] == tx.Failed(reasons.KV_TIMEOUT, True)
+
+
+def test_a_long_prefill_before_the_seal_is_no_silence() -> None:
+    sender = new_sender()
+    sender.on_event(0.0, tx.Granted(grant_of(1)))
+    sender.on_event(0.0, tx.Offered(0, BlockRef(0, 1)))
+    for seq in range(3):
+        sender.on_event(0.0, tx.ChunkSent(seq, bytes(16)))
+    sender.on_event(0.1, tx.CreditGiven(3))
+    sender.on_event(60.0, tx.Sealed(1, b"tok", b"pay"))
+    assert sender.on_event(65.9, tx.Tick()) == []
+    assert sender.on_event(66.1, tx.Tick())[-1] == tx.Failed(reasons.KV_TIMEOUT, True)
 
 
 def test_a_grant_after_the_seal_does_not_lengthen_the_bound_that_began_with_it() -> None:

@@ -142,7 +142,7 @@ class HandoverSender:
             return self._refuse()
         for ordinal in self._sources:
             self._ready.extend(self._plan.seqs_of_block(ordinal))
-        return [SendOpen(), *self._pump(now_s), *self._seal_when_complete()]
+        return [SendOpen(), *self._pump(now_s), *self._seal_when_complete(now_s)]
 
     def _on_offer(self, now_s: float, event: Offered) -> list[SenderAction]:
         if event.ordinal in self._sources:
@@ -163,11 +163,11 @@ class HandoverSender:
         self._deadline_s = min(self._deadline_s, now_s + TOTAL_AFTER_SEAL_S)
         if self.state is not SenderState.COLLECTING and self._seal_disagrees():
             return self._refuse()
-        return [StartLease(), *self._seal_when_complete()]
+        return [StartLease(), *self._seal_when_complete(now_s)]
 
     def _on_chunk_sent(self, now_s: float, event: ChunkSent) -> list[SenderAction]:
         self._digests[event.seq] = event.digest
-        return self._seal_when_complete()
+        return self._seal_when_complete(now_s)
 
     def _on_source_gone(self, now_s: float, event: SourceGone) -> list[SenderAction]:
         return [SendAbort(reasons.KV_LEASE), *self._fail(reasons.KV_LEASE, retryable=True)]
@@ -194,6 +194,7 @@ class HandoverSender:
     def _on_beat(self, now_s: float, event: BeatGot) -> list[SenderAction]:
         if event.is_wanted:
             self._num_unwanted = 0
+            self._rest_if_all_landed(now_s)
             return [RenewLease()] if self._seal is not None else []
         self._num_unwanted += 1
         if self._num_unwanted < UNWANTED_BEATS:
@@ -202,15 +203,17 @@ class HandoverSender:
 
     def _on_tick(self, now_s: float, event: Tick) -> list[SenderAction]:
         """Whether the request itself is too late is the router's to judge: here it is this hand-over that was."""
-        is_waiting = self._num_landed < self._num_emitted and self.state is SenderState.STREAMING
+        # Once sealed, a verdict is due: a receiver that neither gives it nor beats can't be reached.
+        is_waiting = self.state is SenderState.SEALED or (
+            self.state is SenderState.STREAMING and self._num_landed < self._num_emitted
+        )
         if now_s > self._deadline_s or (is_waiting and self._idle.expired(now_s)):
             return [SendAbort(reasons.KV_TIMEOUT), *self._fail(reasons.KV_TIMEOUT, retryable=True)]
         return []
 
     def _pump(self, now_s: float) -> list[SenderAction]:
         actions: list[SenderAction] = []
-        if self._num_emitted == self._num_landed:
-            self._idle.rest(now_s)
+        self._rest_if_all_landed(now_s)
         while self._ready and self._num_emitted - self._num_landed < CREDIT_WINDOW_CHUNKS:
             seq = self._ready.popleft()
             place = self._plan.place(seq)
@@ -221,12 +224,17 @@ class HandoverSender:
             actions.append(SendChunk(seq, source, target, place.offset, place.length))
         return actions
 
-    def _seal_when_complete(self) -> list[SenderAction]:
+    def _rest_if_all_landed(self, now_s: float) -> None:
+        if self._num_emitted == self._num_landed:
+            self._idle.rest(now_s)
+
+    def _seal_when_complete(self, now_s: float) -> list[SenderAction]:
         seal = self._seal
         is_complete = len(self._digests) == self._plan.num_chunks > 0
         if seal is None or self.sealed_at_s is None or self.state is not SenderState.STREAMING or not is_complete:
             return []
         self.state = SenderState.SEALED
+        self._rest_if_all_landed(now_s)
         digests = b"".join(self._digests[seq] for seq in range(self._plan.num_chunks))
         mac = seal_mac(
             self._keys,

@@ -19,7 +19,7 @@ from tandem.rpc.tls import TlsMaterial
 Option = tuple[str, int | str]
 
 KEEPALIVE_TIME_MS: Final = 10_000
-KEEPALIVE_TIMEOUT_MS: Final = 5_000
+KEEPALIVE_TIMEOUT_MS: Final = 6_000  # a peer that stands still for less than 5 s loses no connection
 MAX_METADATA_BYTES: Final = 8 * 1024
 PUBLIC_RECEIVE_BYTES: Final = 1024 * 1024
 INTERNAL_RECEIVE_BYTES: Final = 16 * 1024 * 1024
@@ -41,11 +41,19 @@ INTERNAL_LIMITS: Final = ServerLimits(
 )
 
 
-def client_options(*, keepalive_without_calls: bool = False) -> list[Option]:
-    """Return channel arguments of a client."""
+def _keepalive() -> list[Option]:
     return [
         ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        # What gRPC really waits for an answered ping; by default a whole minute, whatever the line above says.
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ]
+
+
+def client_options(*, keepalive_without_calls: bool = False) -> list[Option]:
+    """Return channel arguments of a client."""
+    return [
+        *_keepalive(),
         ("grpc.keepalive_permit_without_calls", int(keepalive_without_calls)),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.max_receive_message_length", ANSWER_RECEIVE_BYTES),
@@ -69,8 +77,7 @@ def server_options(limits: ServerLimits) -> list[Option]:
     options: list[Option] = [
         # Linux lets two processes share a port with SO_REUSEPORT; then a port in use goes unnoticed.
         ("grpc.so_reuseport", 0),
-        ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
-        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        *_keepalive(),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         # The default takes a client's ping each 10 s for an attack.

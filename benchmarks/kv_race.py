@@ -150,6 +150,7 @@ def result_of(outcomes: dict[str, RaceOutcome]) -> dict[str, Any]:
     guarded = [outcome for name, outcome in outcomes.items() if name.startswith("guarded")]
     sound = [*guarded, *(outcome for name, outcome in outcomes.items() if name == "lease")]
     result: dict[str, Any] = {
+        "requests": sum(outcome.requests for outcome in sound),
         "victims": sum(outcome.victims for outcome in guarded),
         "stale_refused": sum(outcome.stale_refused for outcome in guarded),
         "wrong_tokens": sum(outcome.wrong_tokens + outcome.wrong_kv for outcome in sound),

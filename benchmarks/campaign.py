@@ -3,9 +3,9 @@
     python -m benchmarks.campaign --json [--requests 100000] [--output FILE]
 
 Counted is every request that was sent to a cluster whose fault was on: all requests of the matrix's cells, of the KV
-race, of the recovery rounds, and of the cancel fuzz (in which 60 % of the callers leave). Each part is the program of its own
-name, with its own checks; this one adds up what they found and goes on with further cancel fuzz, on new clusters and
-new seeds, until the sum is reached. A part that fails or finds anything ends the run with exit status 1.
+race, of the recovery rounds, and of the cancel fuzz (in which 60 % of the callers leave). Each part is the program of
+its own name, with its own checks; this one adds up what they found and goes on with further cancel fuzz, on new
+clusters and seeds, until the sum is reached. A part that fails or finds anything makes the exit status 1.
 """
 
 import json

@@ -36,6 +36,7 @@ FULL = (
     Round(name="prefill killed", after_tokens=1, victim="prefill-0"),
     Round(name="decode stopped for 4.8 s", after_tokens=16, stop_s=4.8),
     Round(name="prefill stopped for 4.8 s", after_tokens=1, victim="prefill-0", stop_s=4.8),
+    Round(name="router stopped for 4.8 s", after_tokens=16, victim="router", stop_s=4.8),
     Round(name="stopped for 14 s and continued", after_tokens=16, stop_s=14.0),
 )
 QUICK = (

@@ -123,7 +123,7 @@ async def _kill(cluster: ChaosCluster, worker_id: str, outcome: Outcome) -> None
 
 
 async def _stop(cluster: ChaosCluster, one: Round, stop_s: float, outcome: Outcome) -> None:
-    stopped = Stop(cluster.pid(one.victim))
+    stopped = Stop(cluster.pids()[one.victim])
     try:
         if one.is_stall:
             await asyncio.sleep(stop_s)

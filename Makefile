@@ -72,7 +72,7 @@ schemas: setup   ## regenerate the JSON Schemas in deploy/schemas
 	@$(BIN)/python -m tandem.cluster.config.schemas deploy/schemas
 
 bench: setup     ## the benchmarks of the README; results go to benchmarks/results/
-	@for name in kvtransfer router serve equality; do \
+	@for name in kvtransfer router serve equality index cache_traces; do \
 	  $(BIN)/python -m benchmarks.$$name --json --output benchmarks/results/$$name.json || exit 1; done
 
 spec: setup      ## model checking: the hand-over and the role switch, and every guard removed (needs spin and gcc)
@@ -83,6 +83,9 @@ spec-long: setup ## … and the larger configurations (up to an hour and 8 GB)
 
 mutants: setup-dev ## take each guard out of a copy of the code and see a test fail
 	@$(BIN)/python -m benchmarks.mutants --json $(ARGS)
+
+campaign: setup-dev ## the fault programs until 100 000 requests were faulted (about an hour)
+	@$(BIN)/python -m benchmarks.campaign --json --output benchmarks/results/campaign.json $(ARGS)
 
 clean:           ## remove the environment and every cache in this folder
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

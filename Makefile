@@ -8,7 +8,7 @@ TORCH  ?= torch==2.13.0
 ARGS   ?=
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo setup setup-dev test quick stateful sim-faults sim-mutants replay lint types imports proto schemas bench spec spec-long mutants clean
+.PHONY: help demo setup setup-dev test quick stateful sim-faults sim-mutants replay lint types imports proto schemas bench spec spec-long mutants campaign clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14

@@ -45,7 +45,6 @@ from tandem.router.recovery import RetryBudget, error_for
 from tandem.router.timers import Timer, TimerKind, Timers
 
 _STALL_S = 1.0  # the tick comes each 20 ms; later than this the process itself stood still
-
 Send = Callable[[WorkerKey, Command], None]
 
 
@@ -82,7 +81,7 @@ class Dispatcher:
         self._timers = Timers()
         self._watched: set[RequestId] = set()  # requests whose progress no message may tell about
         self._room_changed = False
-        self._last_keep_alive_s = self._last_step_s = clock.now_s()
+        self._last_keep_alive_s = self._last_step_s = self._heed_gaps_from_s = clock.now_s()
         self._no_decode_since_s: float | None = None  # no decode worker takes work since then
 
     @property
@@ -226,6 +225,7 @@ class Dispatcher:
         stalled_s, self._last_step_s = now_s - self._last_step_s, now_s
         if stalled_s > _STALL_S:
             self.fleet.forgive(stalled_s)
+            self._heed_gaps_from_s = now_s + _STALL_S  # what is missing may wait to be read
         for timer in self._timers.pop_due(now_s):
             live = self._lives.get(timer.request_id)
             if live is not None:
@@ -239,7 +239,7 @@ class Dispatcher:
             live = self._lives.get(request_id)
             if live is None or live.ledger.overdue_since_s is None:
                 self._watched.discard(request_id)
-            elif stalled_s <= _STALL_S:
+            elif now_s >= self._heed_gaps_from_s:
                 progress = live.ledger.check_progress(now_s, gap_timeout_s=self._policy.gap_timeout_s)
                 self._apply(live, progress, now_s)
         if now_s - self._last_keep_alive_s >= self._policy.keep_alive_s / 5.0:

@@ -307,3 +307,36 @@ def test_expected_lengths_are_learnt() -> None:
     record = world.dispatcher.fleet.get(D)
     assert record is not None
     assert record.in_flight.num_blocks < 4  # at first 200 tokens would have been reserved: 14 blocks
+
+
+def test_a_router_that_stood_still_blames_nobody_for_its_own_silence() -> None:
+    world = World(P, D)
+    sink = world.submit()
+    world.report(D, events=(handed(),), tokens=(token(1),))  # held: P's first token is on its way
+    world.clock.time_s += 30.0
+    assert world.dispatcher.step() == []
+    assert world.wait(0.25, alive=(P, D)) == []
+    world.report(P, events=(done(),), tokens=(token(0),))
+    assert sink.tokens == [0, 1]
+    assert len(world.tasks(StartPrefill)) == 1
+
+
+def test_a_step_that_raised_is_a_crash_of_those_in_it() -> None:
+    """The batch fails together; the mate goes on, and who fails each time is named after the second."""
+    world = World(P, D)
+    sinks = {name: world.submit(name) for name in ("poison", "mate")}
+    for name in sinks:
+        world.report(P, events=(done(name),), tokens=(token(0, name),))
+        world.report(D, events=(handed(name),))
+    world.report(D, events=tuple(failed(reasons.ENGINE, name) for name in sinks))
+    world.wait(0.25, alive=(P, D))
+    assert [task.request_id for task in world.tasks(ReserveDecode)] == ["poison", "mate", "poison"], (
+        "suspects take turns"
+    )
+    world.report(D, events=(handed("poison", attempt=1),))
+    world.report(D, events=(failed(reasons.ENGINE, "poison", attempt=1),))
+    assert sinks["poison"].error is not None
+    assert sinks["poison"].error.reason == "POISON_REQUEST"
+    world.wait(0.25, alive=(P, D))
+    assert [task.request_id for task in world.tasks(ReserveDecode)][3:] == ["mate"]
+    assert sinks["mate"].ends == []

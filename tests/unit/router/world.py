@@ -75,6 +75,7 @@ class World:
         event_log: EventSink | None = None,
     ) -> None:
         self.clock = SteppedClock()
+        self.num_reports = 0
         self.sent: list[tuple[WorkerKey, Command]] = []
         self.dispatcher = Dispatcher(
             fleet=Fleet(HealthTimers(), on_health=None if event_log is None else partial(record_health, event_log)),
@@ -115,7 +116,10 @@ class World:
         tokens: tuple[TokenDelta, ...] = (),
         load: WorkerLoad | None = None,
     ) -> None:
-        report = StepReport(worker_epoch=worker.epoch, sequence=1, tokens=tokens, events=events, load=load)
+        self.num_reports += 1
+        report = StepReport(
+            worker_epoch=worker.epoch, sequence=self.num_reports, tokens=tokens, events=events, load=load
+        )
         self.dispatcher.on_report(worker, report)
 
     def commands(self, kind: type[Command], worker: WorkerKey | None = None) -> list[Command]:

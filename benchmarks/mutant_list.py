@@ -6,7 +6,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "R2-generation": ("tests/unit/kvtransfer/test_receiver_machine.py",),
     "R2-epoch": ("tests/unit/kvtransfer/test_receiver_machine.py",),
     "R2-attempt-in-tag": ("tests/unit/kvtransfer/test_layout_and_grant.py",),
-    "R2-table-generation": ("tests/unit/engine/kv/test_block_table.py",),
+    "R2-table-generation": ("tests/unit/engine/kv/test_block_generations.py",),
     "R2-table-owner": ("tests/unit/engine/kv/test_block_table.py",),
     "R2-table-state": ("tests/unit/engine/kv/test_block_table.py",),
     "R2-new-generation": ("tests/unit/engine/kv/test_block_table.py",),

@@ -54,12 +54,15 @@ class ClusterPlan:
 def draw_plan(rng: random.Random, *, is_calm: bool) -> ClusterPlan:
     """Draw a cluster; a calm one has no skew, no preemption and callers without bad habits."""
     is_small = rng.random() < 0.5
+    # The router reserves what a tenant's answers usually need: it takes many requests of one tenant, coming at once, for
+    # a decode worker to have to preempt.
+    is_tight = is_small and rng.random() < 0.3
     workers = []
     for role, most in ((Role.PREFILL, 2), (Role.DECODE, 3)):
         num_blocks = rng.randint(8, 24) if is_small else rng.choice((40, 64, 100))
         workers += [
-            _draw_worker(rng, f"{role.value}-{index}", role, num_blocks, is_calm=is_calm)
-            for index in range(rng.randint(1, most))
+            _draw_worker(rng, f"{role.value}-{index}", role, num_blocks, is_calm=is_calm, is_tight=is_tight)
+            for index in range(1 if is_tight else rng.randint(1, most))
         ]
     names = [plan.name for plan in workers]
     late = (
@@ -71,17 +74,17 @@ def draw_plan(rng: random.Random, *, is_calm: bool) -> ClusterPlan:
     )
     smallest = min(plan.num_blocks for plan in workers)
     workload = WorkloadPlan(
-        per_s=rng.choice((0.5, 1.0, 1.0, 2.0)),
+        per_s=3.0 if is_tight else rng.choice((0.5, 1.0, 1.0, 2.0)),
         cancel_share=0.0 if is_calm else rng.choice((0.0, 0.1, 0.5)),
         deadline_share=0.0 if is_calm else rng.choice((0.0, 0.3)),
         slow_share=0.0 if is_calm else rng.choice((0.0, 0.0, 0.2)),
         poison_share=0.0 if is_calm else rng.choice((0.0, 0.0, 0.03)),
         poisons=tuple(rng.sample(("exit", "raise", "nan", "oom"), 2)),
-        num_tenants=rng.randint(1, 3),
+        num_tenants=1 if is_tight else rng.randint(1, 3),
         most_prompt_blocks=min(8, smallest // 2),
         most_output=min(24, 4 * (smallest // 2) - 4),
         smallest_pool=smallest,
-        burst=rng.choice((1, 1, 3)),
+        burst=10 if is_tight else rng.choice((1, 1, 3)),
     )
     return ClusterPlan(
         workers=tuple(workers),
@@ -94,7 +97,9 @@ def draw_plan(rng: random.Random, *, is_calm: bool) -> ClusterPlan:
     )
 
 
-def _draw_worker(rng: random.Random, name: str, role: Role, num_blocks: int, *, is_calm: bool) -> WorkerPlan:
+def _draw_worker(
+    rng: random.Random, name: str, role: Role, num_blocks: int, *, is_calm: bool, is_tight: bool
+) -> WorkerPlan:
     chunk = rng.choice((4, 8, 64))
     return WorkerPlan(
         name=name,
@@ -105,8 +110,8 @@ def _draw_worker(rng: random.Random, name: str, role: Role, num_blocks: int, *, 
             num_blocks=num_blocks,
             max_batched_tokens=chunk,
             mixed_prefill_tokens=chunk,
-            max_sequences=rng.choice((4, 16)),
-            growth_margin=rng.choice((0.0, 0.3)),
+            max_sequences=16 if is_tight else rng.choice((4, 16)),
+            growth_margin=0.0 if is_tight else rng.choice((0.0, 0.3)),
             batching=rng.choice((Batching.CONTINUOUS, Batching.CONTINUOUS, Batching.CONTINUOUS, Batching.DYNAMIC)),
         ),
         prefill_token_s=rng.choice((5e-4, 2e-3)),

@@ -21,6 +21,7 @@ from benchmarks.fault_matrix import (
     rows_frames,
     rows_network,
     rows_prefill_death,
+    rows_ray,
     rows_router,
     rows_slow_links,
     rows_stalls,
@@ -50,6 +51,8 @@ PLAN = (
     ("small-pool", "default-timers", "pairs"),
     ("slow-callers", "mixed", "two-slots", "unequal", "network", "pairs"),
 )
+
+QUICK_PLAN = (("pairs",), ("small-pool",))
 
 
 def chosen(*, only: str, quick: bool) -> list[Cell]:
@@ -114,7 +117,7 @@ def main() -> None:
     """Run what is asked for; the exit status says whether every cell passed."""
     parser = common_options(__doc__)
     parser.add_argument("--quick", action="store_true", help="a dozen cells, in a minute")
-    parser.add_argument("--only", default="", help="a row's number, or the beginning of a cell's name")
+    parser.add_argument("--only", default="", help="a row's number, the beginning of a cell's name, or `ray`")
     parser.add_argument("--list", action="store_true", help="print the cells and run none")
     options = parser.parse_args()
     cells = chosen(only=options.only, quick=options.quick)
@@ -123,10 +126,13 @@ def main() -> None:
         return
     configure_logging(level="error")
     began_s = time.monotonic()
-    plan = PLAN[-3:] if options.quick else PLAN
-    lanes = Lanes(cells, rows_engine.CONTROLS, say=say, open_world=open_local)
+    plan = QUICK_PLAN if options.quick else PLAN
+    with_ray = not (options.quick or options.only) or options.only == "ray"
+    lanes = Lanes([] if options.only == "ray" else cells, rows_engine.CONTROLS, say=say, open_world=open_local)
     found = asyncio.run(lanes.run(plan))
-    result = {**summary(found), "seconds": round(time.monotonic() - began_s)}
+    ray = asyncio.run(rows_ray.RayRun(say=say).run()) if with_ray else MatrixResult()
+    found.add(ray)
+    result = {**summary(found), "ray_cells": len(ray.cells), "seconds": round(time.monotonic() - began_s)}
     finish(options, result, method=(__doc__ or "").strip(), details=details(found))
     if result["passed"] != result["cells"] or result["violations"]:
         sys.exit(1)

@@ -134,6 +134,7 @@ class Cell:
     after: tuple[Check, ...] = ()  # when everything is over
     shape: str = "pairs"
     settle_s: float = 30.0
+    serves_afterwards: bool = True  # False where the cluster itself can't serve
     quick: bool = False  # part of --quick
 
     @property

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from dataclasses import replace
+from functools import partial
 
 from benchmarks.fault_matrix.actions import leave
 from benchmarks.fault_matrix.cell import CANCELLED, OK, Cell, Gate, Phase, Probe
@@ -74,6 +75,10 @@ def _around_the_end(count: int) -> list[RequestSpec]:
     ]
 
 
+def _hundred_callers(lives_s: tuple[float, ...], scene: Scene) -> _Storm:
+    return _Storm(scene, _storm(100, seed=26, share=0.6, lives_s=lives_s))
+
+
 CELLS = [
     _left(21, Phase.IDLE, "leave as soon as it is sent", Gate(sent=True)),
     Cell(
@@ -86,7 +91,6 @@ CELLS = [
         probe=Probe(mates=2, max_tokens=150),
         after=(mates_untouched(), nobody_restarted()),
         shape="two-slots",
-        quick=True,
     ),
     _left(22, Phase.PREFILL, "leave before the first chunk", Gate(point="p.before_prefill")),
     _left(22, Phase.PREFILL, "leave after the first chunk", Gate(point="p.chunk")),
@@ -126,7 +130,7 @@ CELLS = [
             row=26,
             phase=phase,
             does=f"60 % of 100 leave within {lives_s[-1]} s",
-            fault=lambda scene, lives_s=lives_s: _Storm(scene, _storm(100, seed=26, share=0.6, lives_s=lives_s)),
+            fault=partial(_hundred_callers, lives_s),
             expect=OK,
             probe=Probe(count=2, max_tokens=60),
             after=(nobody_restarted(),),

@@ -15,6 +15,7 @@ from tandem.kvtransfer.codec import HEADER_BYTES, FrameType, decode, decode_head
 from tandem.kvtransfer.frames import Hello, HelloAck, HelloStatus
 
 _LEASE_S = 20.0
+_RESTART_S = 100.0  # a busy machine
 SAMPLED = SamplingParams(temperature=0.9, top_k=40, seed=5)
 PENALISED = SamplingParams(temperature=0.8, repetition_penalty=1.2, presence_penalty=0.4, frequency_penalty=0.3, seed=6)
 
@@ -35,7 +36,7 @@ class _KillAndReplay:
         name = await self._scene.victim("decode")
         epoch = (await world.cluster.worker(name)).info.epoch
         self._kill = await asyncio.to_thread(Kill, self._scene.pid(name))
-        status = await world.cluster.restarted(name, since=epoch)
+        status = await world.cluster.restarted(name, since=epoch, timeout_s=_RESTART_S)
         address = f"127.0.0.1:{world.ports[name].kv}"
         frames = world.recorded[name].frames
         self._first = _status(await replay(frames, address))
@@ -98,9 +99,7 @@ def _mid_decode(does: str, tokens: int, probe: Probe, *, quick: bool = False) ->
 CELLS = [
     Cell(row=5, phase=Phase.IDLE, does="kill D, then ask at once", fault=kill("decode"), probe=Probe(count=4)),
     _before_commit("kill D while P computes for it", Gate(point="p.chunk"), Phase.PREFILL),
-    _before_commit(
-        "kill D with half of the KV", Gate(point="d.received_half", at="decode"), Phase.TRANSFER, quick=True
-    ),
+    _before_commit("kill D with half of the KV", Gate(point="d.received_half", at="decode"), Phase.TRANSFER),
     _before_commit("kill D before it commits", Gate(point="d.before_commit", at="decode"), Phase.TRANSFER),
     _before_commit("kill D before it commits, n=3", Gate(point="d.before_commit", at="decode"), Phase.TRANSFER, n=3),
     _mid_decode("kill D after 1 token", 1, Probe()),

@@ -7,7 +7,7 @@ from tandem.chaos.cluster import Ending
 from tandem.chaos.tagged.model import Poison
 
 _DEATHS = ("POISON_REQUEST",)
-_FAILED = ("ENGINE_FAILED",)
+_FAILED = ("ENGINE_FAILED", "POISON_REQUEST")
 _NUMERICS = ("NUMERICS",)
 _MARK = 300  # a token that the probe's prompt holds, and its mates' may not matter
 
@@ -36,8 +36,19 @@ def _poison(
 
 
 CELLS = [
-    _poison(36, Phase.PREFILL, "a prompt that kills the process", (Poison.EXIT,), _DEATHS, deaths=2),
-    _poison(36, Phase.DECODE, "an answer that kills the process", (Poison.EXIT, Poison.LATE), _DEATHS, deaths=2),
+    Cell(
+        row=36,
+        phase=Phase.PREFILL,
+        does="a prompt that kills the process, alone",
+        fault=behave(lambda scene: endings(scene, Ending.ERROR)),
+        expect=named_error(*_DEATHS),
+        when="before",
+        probe=Probe(marks=(Poison.EXIT,)),
+        after=(restarted_at_most(2),),
+    ),
+    # Among others it may take a third crash to tell it from them.
+    _poison(36, Phase.PREFILL, "a prompt that kills the process", (Poison.EXIT,), _DEATHS, deaths=3),
+    _poison(36, Phase.DECODE, "an answer that kills the process", (Poison.EXIT, Poison.LATE), _DEATHS, deaths=3),
     _poison(36, Phase.PREFILL, "a prompt that fails its pass", (Poison.RAISE,), _FAILED, deaths=0, quick=True),
     _poison(36, Phase.DECODE, "an answer that fails its pass", (Poison.RAISE, Poison.LATE), _FAILED, deaths=0),
     Cell(
@@ -138,9 +149,9 @@ CELLS = [
         probe=Probe(mates=2, max_tokens=40),
         after=(mates_untouched(), restarted_at_most(1)),
     ),
-    _poison(39, Phase.PREFILL, "a prompt that takes all memory", (Poison.OUT_OF_MEMORY,), _DEATHS, deaths=2),
+    _poison(39, Phase.PREFILL, "a prompt that takes all memory", (Poison.OUT_OF_MEMORY,), _DEATHS, deaths=3),
     _poison(
-        39, Phase.DECODE, "an answer that takes all memory", (Poison.OUT_OF_MEMORY, Poison.LATE), _DEATHS, deaths=2
+        39, Phase.DECODE, "an answer that takes all memory", (Poison.OUT_OF_MEMORY, Poison.LATE), _DEATHS, deaths=3
     ),
 ]
 CONTROLS = [

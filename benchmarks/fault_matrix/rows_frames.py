@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 
 from benchmarks.fault_matrix.actions import on_link
 from benchmarks.fault_matrix.cell import CANCELLED, OK, RETRIED, UNNOTICED, Cell, Gate, Phase, Probe, ok_or_named
@@ -98,15 +99,17 @@ def _flip(kinds: Kinds, name: str, part: FramePart, offset: int) -> Cell:
     )
 
 
+def _duplicates(kinds: Kinds) -> list[DuplicateFrame]:
+    return [DuplicateFrame(kinds, times=3)]
+
+
 CELLS = [
     *(
         Cell(
             row=16,
             phase=Phase.TRANSFER,
             does=f"{name} comes twice",
-            fault=on_link(
-                "kv", lambda kinds=kinds: [DuplicateFrame(kinds, times=3)], everywhere=True, any_is_enough=True
-            ),
+            fault=on_link("kv", partial(_duplicates, kinds), everywhere=True, any_is_enough=True),
             expect=UNNOTICED,
             when="before",
             probe=Probe(count=2),

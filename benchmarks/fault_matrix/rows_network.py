@@ -114,8 +114,8 @@ CELLS = [
     _cell(
         13,
         Phase.IDLE,
-        "lose 5 % of D's packets",
-        at_host("decode", lambda host, lab: PacketFilter(host, percent=5)),
+        "lose 5 % of P's packets",
+        at_host("prefill", lambda host, lab: PacketFilter(host, percent=5)),
     ),
     _cell(
         13,

@@ -35,7 +35,7 @@ CELLS = [
         expect=OK,
         probe=Probe(count=4),
     ),
-    _killed(1, "kill P with the task in hand", Gate(point="p.before_prefill"), phase=Phase.PREFILL, quick=True),
+    _killed(1, "kill P with the task in hand", Gate(point="p.before_prefill"), phase=Phase.PREFILL),
     Cell(
         row=1,
         phase=Phase.DECODE,
@@ -56,7 +56,7 @@ CELLS = [
     _killed(3, "kill P after the seal", Gate(point="p.after_seal"), phase=Phase.TRANSFER),
     _killed(3, "kill P after the seal, n=3 sampled", Gate(point="p.after_seal"), phase=Phase.TRANSFER, probe=SAMPLED),
     _killed(4, "kill P before chunk 1", Gate(point="p.before_chunk_send", after=1), phase=Phase.TRANSFER),
-    _killed(4, "kill P before chunk 3", Gate(point="p.before_chunk_send", after=3), phase=Phase.TRANSFER, quick=True),
+    _killed(4, "kill P before chunk 3", Gate(point="p.before_chunk_send", after=3), phase=Phase.TRANSFER),
     _killed(
         4,
         "kill P before the last chunk, n=3 sampled",

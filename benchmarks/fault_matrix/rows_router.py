@@ -66,5 +66,6 @@ CELLS = [
         probe=Probe(count=2),
         after=(no_chunk_at("decode-0"), served_by(["decode-0"]), nobody_restarted()),
         shape="unequal",
+        serves_afterwards=False,
     ),
 ]

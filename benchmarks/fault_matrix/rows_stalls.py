@@ -5,6 +5,7 @@ from benchmarks.fault_matrix.cell import OK, RETRIED, UNNOTICED, Cell, Expect, G
 from benchmarks.fault_matrix.checks import longest_gap, nobody_restarted
 
 _SHORT_S = 1.5  # below every detection, the hand-over's included
+_DEFAULT_S = 5.0  # below the product's own detection
 _LONG_S = 8.0  # above dead_after_s
 
 
@@ -37,6 +38,20 @@ def _long(role: RoleName, phase: Phase, *, expect: Expect = RETRIED, gate: Gate 
     )
 
 
+def _default(role: RoleName, phase: Phase) -> Cell:
+    return Cell(
+        row=8,
+        phase=phase,
+        does=f"default timers: stop {role} for {_DEFAULT_S:.0f} s",
+        fault=stop(role),
+        expect=UNNOTICED,
+        lasts_s=_DEFAULT_S,
+        probe=Probe(max_tokens=40, mates=2),
+        after=(nobody_restarted(),),
+        shape="default-timers",
+    )
+
+
 CELLS = [
     _short("prefill", Phase.IDLE),
     _short("prefill", Phase.PREFILL),
@@ -50,25 +65,10 @@ CELLS = [
     _short("router", Phase.PREFILL),
     _short("router", Phase.TRANSFER),
     _short("router", Phase.DECODE),
-    *(
-        Cell(
-            row=8,
-            phase=phase,
-            does=f"default timers: stop {role} for 5 s",
-            fault=stop(role),
-            expect=UNNOTICED,
-            lasts_s=5.0,
-            probe=Probe(max_tokens=40, mates=2),
-            after=(nobody_restarted(),),
-            shape="default-timers",
-        )
-        for role, phase in (
-            ("prefill", Phase.PREFILL),
-            ("prefill", Phase.TRANSFER),
-            ("decode", Phase.TRANSFER),
-            ("decode", Phase.DECODE),
-        )
-    ),
+    _default("prefill", Phase.PREFILL),
+    _default("prefill", Phase.TRANSFER),
+    _default("decode", Phase.TRANSFER),
+    _default("decode", Phase.DECODE),
     _long("prefill", Phase.IDLE, expect=OK),
     _long("prefill", Phase.PREFILL),
     _long("prefill", Phase.TRANSFER),

@@ -79,7 +79,10 @@ async def _recover(scene: Scene, fault: LiveFault, result: CellResult) -> None:
     result.fault_verified, result.evidence = evidence.took_effect, evidence.facts
     for check in cell.after:
         result.problems += await check(scene)
-    followers = await world.cluster.run_requests(random_specs(_FOLLOWERS, seed=cell.row, max_output_tokens=8, max_n=1))
+    num_followers = _FOLLOWERS if cell.serves_afterwards else 0
+    followers = await world.cluster.run_requests(
+        random_specs(num_followers, seed=cell.row, max_output_tokens=8, max_n=1)
+    )
     world.records += followers
     result.problems += [
         f"afterwards a request ended {r.ending.value} {r.reason} {r.problem}"

@@ -186,7 +186,7 @@ class Scene:
             if path.name.startswith(process):
                 with path.open("rb") as file:
                     file.seek(self._sizes.get(path, 0))
-                    records += _decode(file.read())
+                    records += decode_records(file.read())
         return records
 
     def count_events(self, process: str, kind: type[Event], **fields: object) -> int:
@@ -202,7 +202,8 @@ class Scene:
         return self.world.cluster.router_pid if name == _ROUTER else self.world.cluster.pid(name)
 
 
-def _decode(data: bytes) -> list[Record]:
+def decode_records(data: bytes) -> list[Record]:
+    """Return the whole lines of an event log as records."""
     records = []
     for line in data.splitlines():
         try:

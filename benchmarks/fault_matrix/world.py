@@ -181,6 +181,10 @@ class World:
         self._stack.push_async_callback(self._close_client)
         if shape.warm_up:
             await self._warm_up()
+        else:
+            for client in (self._client, self.cluster.client()):
+                await client.models()  # the connections alone
+            await self.cluster.take_baseline()
 
     async def _warm_up(self) -> None:
         """Open every lasting connection, then count what leak checks compare with."""

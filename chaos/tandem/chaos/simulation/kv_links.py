@@ -9,7 +9,9 @@ from tandem.core.errors import TandemError
 from tandem.kvtransfer import receiver_link, sender_link
 from tandem.kvtransfer.codec import HEADER_BYTES
 from tandem.kvtransfer.errors import LayoutMismatch, LinkLost, ProtocolViolation
+from tandem.kvtransfer.frames import Frame
 from tandem.kvtransfer.machine import sender_events as ev
+from tandem.kvtransfer.timing import SENDER_BEAT_S
 from tandem.kvtransfer.transport.base import SendingChannel
 from tandem.kvtransfer.transport.tcp import TcpSendingChannel
 
@@ -83,7 +85,7 @@ class SimReceiverLink(receiver_link.ReceiverLink):
         wire.on_data = self._turn
         self._poll()
 
-    def post(self, frame: receiver_link.Frame) -> None:
+    def post(self, frame: Frame) -> None:
         """See ReceiverLink."""
         self._outbox.append(frame)
         self._soon(0.0)
@@ -205,7 +207,7 @@ class SimSenderLink(sender_link.SenderLink):
     def _poll(self) -> None:
         if not self._has_ended:
             self._soon(0.0)
-            self._process.after(sender_link.SENDER_BEAT_S, self._poll)
+            self._process.after(SENDER_BEAT_S, self._poll)
 
     def _turn(self) -> None:
         self._is_due = False

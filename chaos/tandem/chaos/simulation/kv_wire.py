@@ -55,17 +55,16 @@ class SimWire:
         """See Wire; nobody polls here."""
         return -1
 
-    def send(self, *parts: bytes | memoryview) -> None:
+    def send(self, head: bytes, payload: memoryview | None = None) -> None:
         """See Wire."""
         if not self._end.is_open:
             raise LinkLost("send failed: the connection is gone")
-        for part in parts:
-            self._outgoing += part
+        self._outgoing += head
+        if payload is not None:
+            self._outgoing += payload
         mangle = self._network.mangle
         while (frame := self._next_frame()) is not None:
-            self._network.world.tell(
-                self._out.source, lambda frame=frame: f"kv to {self._out.target.name}: {show_frame(frame)}"
-            )
+            self._network.world.tell(self._out.source, partial(_show, self._out.target.name, frame))
             if mangle is None:
                 self._out.send(frame)
                 continue
@@ -245,3 +244,7 @@ def _read_answer(wire: SimWire, hello: Hello) -> TcpSendingChannel:
         raise ProtocolViolation(f"hello: answered by {type(ack).__name__}")
     check_answer(ack, hello)
     return TcpSendingChannel(wire)
+
+
+def _show(target: str, frame: bytes) -> str:
+    return f"kv to {target}: {show_frame(frame)}"

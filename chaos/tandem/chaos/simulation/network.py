@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tandem.chaos.simulation.process import Process
 from tandem.chaos.simulation.world import World
@@ -29,7 +29,7 @@ class Path:
     is_cut: bool = False
     extra_s: float = 0.0
     troubled_at_s: float = float("-inf")  # last change for the worse or the better
-    waiting: "list[Pipe]" = field(default_factory=list)
+    waiting: "list[Pipe[Any]]" = field(default_factory=list)
 
 
 class Network:
@@ -38,7 +38,7 @@ class Network:
     def __init__(self, world: World) -> None:
         self.world = world
         self._paths: dict[tuple[str, str, Plane], Path] = {}
-        self.mangle: Callable[[Pipe, bytes], list[Arrival]] | None = None
+        self.mangle: Callable[[Pipe[Any], bytes], list[Arrival]] | None = None
 
     def path(self, source: str, target: str, plane: Plane) -> Path:
         """Return the path between two hosts; made at its first use."""

@@ -54,8 +54,8 @@ class ClusterPlan:
 def draw_plan(rng: random.Random, *, is_calm: bool) -> ClusterPlan:
     """Draw a cluster; a calm one has no skew, no preemption and callers without bad habits."""
     is_small = rng.random() < 0.5
-    # The router reserves what a tenant's answers usually need: it takes many requests of one tenant, coming at once, for
-    # a decode worker to have to preempt.
+    # The router reserves what a tenant's answers usually need: only many requests of one tenant that come at once make
+    # a decode worker preempt.
     is_tight = is_small and rng.random() < 0.3
     workers = []
     for role, most in ((Role.PREFILL, 2), (Role.DECODE, 3)):

@@ -235,7 +235,7 @@ class Dispatcher:
         for worker in dead:
             self.on_lost(worker)
         self.crashes.step(now_s)
-        for request_id in list(self._watched):
+        for request_id in sorted(self._watched):  # a set has another order in each process
             live = self._lives.get(request_id)
             if live is None or live.ledger.overdue_since_s is None:
                 self._watched.discard(request_id)

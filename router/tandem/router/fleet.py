@@ -171,7 +171,7 @@ class Fleet:
 
     def forget_unlisted(self) -> tuple[WorkerKey, ...]:
         """Remove the workers that the directory does not list and whose streams have broken since."""
-        gone = [n for n in self._unlisted if n in self._records and not self._records[n].pulse.attached]
+        gone = [n for n in sorted(self._unlisted) if n in self._records and not self._records[n].pulse.attached]
         self._unlisted.difference_update(gone)
         return tuple(self._records.pop(name).key for name in gone)
 

@@ -9,7 +9,8 @@ from tandem.chaos.simulation.network import Network, Plane
 from tandem.chaos.simulation.plan import ClusterPlan
 from tandem.chaos.simulation.process import Process
 from tandem.chaos.simulation.router import SimRouter
-from tandem.chaos.simulation.worker import SimWorker, WorkerPlan
+from tandem.chaos.simulation.worker import SimWorker
+from tandem.chaos.simulation.worker_parts import WorkerPlan
 from tandem.chaos.simulation.world import World
 from tandem.core.errors import TandemError
 from tandem.core.types import Outcome

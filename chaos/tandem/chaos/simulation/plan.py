@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-from tandem.chaos.simulation.worker import WorkerPlan
+from tandem.chaos.simulation.worker_parts import WorkerPlan
 from tandem.chaos.simulation.workload import WorkloadPlan
 from tandem.core.types import Role
 from tandem.engine.config import Batching, EngineConfig

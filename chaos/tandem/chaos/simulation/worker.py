@@ -1,11 +1,9 @@
 """One simulated worker process: the product's engine, loop, role and KV services, stepped by the scheduler."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
-from opentelemetry.metrics import NoOpMeter
 
 from tandem.chaos.simulation.events import Judge
 from tandem.chaos.simulation.kv_links import SimReceiverLink, SimSenderLink, SimThread
@@ -24,8 +22,7 @@ from tandem.chaos.simulation.model import (
     SimText,
 )
 from tandem.chaos.simulation.process import Process
-from tandem.chaos.simulation.world import World
-from tandem.core.blocks import AttemptKey, BlockRef
+from tandem.chaos.simulation.worker_parts import PreemptibleMemory, SimInstruments, WakingInbox, WorkerPlan
 from tandem.core.errors import TandemError
 from tandem.core.ids import Epoch, WorkerId
 from tandem.core.latency import LatencyEstimator
@@ -33,10 +30,8 @@ from tandem.core.messages import Beat, Command
 from tandem.core.types import Role, WorkerInfo
 from tandem.decode_worker.receiver_events import ReceiverRelay
 from tandem.decode_worker.role import DecodeRole
-from tandem.engine.config import EngineConfig
 from tandem.engine.engine import Engine
 from tandem.engine.kv.pool import KvPool
-from tandem.engine.results import StepResult
 from tandem.engine.sequence import Sequence as EngineSequence
 from tandem.kvtransfer.identity import SECRET_BYTES
 from tandem.kvtransfer.layout import KvLayout
@@ -45,9 +40,6 @@ from tandem.kvtransfer.sender import KvSenderService
 from tandem.prefill_worker.role import PrefillRole
 from tandem.prefill_worker.sender_events import SenderRelay
 from tandem.worker_host.engine_loop import EngineLoop
-from tandem.worker_host.inbox import Action, Inbox
-from tandem.worker_host.instruments import WorkerInstruments
-from tandem.worker_host.kv_memory import EngineBlockMemory
 from tandem.worker_host.outbox import Outbox, Send
 from tandem.worker_host.role import RoleService
 
@@ -63,63 +55,6 @@ SIM_LAYOUT = KvLayout(
 )
 _FINGERPRINT = SIM_LAYOUT.fingerprint
 _INTEGRITY_EVERY_TURNS = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerPlan:
-    """What one worker is, over all its lives."""
-
-    name: str
-    role: Role
-    num_blocks: int
-    engine: EngineConfig
-    prefill_token_s: float
-    step_s: float
-    chunk_s: float
-    thread_lag_s: float
-    preempt: float  # chance that another thread gets a turn in the middle of a copy
-
-
-class SimInstruments(WorkerInstruments):
-    """Measures nothing but what the run counts."""
-
-    def __init__(self, role: Role, world: World) -> None:
-        super().__init__(meter=NoOpMeter("simulation"), role=role)
-        self._world = world
-
-    def stepped(self, result: StepResult) -> None:
-        """See WorkerInstruments."""
-        for _ in range(result.stats.num_preempted):
-            self._world.hit("preemption")
-
-
-class WakingInbox(Inbox):
-    """An Inbox that wakes the engine of a simulated process."""
-
-    def __init__(self, wake: Callable[[], None]) -> None:
-        super().__init__()
-        self._wake = wake
-
-    def post(self, action: Action) -> None:
-        """See Inbox."""
-        super().post(action)
-        self._wake()
-
-
-class PreemptibleMemory(EngineBlockMemory):
-    """Block memory of the KV threads; before each hold another thread of the process may get a turn."""
-
-    preempt: Callable[[], None] = staticmethod(lambda: None)
-
-    def pin(self, ref: BlockRef, key: AttemptKey) -> memoryview | None:
-        """See EngineBlockMemory."""
-        self.preempt()
-        return super().pin(ref, key)
-
-    def begin_write(self, ref: BlockRef, key: AttemptKey) -> memoryview | None:
-        """See EngineBlockMemory."""
-        self.preempt()
-        return super().begin_write(ref, key)
 
 
 class SimWorker:

@@ -9,6 +9,7 @@ from tandem.chaos.tagged.model import Poison
 _DEATHS = ("POISON_REQUEST",)
 _FAILED = ("ENGINE_FAILED", "POISON_REQUEST")
 _NUMERICS = ("NUMERICS",)
+_RESTARTS_S = 120.0  # both workers of a role may have to start again, on a busy machine
 _MARK = 300  # a token that the probe's prompt holds, and its mates' may not matter
 
 
@@ -29,7 +30,7 @@ def _poison(
         fault=behave(lambda scene: endings(scene, Ending.ERROR)),
         expect=named_error(*reasons),
         when="before",
-        probe=Probe(marks=marks, mates=3, max_tokens=40),
+        probe=Probe(marks=marks, mates=3, max_tokens=40, deadline_s=_RESTARTS_S),
         after=(mates_untouched(), restarted_at_most(deaths)),
         quick=quick,
     )
@@ -43,7 +44,7 @@ CELLS = [
         fault=behave(lambda scene: endings(scene, Ending.ERROR)),
         expect=named_error(*_DEATHS),
         when="before",
-        probe=Probe(marks=(Poison.EXIT,)),
+        probe=Probe(marks=(Poison.EXIT,), deadline_s=_RESTARTS_S),
         after=(restarted_at_most(2),),
     ),
     # Among others it may take a third crash to tell it from them.

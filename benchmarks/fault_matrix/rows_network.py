@@ -76,35 +76,8 @@ def _cell(
     )
 
 
+# First those that need the pair to be in use: a cut closes it for a while.
 CELLS = [
-    _cell(
-        10,
-        Phase.DECODE,
-        "drop every packet between router and D",
-        at_host("decode", lambda host, lab: PacketFilter(host, peer=lab.address)),
-        expect=RETRIED,
-        max_tokens=120,
-    ),
-    _cell(
-        10,
-        Phase.IDLE,
-        "drop every packet between router and D",
-        at_host("decode", lambda host, lab: PacketFilter(host, peer=lab.address)),
-    ),
-    _cell(
-        10,
-        Phase.DECODE,
-        "pull D's cable",
-        at_host("decode", lambda host, lab: PulledCable(host)),
-        expect=RETRIED,
-        max_tokens=120,
-    ),
-    _cell(
-        11,
-        Phase.IDLE,
-        "drop every packet between P and D",
-        at_host("decode", lambda host, lab: PacketFilter(host, peer=_prefill_address(lab))),
-    ),
     _cell(
         12,
         Phase.IDLE,
@@ -143,5 +116,33 @@ CELLS = [
         expect=ok_or_named("WORKER_LOST", "UNAVAILABLE"),
         lasts_s=4.0,
         max_tokens=120,
+    ),
+    _cell(
+        10,
+        Phase.DECODE,
+        "drop every packet between router and D",
+        at_host("decode", lambda host, lab: PacketFilter(host, peer=lab.address)),
+        expect=RETRIED,
+        max_tokens=120,
+    ),
+    _cell(
+        10,
+        Phase.IDLE,
+        "drop every packet between router and D",
+        at_host("decode", lambda host, lab: PacketFilter(host, peer=lab.address)),
+    ),
+    _cell(
+        10,
+        Phase.DECODE,
+        "pull D's cable",
+        at_host("decode", lambda host, lab: PulledCable(host)),
+        expect=RETRIED,
+        max_tokens=120,
+    ),
+    _cell(
+        11,
+        Phase.IDLE,
+        "drop every packet between P and D",
+        at_host("decode", lambda host, lab: PacketFilter(host, peer=_prefill_address(lab))),
     ),
 ]

@@ -18,6 +18,7 @@ from tandem.core.event_log.events import Dispatched, Event
 from tandem.core.event_log.record import Record, decode_line
 
 _GATE_S: Final = 15.0
+_MATE_DEADLINE_S: Final = 30.0
 _POLL_S: Final = 0.01
 _ROUTER: Final = "router-0"
 
@@ -82,6 +83,7 @@ class Scene:
         seed = zlib.crc32(f"{self.cell.name} {index}".encode())
         return RequestSpec(
             prompt=probe_prompt(16 * probe.prompt_blocks - 1, seed=seed, marks=marks),
+            deadline_s=max(probe.deadline_s, _MATE_DEADLINE_S),
             stop=probe.stop_params(),
             label=f"{self.cell.name}#{index}",
         )

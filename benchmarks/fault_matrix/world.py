@@ -58,7 +58,7 @@ _ENGINE: Final = {"num_blocks": 128, "block_size": 16, "max_batched_tokens": 32,
 _ROUTER: Final = {
     "placement": {"mode": "split"},
     "timers": SHORT_TIMERS,
-    "queue": {"no_worker_wait_s": 25.0},
+    "queue": {"no_worker_wait_s": 60.0},
 }
 
 SHAPES: Final = {

@@ -181,6 +181,18 @@ def test_the_thread_wakes_for_work_that_comes_by_itself() -> None:
     assert bench.engine.named("step")
 
 
+def test_an_idle_thread_sees_what_others_let_go() -> None:
+    """Else the router goes on counting a block as used that a hand-over thread freed last."""
+    bench = _Bench()
+    bench.loop.start()
+    bench.engine.free_blocks = 5  # no command, no step: nothing that is published
+    end_s = time.monotonic() + 5.0
+    while bench.loop.load.free_blocks != 5 and time.monotonic() < end_s:
+        time.sleep(0.01)
+    assert bench.loop.load.free_blocks == 5
+    assert bench.loop.stop(5.0)
+
+
 def test_a_defect_ends_the_thread_and_is_told() -> None:
     bench = _Bench()
     bench.engine.results = [MemoryError("device lost")]

@@ -207,6 +207,9 @@ class EngineLoop:
                     wait_s = _IDLE_WAIT_S if next_work_s is None else min(next_work_s, _IDLE_WAIT_S)
                     if self._inbox.wait_and_run(wait_s):
                         self._publish()
+                    else:
+                        # A block that a hand-over thread held was freed when that thread let go, which nobody tells.
+                        self._load = self._engine.load()
             except Exception as error:  # noqa: BLE001 - the thread's outermost shell
                 # The engine has already failed and freed what it could blame on a request. What arrives here is a
                 # defect or a lost device: state is unknown, so the process ends and its supervisor starts another.

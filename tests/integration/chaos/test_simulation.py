@@ -15,6 +15,8 @@ from tandem.chaos.simulation.mutants import MUTANTS
 from tandem.chaos.simulation.plan import Timeline
 from tandem.chaos.simulation.run import SeedResult, run_seed
 
+pytestmark = pytest.mark.timeout(600)
+
 SEEDS = range(45)
 CALM_SEEDS = range(4)
 MORE_SEEDS = range(1000, 1040)

@@ -184,13 +184,16 @@ class SimCluster:
     # --- reckoning -------------------------------------------------------------------------------------------------
 
     def heal(self) -> None:
-        """Every fault is over."""
+        """Every fault is over, power is back, and supervisors wait no longer."""
         self.network.mangle = None
         self.network.heal_all()
         for worker in list(self.workers.values()):
             worker.process.resume()
             worker.beats_are_lost = False
             worker.faults.clear()
+        for plan in self.plan.workers:
+            if plan.name not in self.workers:
+                self.world.after(self.world.rng.uniform(0.1, 3.0), partial(self.start_worker, plan))
 
     def is_quiet(self) -> bool:
         """Everybody has an answer and nothing is held anywhere."""

@@ -1,11 +1,12 @@
-"""The long run: fault matrix, KV race, recovery and cancel fuzz one after another until enough requests were faulted.
+"""The long run: recovery, KV race, cancel fuzz until enough requests were faulted, and the fault matrix.
 
     python -m benchmarks.campaign --json [--requests 100000] [--output FILE]
 
 Counted is every request that was sent to a cluster whose fault was on: all requests of the matrix's cells, of the KV
 race, of the recovery rounds, and of the cancel fuzz (in which 60 % of the callers leave). Each part is the program of
 its own name, with its own checks; this one adds up what they found and goes on with further cancel fuzz, on new
-clusters and seeds, until the sum is reached. A part that fails or finds anything makes the exit status 1.
+clusters and seeds, until the sum is reached without the matrix, which comes last. A part that fails or finds anything
+makes the exit status 1. What is done so far is saved after each part.
 """
 
 import json
@@ -18,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import finish, parser, say
+from benchmarks.report import finish, parser, save, say
 
+METHOD = (__doc__ or "").strip()
 PART_TIMEOUT_S = 3600.0
 FUZZ_REQUESTS = 10_000
 FINDINGS = ("wrong_tokens", "mismatches", "hangs", "leaks", "trace_violations", "violations", "stall_aborts")
@@ -46,10 +48,10 @@ class Done:
 
 
 FIRST = (
-    Part("faults", (), ("details.requests",)),
+    Part("recovery", (), ("result.total_streams",)),
     Part("kv_race", (), ("result.requests",)),
-    Part("recovery", ("--rounds", "2"), ("result.total_streams",)),
 )
+LAST = Part("faults", (), ("details.requests",))
 
 
 def fuzz(seed: int, num_requests: int) -> Part:
@@ -99,25 +101,9 @@ def summary(done: Sequence[Done]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Run until the sum is reached."""
-    arguments = parser(__doc__)
-    arguments.add_argument("--requests", type=int, default=100_000, help="how many in all (default 100000)")
-    options = arguments.parse_args()
-    done: list[Done] = []
-
-    def add(part: Part) -> None:
-        say(f"{part.name} {' '.join(part.arguments)}")
-        done.append(run_part(part))
-        say(f"  {done[-1].requests} requests in {done[-1].seconds} s, findings {done[-1].findings or 'none'}")
-
-    for part in FIRST:
-        add(part)
-    seed = 1000
-    while (left := options.requests - sum(one.requests for one in done)) > 0:
-        add(fuzz(seed, min(FUZZ_REQUESTS, left)))
-        seed += 1000
-    details = {
+def details(done: Sequence[Done]) -> dict[str, Any]:
+    """Every part's own result."""
+    return {
         "parts": [
             {
                 "program": one.part.name,
@@ -130,7 +116,30 @@ def main() -> None:
             for one in done
         ]
     }
-    finish(options, summary(done), method=(__doc__ or "").strip(), details=details)
+
+
+def main() -> None:
+    """Run until the sum is reached."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--requests", type=int, default=100_000, help="how many in all (default 100000)")
+    options = arguments.parse_args()
+    done: list[Done] = []
+
+    def add(part: Part) -> None:
+        say(f"{part.name} {' '.join(part.arguments)}")
+        done.append(run_part(part))
+        say(f"  {done[-1].requests} requests in {done[-1].seconds} s, findings {done[-1].findings or 'none'}")
+        if options.output is not None:
+            save(options.output, summary(done), method=METHOD, details=details(done))
+
+    for part in FIRST:
+        add(part)
+    seed = 1000
+    while (left := options.requests - sum(one.requests for one in done)) > 0:
+        add(fuzz(seed, min(FUZZ_REQUESTS, left)))
+        seed += 1000
+    add(LAST)
+    finish(options, summary(done), method=METHOD, details=details(done))
     if any(one.findings for one in done):
         sys.exit(1)
 

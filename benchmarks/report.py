@@ -50,12 +50,17 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def save(path: Path, result: dict[str, Any], *, method: str, details: dict[str, Any]) -> None:
+    """Write the result, with method, details and the machine's facts."""
+    saved = {"result": result, "method": method, "details": details, "machine": machine_facts()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def finish(options: argparse.Namespace, result: dict[str, Any], *, method: str, details: dict[str, Any]) -> None:
     """Print the result; with ``--output`` save it with method, details and the machine's facts."""
     if options.output is not None:
-        saved = {"result": result, "method": method, "details": details, "machine": machine_facts()}
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        save(options.output, result, method=method, details=details)
     if not options.json:
         print(json.dumps(details, indent=2, sort_keys=True))
     print(json.dumps(result))

@@ -161,23 +161,32 @@ class HoldFrame(FrameFault):
 
 
 class RecordFrames(FrameFault):
-    """Writes down what a sender said, so that it can be said again by somebody who has no right to."""
+    """Writes down what senders said, so that it can be said again by somebody who has no right to."""
 
     def __init__(self, *, most: int = 1024) -> None:
+        """Keep the first ``most`` frames of each connection."""
         super().__init__(FrameType.HELLO, times=None)
         self._most = most
-        self.frames: list[bytes] = []
+        self._by_flow: dict[Flow, list[Piece]] = {}
+
+    @property
+    def frames(self) -> list[bytes]:
+        """The frames of one connection, from its beginning; of one that carried KV, if there was any."""
+        heard = list(self._by_flow.values())
+        told = [pieces for pieces in heard if any(piece.kind in DATA for piece in pieces)]
+        return [piece.data for piece in (told or heard or [[]])[0]]
 
     async def apply(self, piece: Piece, flow: Flow) -> Sequence[Piece]:
         """See LinkFault."""
-        if len(self.frames) < self._most:
-            self.frames.append(piece.data)
+        pieces = self._by_flow.setdefault(flow, [])
+        if len(pieces) < self._most:
+            pieces.append(piece)
         self._is_meant(piece)
         return [piece]
 
     def verify(self) -> Evidence:
         """A conversation was recorded from its beginning."""
-        return self._evidence(f"among {len(self.frames)} recorded")
+        return self._evidence(f"among {sum(map(len, self._by_flow.values()))} recorded")
 
 
 async def replay(frames: Sequence[bytes], address: str) -> bytes:

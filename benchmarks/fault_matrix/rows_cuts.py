@@ -39,6 +39,7 @@ CELLS = [
             fault=on_link("attach", _cut, any_is_enough=True),
             expect=OK if phase is Phase.IDLE else RETRIED,
             gate=Gate(tokens=5) if phase is Phase.DECODE else None,
+            lasts_s=8.0 if phase is Phase.IDLE else None,
             probe=Probe(count=4 if phase is Phase.IDLE else 1, max_tokens=80 if phase is Phase.DECODE else 24),
             checks=(freed_within("decode", _TWO_KEEPALIVES_S),),
             after=(nobody_restarted(),),

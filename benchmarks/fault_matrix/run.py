@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from pathlib import Path
 from typing import Final
 
 from benchmarks.fault_matrix.cell import Cell, CellResult, Expect, LiveFault
@@ -10,10 +11,13 @@ from benchmarks.fault_matrix.scene import Scene
 from benchmarks.fault_matrix.world import World
 from tandem.chaos.cluster import Ending, RequestRecord, Verdict, random_specs
 from tandem.chaos.leaks import check_leaks
+from tandem.core.cluster import PairState
 
 _CELL_S: Final = 150.0
 _SETTLED_S: Final = 45.0
 _FOLLOWERS: Final = 3
+_PROBED_S: Final = 30.0
+_PROBE_PAUSE_S: Final = 0.3
 
 
 async def run_cell(world: World, cell: Cell) -> CellResult:
@@ -79,6 +83,8 @@ async def _recover(scene: Scene, fault: LiveFault, result: CellResult) -> None:
     result.fault_verified, result.evidence = evidence.took_effect, evidence.facts
     for check in cell.after:
         result.problems += await check(scene)
+    if cell.serves_afterwards:
+        result.problems += await _pairs_closed(world)
     num_followers = _FOLLOWERS if cell.serves_afterwards else 0
     followers = await world.cluster.run_requests(
         random_specs(num_followers, seed=cell.row, max_output_tokens=8, max_n=1)
@@ -90,6 +96,34 @@ async def _recover(scene: Scene, fault: LiveFault, result: CellResult) -> None:
         if r.ending is not Ending.OK or r.verdict is not Verdict.EQUAL
     ]
     result.leaks = await check_leaks(world.cluster, settle_s=cell.settle_s)
+    result.leaks += [f"{leak}: {_descriptors(world, leak)}" for leak in result.leaks if "descriptors" in leak]
+
+
+async def _pairs_closed(world: World) -> list[str]:
+    """Ask until every pair of workers that was taken out of use was probed and is used again (row 11)."""
+    until_s = time.monotonic() + _PROBED_S
+    number = 0
+    while True:
+        pairs = [p for p in (await world.cluster.status()).pairs if p.state is not PairState.UNEQUAL]
+        if not pairs:
+            return []
+        if time.monotonic() > until_s:
+            return [f"{p.prefill_worker} to {p.decode_worker} is {p.state.value} ({p.last_reason})" for p in pairs]
+        number += 1
+        world.records += await world.cluster.run_requests(
+            random_specs(4, seed=number, max_output_tokens=2, max_n=1, max_prompt_blocks=2)
+        )
+        await asyncio.sleep(_PROBE_PAUSE_S)
+
+
+def _descriptors(world: World, leak: str) -> list[str]:
+    """What the process that a finding is about has open."""
+    pid = world.cluster.pids().get(leak.split()[1])
+    folder = Path(f"/proc/{pid}/fd")
+    try:
+        return sorted(str(entry.readlink()) for entry in folder.iterdir())
+    except OSError as error:
+        return [str(error)]
 
 
 def _judge_probes(probes: list[RequestRecord], expect: Expect, result: CellResult) -> None:

@@ -3,8 +3,8 @@
 from collections import deque
 from typing import Final
 
-# A stall shorter than a worker's detection (5 s) aborts nothing: neither a hand-over that moves no byte, nor a handshake
-# with a peer that stands still, may give up sooner than the router does.
+# A stall shorter than a worker's detection (5 s) aborts nothing: neither a hand-over that moves no byte, nor a
+# handshake with a peer that stands still, may give up sooner than the router does.
 IDLE_FLOOR_S: Final = 6.0
 IDLE_FACTOR: Final = 8.0
 TOTAL_AFTER_SEAL_S: Final = 30.0

@@ -4,6 +4,7 @@ Not a policy: what a broken stream means for requests is the dispatcher's busine
 """
 
 import asyncio
+import traceback
 from collections import deque
 from typing import Protocol
 
@@ -122,6 +123,7 @@ class WorkerLink:
                         writer.cancel()
             except* (TandemError, grpc.aio.AioRpcError) as group_error:
                 _log.info("worker_stream_ended", worker_id=self.key.worker_id, problem=str(group_error.exceptions[0]))
+                _let_go(group_error)
             finally:
                 self._stream = None
                 self._outbox.clear()
@@ -145,3 +147,17 @@ class WorkerLink:
                 if isinstance(command, ReserveDecode):
                     await failpoint_in_loop("r.before_dispatch_decode")
                 await stream.send(command)
+
+
+def _let_go(error: BaseException) -> None:
+    """Clear the frames behind an error.
+
+    A task group's error is part of a cycle, and among what it holds is the call, and with that the connection: it would
+    stay open until Python's collector comes by, which in an idle router it does not.
+    """
+    traceback.clear_frames(error.__traceback__)
+    if error.__context__ is not None:
+        _let_go(error.__context__)
+    if isinstance(error, BaseExceptionGroup):
+        for cause in error.exceptions:
+            _let_go(cause)

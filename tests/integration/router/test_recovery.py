@@ -1,6 +1,7 @@
 """Workers that fail and die under running requests: the caller sees a pause, not an error, and every token once."""
 
 import asyncio
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tandem.inference.v1 import inference_pb2 as pb
 from tandem.router.config import PlacementSection, RouterConfig, TimersSection
 from tandem.router.placement import PlacementMode
 from tests.fakes.fake_worker import FakeWorker, Pace, failure, text_at, token_at
+from tests.fakes.kv_raw_peer import num_fds
 from tests.fakes.router_cluster import EOF, Cluster, cluster, until
 
 FAST = RouterConfig(port=0, timers=TimersSection(suspect_after_s=0.6, dead_after_s=1.0, gap_timeout_s=0.5))
@@ -113,6 +115,25 @@ async def test_a_silent_worker_is_replaced_and_its_late_tokens_change_nothing(tm
         reader.assert_whole(400)
         # Its registration never lapsed, so only the link itself can bring it back.
         await until(lambda: found.router.dispatcher.fleet.num_alive(Role.DECODE) == 2)
+
+
+async def test_a_stream_that_is_given_up_leaves_no_connection_behind(tmp_path: Path) -> None:
+    """Also while Python's collector is idle, as it is in a router without traffic."""
+    async with cluster(tmp_path, workers(1, 1), FAST) as found:
+        router, fleet = found.router, found.router.dispatcher.fleet
+        key = next(record.key for record in fleet.records() if record.key.worker_id == "decode-0")
+        await asyncio.sleep(0.2)
+        gc.collect()
+        gc.disable()
+        try:
+            before = num_fds()
+            for _ in range(5):
+                router._links.restart(key)
+                await until(lambda: fleet.num_alive(Role.DECODE) == 0)
+                await until(lambda: fleet.num_alive(Role.DECODE) == 1)
+            await until(lambda: num_fds() <= before + 2)
+        finally:
+            gc.enable()
 
 
 async def test_a_short_silence_changes_nothing(tmp_path: Path) -> None:

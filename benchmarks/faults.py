@@ -48,6 +48,7 @@ CELLS: list[Cell] = [
 PLAN = (
     ("pairs",),
     ("pairs",),
+    ("pairs",),
     ("small-pool", "default-timers", "pairs"),
     ("slow-callers", "mixed", "two-slots", "unequal", "network", "pairs"),
 )

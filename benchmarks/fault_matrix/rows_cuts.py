@@ -71,7 +71,7 @@ CELLS = [
             row=12,
             phase=phase,
             does=f"nothing comes {what}",
-            fault=on_link("kv", partial(_blackhole, direction), any_is_enough=True),
+            fault=on_link("kv", partial(_blackhole, direction), everywhere=phase is Phase.IDLE, any_is_enough=True),
             # A D that has everything commits, and goes on alone.
             expect=OK if phase is Phase.IDLE or direction is DOWN else RETRIED,
             probe=Probe(count=8 if phase is Phase.IDLE else 1),

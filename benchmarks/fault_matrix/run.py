@@ -16,7 +16,8 @@ from tandem.core.cluster import PairState
 _CELL_S: Final = 150.0
 _SETTLED_S: Final = 45.0
 _FOLLOWERS: Final = 3
-_PROBED_S: Final = 30.0
+_PROBED_S: Final = 60.0
+_OUT_OF_USE: Final = frozenset({PairState.OPEN, PairState.PROBING})
 _PROBE_PAUSE_S: Final = 0.3
 
 
@@ -104,7 +105,7 @@ async def _pairs_closed(world: World) -> list[str]:
     until_s = time.monotonic() + _PROBED_S
     number = 0
     while True:
-        pairs = [p for p in (await world.cluster.status()).pairs if p.state is not PairState.UNEQUAL]
+        pairs = [p for p in (await world.cluster.status()).pairs if p.state in _OUT_OF_USE]
         if not pairs:
             return []
         if time.monotonic() > until_s:

@@ -25,7 +25,7 @@ _FIRST_PORT: Final = 20_000
 _LAST_PORT: Final = 31_999  # below what the kernel gives to clients: a worker that restarts gets its port back
 _CALL_S: Final = 5.0
 _NUM_CONNECTIONS: Final = 1
-_RECORDED_FRAMES: Final = 12
+_RECORDED_FRAMES: Final = 64
 _NAMESPACED: Final = "tandem.chaos.faults.namespaced_worker"
 COST: Final = TaggedCost(prefill_token_s=0.001, step_s=0.015)
 SHORT_TIMERS: Final = {"suspect_after_s": 3.0, "dead_after_s": 5.0, "keep_alive_s": 2.0, "gap_timeout_s": 4.0}

@@ -27,7 +27,7 @@ CELLS = [
             phase=phase,
             does="kill the router",
             fault=kill("router"),
-            expect=Expect(endings=frozenset({Ending.ERROR}), reasons=frozenset({"UNAVAILABLE"})),
+            expect=Expect(endings=frozenset({Ending.ERROR}), reasons=frozenset({"UNAVAILABLE", "UNREACHABLE"})),
             gate=Gate(tokens=5) if phase is Phase.DECODE else None,
             probe=Probe(count=2, max_tokens=200 if phase is Phase.DECODE else 24),
             checks=(freed_within("prefill", _GONE_S), freed_within("decode", _GONE_S)),

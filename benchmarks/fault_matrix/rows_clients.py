@@ -46,11 +46,10 @@ CELLS = [
     Cell(
         row=27,
         phase=Phase.DECODE,
+        # Its own keepalive may give the connection up meanwhile.
         does="a caller that reads nothing for 7 s; decoding does not wait for it",
         fault=on_link("public", lambda: [Stall(DOWN)]),
-        expect=ok_or_named(
-            "SLOW_CONSUMER", "UNAVAILABLE", "UNREACHABLE"
-        ),  # its own keepalive may give the connection up
+        expect=ok_or_named("SLOW_CONSUMER", "UNAVAILABLE", "UNREACHABLE"),
         lasts_s=7.0,
         probe=Probe(max_tokens=300, mates=3),
         checks=(freed_within("decode", 7.0),),

@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -43,6 +44,10 @@ class MatrixResult:
         self.num_clusters += other.num_clusters
 
 
+class _NotStarted(Exception):
+    """A cluster did not come up, on a busy machine; nothing was tried in it."""
+
+
 class Lanes:
     """Hands cells to clusters of their shape."""
 
@@ -60,6 +65,8 @@ class Lanes:
         async with asyncio.TaskGroup() as group:
             for shapes in plan:
                 group.create_task(self._lane(shapes))
+        for shape, cells in self._waiting.items():  # what never ran failed
+            self.result.cells += [CellResult(cell=c, problems=[f"the cluster {shape} never started"]) for c in cells]
         return self.result
 
     async def _lane(self, shapes: Sequence[str]) -> None:
@@ -68,25 +75,32 @@ class Lanes:
             while self._waiting.get(shape) and num_failed_starts < _MOST_FAILED_STARTS:
                 try:
                     await self._cluster(shape)
-                except (TandemError, TimeoutError, OSError) as error:  # the other lanes go on
+                except _NotStarted as error:  # the other lanes go on, and this one tries again
                     num_failed_starts += 1
-                    self._say(f"FAIL  the cluster {shape} did not start or stop: {error}")
-                    self.result.problems.append(f"{shape}: {type(error).__name__}: {error}")
+                    self._say(f"      {error}")
 
     async def _cluster(self, shape: str) -> None:
         """One life of one cluster: until no cell is left, or one went wrong and may have left something."""
-        controls, self._controls[shape] = self._controls.get(shape, []), []
         with tempfile.TemporaryDirectory(prefix="tandem-faults-") as folder:
-            async with self._open(shape, Path(folder)) as world:
+            world = self._open(shape, Path(folder))
+            async with AsyncExitStack() as stack:
+                try:
+                    await stack.enter_async_context(world)
+                except (TandemError, TimeoutError, OSError) as error:
+                    raise _NotStarted(f"the cluster {shape} did not start: {error}") from error
                 self.result.num_clusters += 1
-                for cell in controls:
-                    self.result.controls.append(await self._run(world, cell))
-                while self._waiting[shape]:
-                    result = await self._run(world, self._waiting[shape].popleft())
-                    self.result.cells.append(result)
-                    if not result.passed:
-                        break
+                await self._run_all(world, shape)
             await asyncio.to_thread(self._audit, world, shape)
+
+    async def _run_all(self, world: World, shape: str) -> None:
+        controls, self._controls[shape] = self._controls.get(shape, []), []
+        for cell in controls:
+            self.result.controls.append(await self._run(world, cell))
+        while self._waiting[shape]:
+            result = await self._run(world, self._waiting[shape].popleft())
+            self.result.cells.append(result)
+            if not result.passed:
+                return
 
     async def _run(self, world: World, cell: Cell) -> CellResult:
         result = await run_cell(world, cell)

@@ -49,7 +49,7 @@ def hunt(mutant: Mutant, *, timeline: Timeline | None = None, control_seeds: int
 def _broken(seed: int, mutant: Mutant, timeline: Timeline | None) -> str | None:
     """The first broken oracle of a seed; what the product raises outside its engine thread counts too."""
     try:
-        result = run_seed(seed, timeline=timeline, focus=mutant.focus)
+        result = run_seed(seed, timeline=timeline, focus=mutant.focus, alter=mutant.alter)
     except Exception as error:  # noqa: BLE001  a mutant may break anything
         return f"raised {type(error).__name__}: {error}"
     return result.violations[0] if result.violations else None

@@ -3,13 +3,13 @@
 import random
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from tandem.chaos.simulation.cluster import SimCluster
 from tandem.chaos.simulation.faults import unleash
-from tandem.chaos.simulation.plan import Timeline, draw_plan
+from tandem.chaos.simulation.plan import ClusterPlan, Timeline, draw_plan
 from tandem.chaos.simulation.quiet import quiet_logs
 from tandem.chaos.simulation.workload import draw_ask, draw_asks
 from tandem.chaos.simulation.world import World
@@ -44,17 +44,26 @@ def run_seed(
     is_calm: bool = False,
     focus: Collection[str] = (),
     is_replay: bool = False,
+    alter: Callable[[ClusterPlan], ClusterPlan] = lambda plan: plan,
 ) -> SeedResult:
     """Run it. A calm run has no faults: every request must end OK. ``focus`` names the only kinds of faults."""
     with quiet_logs():
-        return _run(seed, timeline or Timeline(), is_calm=is_calm, focus=focus, is_replay=is_replay)
+        return _run(seed, timeline or Timeline(), is_calm=is_calm, focus=focus, is_replay=is_replay, alter=alter)
 
 
-def _run(seed: int, timeline: Timeline, *, is_calm: bool, focus: Collection[str], is_replay: bool) -> SeedResult:
+def _run(
+    seed: int,
+    timeline: Timeline,
+    *,
+    is_calm: bool,
+    focus: Collection[str],
+    is_replay: bool,
+    alter: Callable[[ClusterPlan], ClusterPlan],
+) -> SeedResult:
     began_s = time.process_time()
     world = World(seed, is_replay=is_replay)
     rng = random.Random(f"plan {seed}")
-    cluster = SimCluster(world, draw_plan(rng, is_calm=is_calm))
+    cluster = SimCluster(world, alter(draw_plan(rng, is_calm=is_calm)))
     schedule_load(cluster, rng, timeline)
     if not is_calm:
         unleash(cluster, rng, until_s=timeline.faults_end_s, focus=focus)

@@ -55,6 +55,7 @@ SIM_LAYOUT = KvLayout(
 )
 _FINGERPRINT = SIM_LAYOUT.fingerprint
 _INTEGRITY_EVERY_TURNS = 16
+_COPY_S = 0.01  # longest copy of a chunk, as other threads see it
 
 
 class SimWorker:
@@ -185,7 +186,8 @@ class SimWorker:
     def _turn(self) -> None:
         self._turn_due_s = None
         self._is_in_turn = True
-        self._engine_clock.ahead_s = 0.0
+        rate = self.process.clock.rate
+        self._engine_clock.ahead_s = max(0.0, (self._busy_until_s - self._world.now_s) * rate)  # it came early
         try:
             self.loop.step()
             self._num_turns += 1
@@ -204,15 +206,15 @@ class SimWorker:
             return
         finally:
             self._is_in_turn = False
-        took_s = self._engine_clock.ahead_s
-        self._busy_until_s = self._world.now_s + took_s / self.process.clock.rate
+        self._busy_until_s = self._world.now_s + self._engine_clock.ahead_s / rate
         wait_s = self.engine.next_work_s()
         if wait_s is not None:
             self._schedule(self._busy_until_s + max(wait_s, 2e-4))
 
     def _preempt(self) -> None:
-        """A KV thread is in the middle of something: the engine thread may run now."""
-        if self._is_in_turn or self._world.now_s < self._busy_until_s or not self._world.chance(self.plan.preempt):
+        """A KV thread is in the middle of a copy, which takes a while: the engine's next turn may fall into it."""
+        is_due = self._turn_due_s is not None and self._turn_due_s <= self._world.now_s + _COPY_S
+        if self._is_in_turn or not is_due or not self._world.chance(self.plan.preempt):
             return
         self._world.hit("thread_preempted")
         self._turn()

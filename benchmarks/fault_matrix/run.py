@@ -11,13 +11,12 @@ from benchmarks.fault_matrix.scene import Scene
 from benchmarks.fault_matrix.world import World
 from tandem.chaos.cluster import Ending, RequestRecord, Verdict, random_specs
 from tandem.chaos.leaks import check_leaks
-from tandem.core.cluster import PairState
+from tandem.core.cluster import PairState, PairStatus
 
 _CELL_S: Final = 150.0
 _SETTLED_S: Final = 45.0
 _FOLLOWERS: Final = 3
-_PROBED_S: Final = 60.0
-_OUT_OF_USE: Final = frozenset({PairState.OPEN, PairState.PROBING})
+_PROBED_S: Final = 30.0
 _PROBE_PAUSE_S: Final = 0.3
 
 
@@ -101,11 +100,11 @@ async def _recover(scene: Scene, fault: LiveFault, result: CellResult) -> None:
 
 
 async def _pairs_closed(world: World) -> list[str]:
-    """Ask until every pair of workers that was taken out of use was probed and is used again (row 11)."""
+    """Ask until every pair of workers that was taken out of use may be used again, or is (row 11)."""
     until_s = time.monotonic() + _PROBED_S
     number = 0
     while True:
-        pairs = [p for p in (await world.cluster.status()).pairs if p.state in _OUT_OF_USE]
+        pairs = [p for p in (await world.cluster.status()).pairs if _is_out_of_use(p)]
         if not pairs:
             return []
         if time.monotonic() > until_s:
@@ -115,6 +114,12 @@ async def _pairs_closed(world: World) -> list[str]:
             random_specs(4, seed=number, max_output_tokens=2, max_n=1, max_prompt_blocks=2)
         )
         await asyncio.sleep(_PROBE_PAUSE_S)
+
+
+def _is_out_of_use(pair: PairStatus) -> bool:
+    """Whether no request may be given to it: not yet probed again, or just being probed."""
+    is_open = pair.state is PairState.OPEN and (pair.probe_in_ms is None or pair.probe_in_ms > 0.0)
+    return is_open or pair.state is PairState.PROBING
 
 
 def _descriptors(world: World, leak: str) -> list[str]:

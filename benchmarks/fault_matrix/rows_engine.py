@@ -10,7 +10,7 @@ _DEATHS = ("POISON_REQUEST",)
 _FAILED = ("ENGINE_FAILED", "POISON_REQUEST")
 _NUMERICS = ("NUMERICS",)
 _RESTARTS_S = 120.0  # both workers of a role may have to start again, on a busy machine
-_TOLD_APART = 5
+_APART = 5
 _MARK = 300  # a token that the probe's prompt holds, and its mates' may not matter
 
 
@@ -55,10 +55,8 @@ CELLS = [
         )
     ),
     # Among mates it takes further crashes to tell it from them: the bound is on what they may cost.
-    _poison(36, Phase.PREFILL, "a prompt that kills the process", (Poison.EXIT,), _DEATHS, deaths=_TOLD_APART),
-    _poison(
-        36, Phase.DECODE, "an answer that kills the process", (Poison.EXIT, Poison.LATE), _DEATHS, deaths=_TOLD_APART
-    ),
+    _poison(36, Phase.PREFILL, "a prompt that kills the process", (Poison.EXIT,), _DEATHS, deaths=_APART),
+    _poison(36, Phase.DECODE, "an answer that kills the process", (Poison.EXIT, Poison.LATE), _DEATHS, deaths=_APART),
     _poison(36, Phase.PREFILL, "a prompt that fails its pass", (Poison.RAISE,), _FAILED, deaths=0, quick=True),
     _poison(36, Phase.DECODE, "an answer that fails its pass", (Poison.RAISE, Poison.LATE), _FAILED, deaths=0),
     Cell(
@@ -159,14 +157,14 @@ CELLS = [
         probe=Probe(mates=2, max_tokens=40),
         after=(mates_untouched(), restarted_at_most(1)),
     ),
-    _poison(39, Phase.PREFILL, "a prompt that takes all memory", (Poison.OUT_OF_MEMORY,), _DEATHS, deaths=_TOLD_APART),
+    _poison(39, Phase.PREFILL, "a prompt that takes all memory", (Poison.OUT_OF_MEMORY,), _DEATHS, deaths=_APART),
     _poison(
         39,
         Phase.DECODE,
         "an answer that takes all memory",
         (Poison.OUT_OF_MEMORY, Poison.LATE),
         _DEATHS,
-        deaths=_TOLD_APART,
+        deaths=_APART,
     ),
 ]
 CONTROLS = [

@@ -9,7 +9,7 @@ from benchmarks.fault_matrix.cell import Check, RoleName
 from benchmarks.fault_matrix.scene import Scene
 from tandem.chaos.cluster import Ending, Verdict
 from tandem.core.errors import TandemError
-from tandem.core.event_log.events import ChunkDropped, Dispatched, Requeued
+from tandem.core.event_log.events import ChunkDropped, Dispatched, RequestEnded, Requeued
 
 _POLL_S = 0.02
 
@@ -58,7 +58,8 @@ def restarted_at_most(count: int) -> Check:
 
     async def check(scene: Scene) -> list[str]:
         fresh = _fresh_workers(scene)
-        return [f"{len(fresh)} workers were started again: {fresh}"] if len(fresh) > count else []
+        why = [r.event for r in scene.events("router") if isinstance(r.event, Dispatched | Requeued | RequestEnded)]
+        return [f"{len(fresh)} workers were started again: {fresh} after {why}"] if len(fresh) > count else []
 
     return check
 

@@ -70,7 +70,7 @@ def _cell(
         fault=fault,
         expect=expect,
         lasts_s=lasts_s,
-        probe=Probe(count=4 if phase is Phase.IDLE else 1, max_tokens=max_tokens),
+        probe=Probe(count=12 if phase is Phase.IDLE else 1, max_tokens=max_tokens),
         after=(nobody_restarted(),),
         shape=SHAPE,
     )

@@ -158,7 +158,7 @@ class Dispatcher:
             record.learn_step(report.load, now_s)
         lives = self._lives
         if report.events:
-            self.crashes.report_came(worker, report)
+            self.crashes.report_came(worker, report, now_s)
         for event in report.events:
             live = lives.get(event.request_id)
             if live is None:
@@ -204,7 +204,7 @@ class Dispatcher:
         record = self.fleet.get(worker)
         if record is not None:
             record.pulse.stream_broke()
-        self.crashes.worker_died(worker)
+        self.crashes.worker_died(worker, now_s)
         for live in list(self._lives.values()):
             self._apply(live, live.ledger.on_worker_lost(worker, now_s), now_s)
         self.pairs.forget(worker)

@@ -186,6 +186,30 @@ def test_a_request_that_kills_two_workers_is_poison() -> None:
     assert sink.error.reason == "POISON_REQUEST"
 
 
+def test_a_death_that_the_peer_tells_first_counts_as_one() -> None:
+    """The hand-over's other end may notice before the dead worker's own stream breaks."""
+    world = World(P, P2, D)
+    sink = world.submit()
+    world.report(D, events=(failed(reasons.KV_PEER_LOST),))
+    assert sink.ends == []
+    world.wait(0.05)
+    world.dispatcher.on_lost(P)
+    world.wait(0.5, alive=(P2, D))
+    world.dispatcher.on_lost(P2)
+    assert sink.error is not None
+    assert sink.error.reason == "POISON_REQUEST"
+
+
+def test_a_peer_that_was_missed_long_before_it_died_says_nothing_of_the_request() -> None:
+    world = World(P, P2, D)
+    sink = world.submit()
+    world.report(D, events=(failed(reasons.KV_PEER_LOST),))
+    world.wait(2.5, alive=(P, P2, D))
+    world.dispatcher.on_lost(P)
+    world.dispatcher.on_lost(P2)
+    assert sink.ends == []
+
+
 def test_a_broken_stream_that_comes_back_is_no_death() -> None:
     world = World(P, D, D2)
     sink = world.submit()

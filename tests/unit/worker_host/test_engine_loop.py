@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from typing import cast
 
 from tandem.core.blocks import AttemptKey
@@ -9,7 +10,15 @@ from tandem.core.clock import MonotonicClock
 from tandem.core.errors import InvalidArgument, Overloaded
 from tandem.core.ids import LOCAL_TENANT, Epoch, RequestId
 from tandem.core.latency import LatencyCoefficients, LatencyEstimator
-from tandem.core.messages import Abort, AttemptFailed, ForwardGrant, ReserveDecode, StepReport, WorkerMessage
+from tandem.core.messages import (
+    Abort,
+    AttemptFailed,
+    ForwardGrant,
+    ReserveDecode,
+    StartPrefill,
+    StepReport,
+    WorkerMessage,
+)
 from tandem.core.reasons import DRAINING
 from tandem.core.types import GenerationTask, KvSource, Role, SamplingParams, StopParams, TokenDelta
 from tandem.engine.engine import Engine
@@ -117,6 +126,15 @@ def test_draining_refuses_new_attempts_only() -> None:
     assert [(f.request_id, f.reason) for f in bench.failures()] == [("new", DRAINING)]
     assert bench.loop.num_attempts == 1
     assert bench.loop.is_draining
+
+
+def test_draining_lets_go_of_what_a_refused_attempt_was_to_reuse() -> None:
+    bench = _Bench()
+    bench.loop.drain()
+    bench.loop.command("a", StartPrefill(task=replace(_task("r"), attempt=1), reuse_attempt=0))
+    bench.loop.step()
+    assert [(f.attempt, f.reason) for f in bench.failures()] == [(1, DRAINING)]
+    assert bench.role.aborted == [Abort(request_id=RequestId("r"), attempt=0, reason=DRAINING)]
 
 
 def test_a_lost_router_aborts_its_attempts() -> None:

@@ -133,6 +133,10 @@ class EngineLoop:
         if not self._outbox.bind(key, session_id):
             return  # the same command again, and it already runs; or nobody is left to hear of it
         if self._is_draining:
+            if isinstance(command, StartPrefill) and command.reuse_attempt is not None:
+                # Whoever is refused goes elsewhere and does not ask again for what is held here for it.
+                held = Abort(request_id=key.request_id, attempt=command.reuse_attempt, reason=DRAINING)
+                self._role.abort(held)
             self._fail(key, DRAINING, "this worker is draining", retryable=True)
             return
         try:

@@ -177,17 +177,6 @@ def _pins_anything(state: BlockState) -> Callable[[], Sequence[Change]]:
     return changes
 
 
-def _free_under_the_writer() -> Sequence[Change]:
-    disown = BlockTable._disown
-
-    def at_once(self: Any, key: Any, block_id: int) -> None:
-        pins, self._pins[block_id] = self._pins[block_id], 0
-        disown(self, key, block_id)
-        self._pins[block_id] = pins
-
-    return [(BlockTable, "_disown", at_once), (BlockTable, "_unpin", _lenient_unpin())]
-
-
 def _shared_partial_block() -> Sequence[Change]:
     def fork(self: KvMemory, key: Any, refs: Sequence[Any], num_tokens: int) -> tuple[Any, ...]:
         used = refs[: self.blocks_for(num_tokens)]
@@ -278,7 +267,6 @@ MUTANTS = (
     Mutant(name="commit_before_verify", rule="R4", changes=_seal_is_enough, focus=("kv_reorder", "kv_drop")),
     Mutant(name="source_check", rule="R3", peeled=_silent_abort, changes=_pins_anything(BlockState.SEALED)),
     Mutant(name="target_check", rule="R2", changes=_pins_anything(BlockState.RECEIVING), alter=_crowded),
-    Mutant(name="free_while_written", rule="R5", changes=_free_under_the_writer, alter=_crowded),
     Mutant(name="fork_shares_partial", rule="I1", changes=_shared_partial_block),
     Mutant(name="preemption_keeps_kv", rule="I1", changes=_preempted_keeps_count),
     Mutant(name="ledger_attempt", rule="R6", changes=_any_attempt, focus=("kv_drop", "slow_attach", "kv_link_cut")),

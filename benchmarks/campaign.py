@@ -24,7 +24,19 @@ from benchmarks.report import finish, parser, save, say
 METHOD = (__doc__ or "").strip()
 PART_TIMEOUT_S = 3600.0
 FUZZ_REQUESTS = 10_000
-FINDINGS = ("wrong_tokens", "mismatches", "hangs", "leaks", "trace_violations", "violations", "stall_aborts")
+FINDINGS = (
+    "wrong_tokens",
+    "mismatches",
+    "tag_mismatches",
+    "hangs",
+    "leaks",
+    "errors",
+    "worker_deaths",
+    "trace_violations",
+    "violations",
+    "stall_aborts",
+)
+MUST_BE_TRUE = ("faults_verified", "caught_without_guard", "victims")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +83,7 @@ def run_part(part: Part) -> Done:
         found = json.loads(saved.read_text(encoding="utf-8"))
     result = found["result"]
     findings = {name: int(result[name]) for name in FINDINGS if result.get(name)}
+    findings |= {f"no_{name}": 1 for name in MUST_BE_TRUE if name in result and not result[name]}
     if process.returncode != 0:
         findings["exit_status"] = process.returncode
     if "passed" in result and result["passed"] != result["cells"]:

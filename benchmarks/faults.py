@@ -80,6 +80,7 @@ def summary(found: MatrixResult) -> dict[str, Any]:
         "wrong_tokens": sum(result.num_wrong for result in cells),
         "hangs": sum(result.num_hangs for result in cells),
         "leaks": sum(len(result.leaks) for result in cells),
+        "controls": len(found.controls),
         "controls_passed": sum(result.passed for result in found.controls),
         "violations": len(found.problems),
     }
@@ -135,7 +136,8 @@ def main() -> None:
     found.add(ray)
     result = {**summary(found), "ray_cells": len(ray.cells), "seconds": round(time.monotonic() - began_s)}
     finish(options, result, method=(__doc__ or "").strip(), details=details(found))
-    if result["passed"] != result["cells"] or result["violations"]:
+    is_whole = result["passed"] == result["cells"] and result["controls_passed"] == result["controls"]
+    if not is_whole or result["violations"]:
         sys.exit(1)
 
 

@@ -254,7 +254,7 @@ class Dispatcher:
                 self._apply(live, live.ledger.deadline_passed(now_s), now_s)
             case TimerKind.WAIT_OVER:
                 waited_s = now_s - live.waiting_since_s
-                if live.entry.request_id in self.queue and waited_s >= self._policy.max_queue_wait_s:
+                if live.ledger.stage is Stage.ADMITTED and waited_s >= self._policy.max_queue_wait_s:
                     self._give_up(live, Overloaded("waited too long in the queue", retry_after_s=5.0), now_s)
             case TimerKind.PLACE_AGAIN:
                 if live.ledger.stage is Stage.ADMITTED:

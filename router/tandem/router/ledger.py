@@ -22,15 +22,7 @@ from dataclasses import replace
 
 from tandem.core import reasons
 from tandem.core.errors import Cancelled, DeadlineExceeded, InternalError, TandemError
-from tandem.core.messages import (
-    Abort,
-    AttemptFailed,
-    AttemptReleased,
-    Granted,
-    HandoverDone,
-    PrefillDone,
-    RequestEvent,
-)
+from tandem.core.messages import Abort, AttemptFailed, AttemptReleased, Granted, HandoverDone, PrefillDone, RequestEvent
 from tandem.core.types import GenerationTask, Outcome, TokenDelta, Usage
 from tandem.router.actions import (
     Action,
@@ -57,6 +49,7 @@ from tandem.router.recovery import (
     RecoveryPolicy,
     RetryBudget,
     decide,
+    poison_error,
 )
 from tandem.router.suspects import Suspicion
 
@@ -233,6 +226,8 @@ class RequestLedger:
         if self.held is not None and self.held.worker == worker:
             self.drop_held()
         attempt = self.attempt
+        if self.stage is Stage.ADMITTED and self.suspicion.is_condemned:
+            return self.failed(poison_error(), now_s)  # a peer had told of this death before
         if attempt is None or worker not in attempt.open_sides:
             return ()  # P that has handed over and released is no part of the request any more
         attempt.open_sides.discard(worker)

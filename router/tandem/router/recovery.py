@@ -130,9 +130,7 @@ def decide(
 ) -> PlaceAgain | GiveUp:
     """Choose, and write the choice into ``history``."""
     if condemned:
-        return GiveUp(
-            error=InternalError("workers crashed each time they ran this request; it is not tried again", reason=POISON)
-        )
+        return GiveUp(error=poison_error())
     if not failure.retryable:
         return GiveUp(error=error_for(failure.reason))
     if failure.reason in REFUSALS:
@@ -158,6 +156,11 @@ def decide(
     if not allowed:
         return GiveUp(error=error_for(failure.reason))
     return PlaceAgain(delay_s=policy.handover_pause_s if failure.reason in PAIR_FAILURES else 0.0)
+
+
+def poison_error() -> TandemError:
+    """Return the error of a request that is condemned."""
+    return InternalError("workers crashed each time they ran this request; it is not tried again", reason=POISON)
 
 
 def error_for(reason: str) -> TandemError:

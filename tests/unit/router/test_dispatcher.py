@@ -200,6 +200,18 @@ def test_a_death_that_the_peer_tells_first_counts_as_one() -> None:
     assert sink.error.reason == "POISON_REQUEST"
 
 
+def test_a_second_death_that_the_peer_tells_first_ends_the_request_before_it_is_placed_again() -> None:
+    world = World(P, P2, D, D2)
+    sink = world.submit()
+    world.dispatcher.on_lost(P)
+    (task,) = [t for t in world.tasks(StartPrefill) if t.attempt == 1]
+    decode = D if world.commands(ReserveDecode, D) else D2
+    world.report(decode, events=(failed(reasons.KV_PEER_LOST, attempt=task.attempt),))
+    world.dispatcher.on_lost(P2)
+    assert sink.error is not None
+    assert sink.error.reason == "POISON_REQUEST"
+
+
 def test_a_peer_that_was_missed_long_before_it_died_says_nothing_of_the_request() -> None:
     world = World(P, P2, D)
     sink = world.submit()

@@ -91,7 +91,7 @@ def test_block_names_are_keys_that_tell_generations_and_attempts_apart() -> None
 
 def test_a_key_can_not_be_changed_while_it_is_in_a_table() -> None:
     ref = BlockRef(1, 1)
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         setattr(ref, "generation", 2)  # noqa: B010 - mypy would refuse the plain assignment
 
 

@@ -57,16 +57,17 @@ def test_logits_that_are_not_numbers_end_one_request(armed: Path, after: int) ->
         assert out.tokens[task.request_id, child] == reference_tokens(task, child)
 
 
-def test_kv_that_is_not_numbers_lies_in_the_marked_requests_blocks_alone(armed: Path) -> None:
+def test_kv_that_is_not_numbers_fails_the_marked_request_alone_and_is_cleared(armed: Path) -> None:
     armed.write_text(json.dumps({"engine.kv": {"action": "nan", "mark": MAGIC}}))
     engine = make_engine(num_blocks=16)
     engine.start_prefill(make_task("mate", num_prompt=9))
     engine.start_prefill(make_task("magic", prompt=PROMPT))
     out = drive(engine)
-    [sealed] = [s for s in out.sealed if s.key.request_id == "magic"]
-    mine = [ref.block_id for result in out.results for f in result.filled if f.key == sealed.key for ref in f.refs]
-    spoiled = torch.isnan(engine.pool.layer(0)).flatten(1).any(dim=1).nonzero().flatten().tolist()
-    assert spoiled == [mine[-1]]
+    [failed] = out.events_of(AttemptFailed)
+    assert isinstance(failed, AttemptFailed)
+    assert (failed.request_id, failed.reason) == ("magic", NUMERICS)
+    assert [sealed.key.request_id for sealed in out.sealed] == ["mate"]
+    assert not torch.isnan(engine.pool.data).any()
     for result in out.sealed:
         engine.abort(result.key)
     assert_idle(engine)

@@ -6,12 +6,15 @@ from tandem.cluster.config.model import ClusterConfig
 from tandem.cluster.programs.config import RegistryTarget, RouterProgramConfig, WorkerProgramConfig
 from tandem.core.prepared_model import PreparedModel
 from tandem.core.types import Role
+from tandem.prefix_cache.config import PrefixCacheProgram
 
 _LEAVING_S = 5.0
 
 
-def plan_router(config: ClusterConfig, model: PreparedModel, registry: RegistryTarget) -> RouterProgramConfig:
-    """Return the router process's configuration."""
+def plan_router(
+    config: ClusterConfig, model: PreparedModel, registry: RegistryTarget, *, cache: PrefixCacheProgram | None = None
+) -> RouterProgramConfig:
+    """Return the router process's configuration; ``cache`` is what `prepare_cache` made for the whole cluster."""
     served = config.router.served_model or config.model.name or model.name
     router = config.router.model_copy(
         update={
@@ -22,6 +25,7 @@ def plan_router(config: ClusterConfig, model: PreparedModel, registry: RegistryT
     )
     return RouterProgramConfig(
         router=router,
+        cache=cache or PrefixCacheProgram(settings=config.prefix_cache),
         model_folder=model.folder,
         registry=registry,
         log_level=config.observability.log_level,
@@ -29,15 +33,20 @@ def plan_router(config: ClusterConfig, model: PreparedModel, registry: RegistryT
     )
 
 
-def plan_workers(config: ClusterConfig, model: PreparedModel, registry: RegistryTarget) -> list[WorkerProgramConfig]:
-    """Return one configuration per worker, prefill workers first."""
+def plan_workers(
+    config: ClusterConfig, model: PreparedModel, registry: RegistryTarget, *, cache: PrefixCacheProgram | None = None
+) -> list[WorkerProgramConfig]:
+    """Return one configuration per worker, prefill workers first; ``cache`` as for `plan_router`."""
     pools = ((Role.PREFILL, config.pools.prefill), (Role.DECODE, config.pools.decode))
     slots = [(role, index) for role, pool in pools for index in range(pool.replicas)]
     base_port = config.workers.metrics_base_port
     return [
         _worker(config, model.folder, registry, role, index).model_copy(
             # One fixed port can't serve several workers of one host, so each has its own.
-            update={"metrics_port": None if base_port is None else base_port + number}
+            update={
+                "metrics_port": None if base_port is None else base_port + number,
+                "cache": cache or PrefixCacheProgram(settings=config.prefix_cache),
+            }
         )
         for number, (role, index) in enumerate(slots)
     ]

@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from tandem.cluster.cache_setup import prepare_cache
 from tandem.cluster.config.model import ClusterConfig
 from tandem.cluster.plan import plan_router, plan_workers
 from tandem.cluster.processes.child import ChildSpec
@@ -24,6 +25,7 @@ from tandem.cluster.runtime.ray_runtime import workers_are_elsewhere
 from tandem.core.environment import child_environment
 from tandem.core.errors import EnvironmentProblem, SetupError
 from tandem.core.prepared_model import PreparedModel
+from tandem.prefix_cache.config import PrefixCacheProgram
 
 _log = structlog.get_logger(__name__)
 _PROCESS_START_S = 60.0
@@ -154,14 +156,16 @@ class Supervisor:
             target = RegistryTarget(kind="redis", url=choice.url, namespace=namespace)
         else:
             target = RegistryTarget(kind="router", namespace=namespace)
-        plan = plan_router(self._config, self._model, target).model_dump_json(by_alias=True)
+        cache = await asyncio.to_thread(prepare_cache, self._config.prefix_cache, self._model.folder)
+        plan = plan_router(self._config, self._model, target, cache=cache).model_dump_json(by_alias=True)
         self._router = self._service("router", self._programs.router, plan, on_event=self._on_router_event)
         if target.kind == "router":  # the workers must be told where to announce themselves
             ready = await self._start_router(self._router)
             target = target.model_copy(update={"address": str(ready["internal_address"])})
-            await _all_or_error([*starting, self._start_workers(target)])
+            await _all_or_error([*starting, self._start_workers(target, cache)])
         else:  # nobody waits for anybody: a registry that is not up yet is asked again
-            ready = (await _all_or_error([self._start_router(self._router), *starting, self._start_workers(target)]))[0]
+            working = self._start_workers(target, cache)
+            ready = (await _all_or_error([self._start_router(self._router), *starting, working]))[0]
         await self._wait_until_seen()
         return RunningCluster(
             public_address=str(ready["public_address"]),
@@ -182,11 +186,11 @@ class Supervisor:
         phase.done(f"listens on {ready['public_address']}")
         return ready
 
-    async def _start_workers(self, target: RegistryTarget) -> None:
+    async def _start_workers(self, target: RegistryTarget, cache: PrefixCacheProgram) -> None:
         pools = self._config.pools
         phase = self._progress.begin("workers")
         await self._runtime.start(
-            plan_workers(self._config, self._model, target),
+            plan_workers(self._config, self._model, target, cache=cache),
             on_status=lambda worker, what: phase.update(f"{worker}: {what}"),
             timeout_s=self._config.runtime.start_timeout_s,
         )

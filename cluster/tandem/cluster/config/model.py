@@ -7,6 +7,7 @@ import pydantic
 
 from tandem.core.config.model import ConfigModel
 from tandem.engine.config import EngineConfig
+from tandem.prefix_cache.config import PrefixCacheConfig
 from tandem.router.config import RouterConfig
 from tandem.rpc.config import TlsFiles
 
@@ -139,6 +140,8 @@ class ClusterConfig(ConfigModel):
     """How workers run the model."""
     transfer: TransferSection = TransferSection()
     """How KV moves."""
+    prefix_cache: PrefixCacheConfig = PrefixCacheConfig()
+    """How computed prefixes are kept and found again."""
     registry: RegistrySection = RegistrySection()
     """Where workers announce themselves."""
     observability: ObservabilitySection = ObservabilitySection()

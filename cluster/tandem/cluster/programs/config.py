@@ -9,6 +9,7 @@ from tandem.core.config.model import ConfigModel
 from tandem.core.types import Role
 from tandem.engine.config import EngineConfig
 from tandem.kvtransfer.timers import LeaseTimers
+from tandem.prefix_cache.config import PrefixCacheProgram
 from tandem.router.config import RouterConfig
 from tandem.rpc.config import TlsFiles
 
@@ -37,6 +38,8 @@ class WorkerProgramConfig(ConfigModel):
     """Prepared model."""
     engine: EngineConfig = EngineConfig()
     """How it runs the model."""
+    cache: PrefixCacheProgram = PrefixCacheProgram()
+    """Its prefix cache."""
     host: str = "127.0.0.1"
     """Address that the gRPC service and the KV receiver bind to and announce."""
     port: int = pydantic.Field(default=0, ge=0, le=65535)
@@ -106,6 +109,8 @@ class RouterProgramConfig(ConfigModel):
 
     router: RouterConfig
     """The router's own settings."""
+    cache: PrefixCacheProgram = PrefixCacheProgram()
+    """The workers' prefix caches."""
     model_folder: Path
     """Prepared model."""
     registry: RegistryTarget

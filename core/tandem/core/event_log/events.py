@@ -81,6 +81,30 @@ class BlocksCommitted(_Event, frozen=True, tag="blocks_committed"):
     blocks: tuple[BlockRef, ...]
 
 
+class BlocksCached(_Event, frozen=True, tag="blocks_cached"):
+    """Full, checked blocks of an attempt became the cache's; the attempt goes on reading them as a borrower."""
+
+    request: str
+    attempt: int
+    blocks: tuple[BlockRef, ...]
+
+
+class BlocksBorrowed(_Event, frozen=True, tag="blocks_borrowed"):
+    """An attempt reads these cached blocks too from now on."""
+
+    request: str
+    attempt: int
+    blocks: tuple[BlockRef, ...]
+
+
+class BlocksReturned(_Event, frozen=True, tag="blocks_returned"):
+    """An attempt reads these cached blocks no more."""
+
+    request: str
+    attempt: int
+    blocks: tuple[BlockRef, ...]
+
+
 class BlocksFreed(_Event, frozen=True, tag="blocks_freed"):
     """The blocks can be given to anybody from now on."""
 
@@ -267,6 +291,9 @@ Event = (
     | BlocksRekeyed
     | BlocksSealed
     | BlocksCommitted
+    | BlocksCached
+    | BlocksBorrowed
+    | BlocksReturned
     | BlocksFreed
     | BlockPinned
     | BlockUnpinned

@@ -9,6 +9,9 @@ States of a block, and who may do what in each::
       │                COMMITTED  computed and decoded here, never pinned
       └── last reference released; while pinned the block waits in RELEASED and is free at the last unpin
 
+    FILLING, SEALED, COMMITTED ──cache──► CACHED  full and checked: the cache's, read by any number of attempts,
+                                          never written again; ──evict──► FREE when nobody reads it
+
 A reference (block id, generation) is good for one use of the block: every allocation adds 1 to the generation, so late
 traffic can be told from present traffic and blocks can be freed at once (rules R2, R3, R5 of the hand-over design).
 """
@@ -16,39 +19,28 @@ traffic can be told from present traffic and blocks can be freed at once (rules 
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from functools import partial
 
-from tandem.core import reasons
 from tandem.core.blocks import AttemptKey, BlockRef
-from tandem.core.errors import InternalError, Overloaded
 from tandem.core.event_log import EventSink
 from tandem.core.event_log.events import (
     AllocatedState,
     BlockPinned,
     BlocksAllocated,
+    BlocksBorrowed,
+    BlocksCached,
     BlocksCommitted,
-    BlocksFreed,
     BlocksRekeyed,
+    BlocksReturned,
     BlocksSealed,
     BlockUnpinned,
     PinPurpose,
 )
-from tandem.engine.kv.free_runs import FreeRuns
+from tandem.engine.kv.block_books import BlockBooks
+from tandem.engine.kv.block_state import BlockCounts, BlockState, IntegrityError, NoBlocks, Placement
 
+__all__ = ["BlockCounts", "BlockState", "BlockTable", "IntegrityError", "NoBlocks", "Placement"]
 _GENERATION_MASK = 0xFFFF_FFFF
-
-
-class BlockState(Enum):
-    """What a block is used for; the value is its letter in pictures of the table."""
-
-    FREE = "."
-    FILLING = "f"
-    SEALED = "S"
-    RECEIVING = "r"
-    COMMITTED = "C"
-    RELEASED = "x"  # nobody owns it any more, but a hand-over thread is still at it
 
 
 _LOGGED_STATES: dict[BlockState, AllocatedState] = {
@@ -57,60 +49,18 @@ _LOGGED_STATES: dict[BlockState, AllocatedState] = {
     BlockState.COMMITTED: "committed",
 }
 
-
-class Placement(Enum):
-    """Where new blocks lie; see ``free_runs``."""
-
-    PACKED = "packed"
-    WITH_ROOM = "with room"
+_COMPLETE = frozenset({BlockState.FILLING, BlockState.SEALED, BlockState.COMMITTED})
 
 
-class NoBlocks(Overloaded):
-    """Not enough free blocks at present."""
-
-    reason = reasons.NO_BLOCKS
-
-
-class IntegrityError(InternalError):
-    """The books do not balance: a defect, never a matter of load. The message shows the table."""
-
-    reason = "KV_TABLE_INTEGRITY"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlockCounts:
-    """Blocks per state; they add up to ``total``."""
-
-    total: int
-    free: int
-    filling: int
-    sealed: int
-    receiving: int
-    committed: int
-    released: int
-
-
-class BlockTable:
+class BlockTable(BlockBooks):
     """Ownership, reference counts, pins and generations of ``num_blocks`` blocks. Thread-safe.
 
     ``events`` (if any) is told of every change, inside the lock: its order is the order of what happened.
     """
 
     def __init__(self, num_blocks: int, *, events: EventSink | None = None) -> None:
-        if num_blocks < 1:
-            raise ValueError(f"a pool needs at least 1 block, not {num_blocks}")
-        self.num_blocks = num_blocks
-        self.events = events
-        self._freed: list[BlockRef] = []  # by the call that runs now, kept only for ``events``
+        super().__init__(num_blocks, events=events)
         self._lock = threading.Lock()
-        self._runs = FreeRuns(num_blocks)
-        self._generation = [0] * num_blocks
-        self._state = [BlockState.FREE] * num_blocks
-        self._owner: list[AttemptKey | None] = [None] * num_blocks
-        self._references = [0] * num_blocks
-        self._pins = [0] * num_blocks
-        self._owned: dict[AttemptKey, set[int]] = {}
-        self._num_in_state = Counter({BlockState.FREE: num_blocks})
 
     # --- engine side -------------------------------------------------------------------------------------------------
 
@@ -133,15 +83,26 @@ class BlockTable:
         with self._lock:
             for block_id in self._checked(key, refs):
                 self._references[block_id] += 1
+                if self._state[block_id] is BlockState.CACHED:
+                    self._borrowers.add(key, block_id)
 
-    def release(self, key: AttemptKey, refs: Iterable[BlockRef]) -> None:
-        """Drop one reference to each block; without references a block is free (at once, or at its last unpin)."""
+    def release(self, key: AttemptKey, refs: Iterable[BlockRef]) -> tuple[BlockRef, ...]:
+        """Drop one reference to each block; without references a block is free (at once, or at its last unpin).
+
+        A cached block stays. Return those that ``key`` reads no more.
+        """
         with self._lock:
+            returned = []
             for block_id in self._checked(key, refs):
                 self._references[block_id] -= 1
-                if self._references[block_id] == 0:
+                if self._state[block_id] is BlockState.CACHED:
+                    if self._borrowers.drop(key, block_id):
+                        returned.append(block_id)
+                    self._judge(block_id)
+                elif self._references[block_id] == 0:
                     self._disown(key, block_id)
             self._tell_freed()
+            return self._told_returned(key, returned)
 
     def release_all(self, key: AttemptKey) -> int:
         """Drop every reference ``key`` holds; return how many blocks it had. Unknown keys hold none."""
@@ -151,7 +112,12 @@ class BlockTable:
                 self._references[block_id] = 0
                 self._disown(key, block_id)
             self._tell_freed()
-            return len(block_ids)
+            borrowed = self._borrowers.drop_all(key)
+            for block_id, count in borrowed.items():
+                self._references[block_id] -= count
+                self._judge(block_id)
+            self._told_returned(key, borrowed)
+            return len(block_ids) + len(borrowed)
 
     def rekey(self, old: AttemptKey, new: AttemptKey) -> int:
         """Make ``new`` the owner of all that ``old`` holds; return how many blocks that are.
@@ -160,15 +126,15 @@ class BlockTable:
         until it lets go, but can pin no other. Raises IntegrityError if ``new`` holds blocks already.
         """
         with self._lock:
-            if new in self._owned:
+            if new in self._owned or new in self._borrowers:
                 raise self._broken(f"{new} holds blocks and can't take over those of {old}")
-            block_ids = self._owned.pop(old, None)
-            if block_ids is None:
-                return 0
+            block_ids = self._owned.pop(old, set())
             for block_id in block_ids:
                 self._owner[block_id] = new
-            self._owned[new] = block_ids
-            if self.events is not None:
+            if block_ids:
+                self._owned[new] = block_ids
+            block_ids = block_ids.union(self._borrowers.move(old, new))
+            if self.events is not None and block_ids:
                 refs = self._refs(sorted(block_ids))
                 self.events.record(
                     BlocksRekeyed(request=new.request_id, from_attempt=old.attempt, attempt=new.attempt, blocks=refs)
@@ -204,10 +170,77 @@ class BlockTable:
                 refs = self._refs(sorted(block_ids))
                 self.events.record(BlocksCommitted(request=key.request_id, attempt=key.attempt, blocks=refs))
 
+    # --- cached blocks: engine side ----------------------------------------------------------------------------------
+
+    def cache(self, key: AttemptKey, refs: Iterable[BlockRef]) -> None:
+        """Make full, checked blocks of ``key`` the cache's; ``key`` goes on reading them as their first borrower."""
+        with self._lock:
+            block_ids = self._checked(key, refs)
+            for block_id in block_ids:
+                if self._state[block_id] not in _COMPLETE:
+                    raise self._broken(f"block {block_id} is {self._state[block_id].name} and can't be cached")
+            for block_id in block_ids:
+                owned = self._owned[key]
+                owned.remove(block_id)
+                if not owned:
+                    del self._owned[key]
+                self._owner[block_id] = None
+                self._borrowers.add(key, block_id, self._references[block_id])
+                self._set_state(block_id, BlockState.CACHED)
+            if self.events is not None and block_ids:
+                refs = self._refs(block_ids)
+                self.events.record(BlocksCached(request=key.request_id, attempt=key.attempt, blocks=refs))
+
+    def borrow(self, key: AttemptKey, refs: Iterable[BlockRef]) -> None:
+        """Add one reference of ``key`` to each of these cached blocks, whoever else reads them."""
+        with self._lock:
+            block_ids = self._cached(refs)
+            for block_id in block_ids:
+                self._references[block_id] += 1
+                self._borrowers.add(key, block_id)
+                self._judge(block_id)
+            if self.events is not None and block_ids:
+                refs = self._refs(block_ids)
+                self.events.record(BlocksBorrowed(request=key.request_id, attempt=key.attempt, blocks=refs))
+
+    def borrowed(self, key: AttemptKey) -> tuple[BlockRef, ...]:
+        """Return the cached blocks that ``key`` reads, first borrowed first."""
+        with self._lock:
+            return self._refs(self._borrowers.blocks_of(key))
+
+    def keep(self, refs: Iterable[BlockRef]) -> None:
+        """Let cached blocks stay although nobody reads them, until ``unkeep``."""
+        with self._lock:
+            for block_id in self._cached(refs):
+                self._kept.add(block_id)
+                self._judge(block_id)
+
+    def unkeep(self, refs: Iterable[BlockRef]) -> None:
+        """Let kept blocks go like others."""
+        with self._lock:
+            for block_id in self._cached(refs):
+                self._kept.discard(block_id)
+                self._judge(block_id)
+
+    def evict(self, refs: Iterable[BlockRef]) -> None:
+        """CACHED → FREE (at its last unpin, if a sender still copies it). Raises IntegrityError while it is in use."""
+        with self._lock:
+            block_ids = self._cached(refs)
+            used = [b for b in block_ids if self._references[b] or b in self._kept]
+            if used:
+                raise self._broken(f"cached blocks {used} are evicted while somebody reads or keeps them")
+            for block_id in block_ids:
+                self._idle.discard(block_id)
+                self._let_go(block_id)
+            self._tell_freed()
+
     # --- hand-over side ----------------------------------------------------------------------------------------------
 
     def pin(self, ref: BlockRef, key: AttemptKey) -> bool:
-        """Hold a SEALED block of ``key`` for a copy out. False: it is no longer that block, do not read it."""
+        """Hold a SEALED block of ``key``, or a cached one that it borrows, for a copy out.
+
+        False: it is no longer that block, do not read it.
+        """
         return self._pin(ref, key, BlockState.SEALED)
 
     def unpin(self, ref: BlockRef) -> bool:
@@ -230,6 +263,12 @@ class BlockTable:
         with self._lock:
             return len(self._runs)
 
+    @property
+    def num_available(self) -> int:
+        """Blocks that can be allocated now or after an eviction. Only the engine thread's own calls make it smaller."""
+        with self._lock:
+            return len(self._runs) + len(self._idle)
+
     def counts(self) -> BlockCounts:
         """Blocks per state at this moment."""
         with self._lock:
@@ -242,6 +281,8 @@ class BlockTable:
                 receiving=num[BlockState.RECEIVING],
                 committed=num[BlockState.COMMITTED],
                 released=num[BlockState.RELEASED],
+                cached=num[BlockState.CACHED],
+                idle=len(self._idle),
             )
 
     def num_references(self, ref: BlockRef) -> int:
@@ -250,19 +291,9 @@ class BlockTable:
             return self._references[ref.block_id] if self._generation[ref.block_id] == ref.generation else 0
 
     def check_integrity(self) -> None:
-        """Raise IntegrityError unless allocated = owned + free + receiving + released and every count fits."""
+        """Raise IntegrityError unless total = owned + cached + free + released and every count fits."""
         with self._lock:
-            owners = {block_id: key for key, block_ids in self._owned.items() for block_id in block_ids}
-            if len(owners) != sum(map(len, self._owned.values())):
-                raise self._broken("a block has two owners")
-            if self._num_in_state != Counter(self._state):  # Counter equality ignores zero counts
-                raise self._broken(f"state counts {self._num_in_state} do not fit the states")
-            if len(self._runs) != self._num_in_state[BlockState.FREE]:
-                raise self._broken(f"{len(self._runs)} blocks in free runs, not the {self._num_in_state}")
-            for block_id, state in enumerate(self._state):
-                problem = self._problem(block_id, state, owners.get(block_id))
-                if problem:
-                    raise self._broken(f"block {block_id} ({state.name}) {problem}")
+            self._check()
 
     # --- inside the lock ---------------------------------------------------------------------------------------------
 
@@ -289,42 +320,35 @@ class BlockTable:
                 )
             return refs
 
-    def _refs(self, block_ids: Iterable[int]) -> tuple[BlockRef, ...]:
-        return tuple(BlockRef(block_id, self._generation[block_id]) for block_id in block_ids)
-
     def _checked(self, key: AttemptKey, refs: Iterable[BlockRef]) -> Sequence[int]:
         """Return the ids of ``refs``, or raise before anything has changed."""
         block_ids = []
         for ref in refs:
-            if self._generation[ref.block_id] != ref.generation or self._owner[ref.block_id] != key:
+            owner = self._owner[ref.block_id]
+            is_borrowed = owner is None and self._borrowers.count(key, ref.block_id)
+            if self._generation[ref.block_id] != ref.generation or not (owner == key or is_borrowed):
                 raise self._broken(f"{ref} is not held by {key}")
             block_ids.append(ref.block_id)
-        twice = [b for b, count in Counter(block_ids).items() if count > self._references[b]]
+        twice = [b for b, count in Counter(block_ids).items() if count > self._held(key, b)]
         if twice:
             raise self._broken(f"blocks {twice} are named more often than {key} holds them")
         return block_ids
 
-    def _disown(self, key: AttemptKey, block_id: int) -> None:
-        owned = self._owned[key]
-        owned.remove(block_id)
-        if not owned:
-            del self._owned[key]
-        self._owner[block_id] = None
-        if self._pins[block_id]:
-            self._set_state(block_id, BlockState.RELEASED)
-        else:
-            self._free(block_id)
+    def _cached(self, refs: Iterable[BlockRef]) -> Sequence[int]:
+        """Return the ids of ``refs``, all of them cached blocks, or raise before anything has changed."""
+        block_ids = []
+        for ref in refs:
+            is_cached = self._state[ref.block_id] is BlockState.CACHED
+            if self._generation[ref.block_id] != ref.generation or not is_cached:
+                raise self._broken(f"{ref} is not cached")
+            block_ids.append(ref.block_id)
+        return block_ids
 
-    def _free(self, block_id: int) -> None:
-        self._set_state(block_id, BlockState.FREE)
-        self._runs.put((block_id,))
-        if self.events is not None:
-            self._freed.append(BlockRef(block_id, self._generation[block_id]))
-
-    def _tell_freed(self) -> None:
-        if self.events is not None and self._freed:
-            self.events.record(BlocksFreed(blocks=tuple(self._freed)))
-            self._freed.clear()
+    def _told_returned(self, key: AttemptKey, block_ids: Iterable[int]) -> tuple[BlockRef, ...]:
+        refs = self._refs(block_ids)
+        if self.events is not None and refs:
+            self.events.record(BlocksReturned(request=key.request_id, attempt=key.attempt, blocks=refs))
+        return refs
 
     def _pin(self, ref: BlockRef, key: AttemptKey, state: BlockState) -> bool:
         with self._lock:
@@ -336,6 +360,8 @@ class BlockTable:
                 and self._owner[block_id] == key
                 and self._state[block_id] is state
             )
+            if state is BlockState.SEALED and self._state[block_id] is BlockState.CACHED:
+                fits = self._generation[block_id] == ref.generation and self._borrowers.count(key, block_id) > 0
             if fits:
                 self._pins[block_id] += 1
                 if self.events is not None:
@@ -357,29 +383,7 @@ class BlockTable:
                 self._free(block_id)
                 self._tell_freed()
                 return False
+            if self._state[block_id] is BlockState.CACHED:
+                self._judge(block_id)
+                return True  # what is cached is never written again: the copy is good, whoever reads it now
             return self._state[block_id] is state
-
-    def _set_state(self, block_id: int, state: BlockState) -> None:
-        self._num_in_state[self._state[block_id]] -= 1
-        self._num_in_state[state] += 1
-        self._state[block_id] = state
-
-    def _problem(self, block_id: int, state: BlockState, owner: AttemptKey | None) -> str:
-        is_owned = state not in (BlockState.FREE, BlockState.RELEASED)
-        if is_owned != (owner is not None) or self._owner[block_id] != owner:
-            return f"has the owner {owner} in the books and {self._owner[block_id]} on the block"
-        if is_owned != (self._references[block_id] > 0):
-            return f"has {self._references[block_id]} references"
-        if (state is BlockState.FREE) != (block_id in self._runs):
-            return "is in the free runs and not free, or the other way round"
-        if self._pins[block_id] < 0 or (self._pins[block_id] and state is BlockState.FREE):
-            return f"has {self._pins[block_id]} pins"
-        if state is BlockState.RELEASED and not self._pins[block_id]:
-            return "waits for an unpin that can't come"
-        return ""
-
-    def _broken(self, problem: str) -> IntegrityError:
-        letters = "".join(state.value for state in self._state)
-        rows = "\n".join(f"  {start:6d} {letters[start : start + 64]}" for start in range(0, len(letters), 64))
-        pins = {block_id: count for block_id, count in enumerate(self._pins) if count}
-        return IntegrityError(f"KV block table: {problem}\n{rows}\n  pins: {pins}")

@@ -147,9 +147,10 @@ class WorkerLoad:
     num_waiting: int = 0  # sequences accepted, not yet running
     waiting_prefill_tokens: int = 0  # prompt tokens accepted and not yet computed
     running_context_tokens: int = 0  # sum of context lengths in the decode batch
-    free_blocks: int = 0
+    free_blocks: int = 0  # can be had now
     total_blocks: int = 0
     receiving_blocks: int = 0
+    cached_blocks: int = 0  # of the prefix cache; those that nobody reads are among ``free_blocks`` too
     step_ms: float = 0.0  # wall time of the last forward step
 
 

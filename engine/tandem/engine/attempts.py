@@ -1,15 +1,27 @@
 """The attempts on this worker, and the one place where they end: then everything they hold goes back."""
 
 from collections.abc import Iterator
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
 
 from tandem.core.blocks import AttemptKey, BlockRef
 from tandem.core.messages import AttemptFailed
 from tandem.core.reasons import DEADLINE
 from tandem.core.types import GenerationTask
 from tandem.engine.kv.block_table import IntegrityError, NoBlocks
+from tandem.engine.kv.chain import Chain
 from tandem.engine.kv.memory import KvMemory
 from tandem.engine.scheduling.scheduler import Scheduler
 from tandem.engine.sequence import Attempt, Sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvStart:
+    """KV of the first ``num_tokens`` tokens of one or more children."""
+
+    refs: Items[BlockRef]
+    num_tokens: int
+    chain: Chain
 
 
 class AttemptBook:
@@ -52,7 +64,7 @@ class AttemptBook:
         for sequence in attempt.sequences:
             self._scheduler.remove(sequence)
         attempt.sequences.clear()
-        self._memory.table.release_all(attempt.key)
+        self._memory.release_all(attempt.key)
 
     def fail(self, attempt: Attempt, reason: str, message: str, *, retryable: bool) -> AttemptFailed:
         """End the attempt and return the event that says why."""
@@ -68,10 +80,10 @@ class AttemptBook:
     def fail_scrubbed(self, attempt: Attempt, reason: str, message: str, *, retryable: bool) -> AttemptFailed:
         """Like ``fail``, and clear its blocks first: what they hold is not finite.
 
-        Blocks announced as filled are left alone: they were found finite, and a hand-over thread may be reading them.
+        Blocks announced as filled and cached ones are left alone: they were found finite, and others may read them.
         """
         for sequence in attempt.sequences:
-            self._memory.scrub(sequence.blocks[attempt.num_filled :])
+            self._memory.scrub(sequence.blocks[max(attempt.num_filled, sequence.chain.num_cached) :])
         return self.fail(attempt, reason, message, retryable=retryable)
 
     def end_child(self, sequence: Sequence) -> bool:
@@ -81,25 +93,25 @@ class AttemptBook:
         self._scheduler.remove(sequence)
         if sequence in attempt.sequences:
             attempt.sequences.remove(sequence)
-        self._memory.table.release(attempt.key, sequence.drop_blocks())
+        self._memory.release(attempt.key, sequence.drop_blocks())
         if attempt.open_children:
             return False
         self.end(attempt)
         return True
 
-    def spread(self, attempt: Attempt, refs: list[BlockRef], num_tokens: int, children: list[Sequence]) -> None:
-        """Give the KV of the first ``num_tokens`` tokens to every child: the first takes the blocks, the rest fork.
+    def spread(self, start: KvStart, children: list[Sequence]) -> None:
+        """Give the KV of a start to every child: the first takes the blocks, the rest fork.
 
         A child for which no block is left is queued to compute its own KV later.
         """
+        attempt, refs, num_tokens = children[0].attempt, start.refs, start.num_tokens
         attempt.sequences.extend(children)
         forks = [(child, self._fork(attempt, refs, num_tokens)) for child in children[1:]]
-        children[0].adopt(refs)
-        children[0].num_computed = num_tokens
-        for child, fork in forks:
-            if fork is not None:
-                child.adopt(fork)
+        for child, blocks in ((children[0], refs), *forks):
+            if blocks is not None:
+                child.adopt(blocks)
                 child.num_computed = num_tokens
+                child.chain = start.chain.copy()
 
     def expire(self, now_s: float) -> list[AttemptFailed]:
         """Fail every attempt whose deadline has passed."""
@@ -116,10 +128,10 @@ class AttemptBook:
     def check_idle(self) -> None:
         """Raise IntegrityError if blocks are owned although no attempt is left."""
         counts = self._memory.table.counts()
-        if not self._attempts and counts.free + counts.released != counts.total:
+        if not self._attempts and counts.free + counts.cached + counts.released != counts.total:
             raise IntegrityError(f"no attempt is left and blocks are still owned: {counts}")
 
-    def _fork(self, attempt: Attempt, refs: list[BlockRef], num_tokens: int) -> tuple[BlockRef, ...] | None:
+    def _fork(self, attempt: Attempt, refs: Items[BlockRef], num_tokens: int) -> tuple[BlockRef, ...] | None:
         try:
             return self._memory.fork(attempt.key, refs, num_tokens)
         except NoBlocks:

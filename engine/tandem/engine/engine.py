@@ -15,16 +15,18 @@ from tandem.core.limits import ModelLimits, RequestLimits
 from tandem.core.messages import AttemptFailed, AttemptReleased, RequestEvent
 from tandem.core.reasons import ENGINE, NO_SLOT
 from tandem.core.types import GenerationTask, WorkerLoad
-from tandem.engine.attempts import AttemptBook
+from tandem.engine.attempts import AttemptBook, KvStart
 from tandem.engine.config import EngineConfig
 from tandem.engine.execution import Executor, Runner
 from tandem.engine.fatal import ends_the_process
 from tandem.engine.intake import Capacity, Intake
+from tandem.engine.kv.block_cache import BlockCache, CacheSetup
 from tandem.engine.kv.block_table import BlockState, BlockTable, NoBlocks
 from tandem.engine.kv.memory import KvMemory
 from tandem.engine.kv.pool import KvPool
 from tandem.engine.progress import Progress
-from tandem.engine.results import StepResult, StepStats
+from tandem.engine.results import Reservation, StepResult, StepStats
+from tandem.engine.reuse import PrefixReuse
 from tandem.engine.sampling.sampler import TokenSampler
 from tandem.engine.scheduling.scheduler import Scheduler, StepPlan
 from tandem.engine.sequence import Attempt, AttemptKind, Sequence
@@ -51,14 +53,19 @@ class Engine:
         limits: RequestLimits | None = None,
         eos_token_ids: frozenset[int] | None = None,
         clock: Clock | None = None,
+        cache: CacheSetup | None = None,
     ) -> None:
-        """``eos_token_ids`` default to the model spec's; ``make_text`` is ``text_factory(tokenizer)``."""
+        """``eos_token_ids`` default to the model spec's; ``make_text`` is ``text_factory(tokenizer)``.
+
+        ``cache``: keep full blocks for later prompts; without it nothing outlives its attempt.
+        """
         self.spec = runner.spec
         self.pool: KvPool = runner.pool
         self.config = config
         self._clock: Clock = clock or MonotonicClock()
-        self._memory = KvMemory(runner.pool)
-        self._scheduler = Scheduler(self._memory, config)
+        self._memory = KvMemory(runner.pool, cache=cache, clock=self._clock)
+        self._reuse = PrefixReuse(self._memory)
+        self._scheduler = Scheduler(self._memory, config, self._reuse)
         self._book = AttemptBook(self._memory, self._scheduler)
         self._executor = Executor(runner, sampler)
         self._intake = Intake(
@@ -72,7 +79,9 @@ class Engine:
             eos_token_ids=frozenset(self.spec.eos_token_ids) if eos_token_ids is None else eos_token_ids,
             make_text=make_text,
         )
-        self._progress = Progress(memory=self._memory, scheduler=self._scheduler, book=self._book, intake=self._intake)
+        self._progress = Progress(
+            memory=self._memory, reuse=self._reuse, scheduler=self._scheduler, book=self._book, intake=self._intake
+        )
         self._outbox: list[RequestEvent] = []  # for the next step's result
         self._num_steps = 0
         self._last_step_ms = 0.0
@@ -82,6 +91,11 @@ class Engine:
     def table(self) -> BlockTable:
         """Who owns which block; thread-safe."""
         return self._memory.table
+
+    @property
+    def cache(self) -> BlockCache | None:
+        """The prefix cache; None when it is off. Its ``events`` are thread-safe, all else is the engine thread's."""
+        return self._memory.cache
 
     @property
     def num_blocks(self) -> int:
@@ -111,23 +125,37 @@ class Engine:
 
         Raises InvalidArgument, Overloaded (NO_SLOT) or NoBlocks. A second call for the same attempt returns the same.
         """
+        return self._reserve(task, max_cached_blocks=0).refs
+
+    def reserve_delta(self, task: GenerationTask) -> Reservation:
+        """Like ``reserve_decode``; blocks that are cached here are lent to the attempt and need not be handed over."""
+        return self._reserve(task, max_cached_blocks=self.num_blocks)
+
+    def _reserve(self, task: GenerationTask, *, max_cached_blocks: int) -> Reservation:
         known = self._book.get(AttemptKey(task.request_id, task.attempt))
         if known is not None:
-            return known.reserved
+            return Reservation(refs=known.reserved, num_cached=known.reserved_chain.num_cached)
         attempt = self._intake.open(task, AttemptKind.HANDOVER, tick=self._num_steps, now_s=self._clock.now_s())
         num_children = len(attempt.open_children)
         num_free_slots = self.config.max_sequences - self._scheduler.num_slots_used()
         if num_children > num_free_slots:
             raise Overloaded(f"{num_children} sequences, {num_free_slots} free places", reason=NO_SLOT)
-        num_tokens = len(task.prompt_token_ids) + len(attempt.emitted(min(attempt.open_children)))
-        num_blocks = self._memory.blocks_for(num_tokens)
+        first = self._intake.sequence(attempt, min(attempt.open_children))
+        num_blocks = self._memory.blocks_for(first.num_tokens)
+        found = self._reuse.find_kv(first, first.num_tokens)
+        num_cached = min(found.num_blocks, max_cached_blocks)
+        num_busy = found.num_busy if num_cached else 0
         growth = self._scheduler.growth_of(attempt, num_sequences=num_children, num_blocks=num_blocks)
-        if not self._scheduler.fits_reservation(num_blocks=num_blocks, growth_blocks=growth):
+        if not self._scheduler.fits_reservation(num_blocks=num_blocks - num_busy, growth_blocks=growth):
             raise NoBlocks(f"{num_blocks} KV blocks and room to grow do not fit: {self._memory.num_free} are free")
-        attempt.reserved = self._memory.allocate(attempt.key, num_blocks, BlockState.RECEIVING)
+        attempt.reserved_chain = first.chain
+        lent = self._reuse.lend(attempt.key, first.chain, num_cached)
+        missing = self._memory.allocate(attempt.key, num_blocks - num_cached, BlockState.RECEIVING)
+        attempt.reserved = (*lent, *missing)
+        attempt.num_cached_tokens = min(num_cached * self._memory.block_size, len(task.prompt_token_ids))
         self._book.add(attempt)
         self._scheduler.reserve(attempt)
-        return attempt.reserved
+        return Reservation(refs=attempt.reserved, num_cached=num_cached)
 
     def commit_handover(self, key: AttemptKey, first_tokens: Items[FirstToken]) -> None:
         """The reserved blocks hold verified KV: every child that has not finished goes on decoding.
@@ -141,12 +169,14 @@ class Engine:
         children = self._children_after(attempt, first_tokens)
         self.table.commit(key)
         self._scheduler.unreserve(attempt)
-        refs, attempt.reserved = list(attempt.reserved), ()
+        refs, attempt.reserved = attempt.reserved, ()
         attempt.open_children = {child.child for child in children}
         if not children:
             self._end_released(attempt)
             return
-        self._book.spread(attempt, refs, children[0].num_tokens - 1, children)
+        num_tokens = children[0].num_tokens - 1
+        refs = self._reuse.enter_received(attempt, attempt.reserved_chain, refs)
+        self._book.spread(KvStart(refs=refs, num_tokens=num_tokens, chain=attempt.reserved_chain), children)
         for child in children:
             if child.blocks:
                 self._scheduler.arrive(child)
@@ -232,7 +262,8 @@ class Engine:
             num_waiting=scheduler.num_waiting(),
             waiting_prefill_tokens=sum(s.num_left for s in prompts),
             running_context_tokens=sum(s.num_tokens for s in scheduler.decoding),
-            free_blocks=counts.free,
+            free_blocks=counts.free + counts.idle,
+            cached_blocks=counts.cached,
             total_blocks=counts.total,
             receiving_blocks=counts.receiving,
             step_ms=self._last_step_ms,

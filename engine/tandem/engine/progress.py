@@ -10,12 +10,13 @@ from tandem.core.blocks import FirstToken
 from tandem.core.messages import AttemptFailed, AttemptReleased, PrefillDone
 from tandem.core.reasons import NUMERICS
 from tandem.core.types import TokenDelta
-from tandem.engine.attempts import AttemptBook
+from tandem.engine.attempts import AttemptBook, KvStart
 from tandem.engine.execution import Draw
 from tandem.engine.intake import Intake
 from tandem.engine.kv.memory import KvMemory
 from tandem.engine.output import take_token
 from tandem.engine.results import FilledBlocks, SealedPrefill
+from tandem.engine.reuse import PrefixReuse
 from tandem.engine.scheduling.scheduler import Scheduler, StepPlan
 from tandem.engine.sequence import Attempt, AttemptKind, Sequence
 
@@ -34,8 +35,11 @@ class Progressed:
 class Progress:
     """Applies draws to sequences."""
 
-    def __init__(self, *, memory: KvMemory, scheduler: Scheduler, book: AttemptBook, intake: Intake) -> None:
+    def __init__(
+        self, *, memory: KvMemory, reuse: PrefixReuse, scheduler: Scheduler, book: AttemptBook, intake: Intake
+    ) -> None:
         self._memory = memory
+        self._reuse = reuse
         self._scheduler = scheduler
         self._book = book
         self._intake = intake
@@ -49,6 +53,7 @@ class Progress:
                 message = f"the model's output for child {draw.child} is not finite"
                 out.events.append(self._book.fail_scrubbed(draw.sequence.attempt, NUMERICS, message, retryable=False))
             drawn.setdefault(id(draw.sequence), []).append(draw)
+        self._keep_filled(plan)
         for sequence in plan.decoding:
             if sequence.attempt in self._book:
                 self._take(sequence, drawn[id(sequence)][0], out)
@@ -56,6 +61,13 @@ class Progress:
             if chunk.sequence.attempt in self._book:
                 self._advance_prompt(chunk.sequence, drawn.get(id(chunk.sequence), []), now_s, out)
         return out
+
+    def _keep_filled(self, plan: StepPlan) -> None:
+        """Offer what was filled to the prefix cache, before anybody's end frees it. Prefills check theirs."""
+        sequences = (*plan.decoding, *(chunk.sequence for chunk in plan.chunks))
+        self._reuse.enter_filled(
+            s for s in sequences if s.attempt in self._book and s.attempt.kind is not AttemptKind.PREFILL
+        )
 
     def _take(self, sequence: Sequence, draw: Draw, out: Progressed) -> None:
         """A decoding sequence, or a prompt that only this child continues, got its next token."""
@@ -93,12 +105,15 @@ class Progress:
         if not sequence.num_left:
             num_filled = len(sequence.blocks)
         refs = tuple(sequence.blocks[attempt.num_filled : num_filled])
-        if not self._memory.is_finite(refs):
+        if not self._memory.is_finite(refs[max(sequence.chain.num_cached - attempt.num_filled, 0) :]):
             message = "the KV cache of the prompt is not finite"
             out.events.append(self._book.fail_scrubbed(attempt, NUMERICS, message, retryable=False))
             return False
         if refs:
-            self._memory.table.seal(attempt.key, refs)
+            self._reuse.enter_checked(sequence)  # another attempt's equal blocks may take their place
+            refs = tuple(sequence.blocks[attempt.num_filled : num_filled])
+            own = sequence.blocks[max(attempt.num_filled, sequence.chain.num_cached) : num_filled]
+            self._memory.table.seal(attempt.key, own)
             out.filled.append(FilledBlocks(key=attempt.key, first_ordinal=attempt.num_filled, refs=refs))
             attempt.num_filled = num_filled
         return True
@@ -115,7 +130,7 @@ class Progress:
                 attempt=attempt.key.attempt,
                 wait_ms=1e3 * (started_s - attempt.arrived_s),
                 compute_ms=1e3 * (now_s - started_s),
-                num_cached_tokens=0,
+                num_cached_tokens=attempt.num_cached_tokens or 0,
             )
         )
 
@@ -155,8 +170,8 @@ class Progress:
             self._release(attempt, out)
             return
         attempt.sequences.remove(lead)
-        num_tokens = lead.num_computed
-        self._book.spread(attempt, lead.drop_blocks(), num_tokens, children)
+        num_tokens, chain = lead.num_computed, lead.chain
+        self._book.spread(KvStart(refs=lead.drop_blocks(), num_tokens=num_tokens, chain=chain), children)
         for child in children:
             self._scheduler.forked(child)
 

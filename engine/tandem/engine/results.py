@@ -17,6 +17,19 @@ class FilledBlocks:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """Blocks for the KV of a hand-over, in token order; the first ``num_cached`` are here already."""
+
+    refs: tuple[BlockRef, ...]
+    num_cached: int
+
+    @property
+    def missing(self) -> tuple[BlockRef, ...]:
+        """Blocks that a peer is to fill."""
+        return self.refs[self.num_cached :]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SealedPrefill:
     """A prompt whose KV is complete and whose first tokens are sampled. Its blocks stay until ``Engine.release``.
 

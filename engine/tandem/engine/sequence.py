@@ -14,6 +14,7 @@ from enum import Enum
 
 from tandem.core.blocks import AttemptKey, BlockRef
 from tandem.core.types import FinishReason, GenerationTask
+from tandem.engine.kv.chain import Chain
 from tandem.engine.scheduling.order import Urgency
 from tandem.engine.text_output import SequenceText
 
@@ -42,6 +43,8 @@ class Attempt:
     sequences: list["Sequence"] = field(default_factory=list)
     reserved: tuple[BlockRef, ...] = ()  # a hand-over's blocks before it is committed
     num_filled: int = 0  # prompt blocks announced as filled
+    reserved_chain: Chain = field(default_factory=Chain)  # of ``reserved``
+    num_cached_tokens: int | None = None  # prompt tokens that needed no computing here; None = not known yet
     is_sealed: bool = False
     stop_token_ids: frozenset[int] = frozenset()  # the task's own and the model's end tokens
 
@@ -64,6 +67,7 @@ class Sequence:
     num_computed: int = 0  # tokens whose KV is in the blocks
     finish_reason: FinishReason | None = None
     is_lead: bool = False
+    chain: Chain = field(default_factory=Chain)  # what of ``blocks`` is the prefix cache's
     was_preempted: bool = False
 
     @property
@@ -110,8 +114,15 @@ class Sequence:
         self.blocks.extend(refs)
         self.block_ids.extend(ref.block_id for ref in refs)
 
+    def replace(self, first: int, refs: Items[BlockRef]) -> None:
+        """Put equal blocks in the place of those from ``first`` on."""
+        end = first + len(refs)
+        self.blocks[first:end] = refs
+        self.block_ids[first:end] = [ref.block_id for ref in refs]
+
     def drop_blocks(self) -> list[BlockRef]:
         """Forget its table and what was computed; return the references to release."""
         refs = self.blocks
         self.blocks, self.block_ids, self.num_computed = [], [], 0
+        self.chain = self.chain.emptied()
         return refs

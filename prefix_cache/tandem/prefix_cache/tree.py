@@ -56,6 +56,20 @@ class CacheTree:
         share = self._shares.get(tenant)
         return 0 if share is None else share.num_blocks
 
+    def keys_of(self, tenant: Tenant) -> tuple[BlockKey, ...]:
+        """Cached blocks that ``tenant`` brought in, in no order."""
+        share = self._shares.get(tenant)
+        return () if share is None else tuple(share.keys)
+
+    def tenants(self) -> tuple[Tenant, ...]:
+        """Tenants with cached blocks."""
+        return tuple(self._shares)
+
+    def may_drop(self, key: BlockKey) -> bool:
+        """Whether a cached block is neither used nor followed."""
+        node = self._node(key)
+        return not (node.num_users or node.num_children)
+
     def num_held(self, keys: Sequence[BlockKey]) -> int:
         """Length of the run of cached blocks from the start of a prompt."""
         for index, key in enumerate(keys):

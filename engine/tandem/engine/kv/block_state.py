@@ -40,7 +40,7 @@ class IntegrityError(InternalError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockCounts:
-    """Blocks per state; they add up to ``total``. Nobody reads or keeps ``idle`` of the cached ones: they can be had."""
+    """Blocks per state; they add up to ``total``. Nobody reads ``idle`` of the cached ones: they can be had."""
 
     total: int
     free: int

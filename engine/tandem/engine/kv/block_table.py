@@ -191,17 +191,18 @@ class BlockTable(BlockBooks):
                 refs = self._refs(block_ids)
                 self.events.record(BlocksCached(request=key.request_id, attempt=key.attempt, blocks=refs))
 
-    def borrow(self, key: AttemptKey, refs: Iterable[BlockRef]) -> None:
-        """Add one reference of ``key`` to each of these cached blocks, whoever else reads them."""
+    def borrow(self, key: AttemptKey, refs: Iterable[BlockRef]) -> tuple[BlockRef, ...]:
+        """Add one reference of ``key`` to each of these cached blocks; return those that it did not read before."""
         with self._lock:
             block_ids = self._cached(refs)
+            borrowed = self._refs(b for b in block_ids if not self._borrowers.count(key, b))
             for block_id in block_ids:
                 self._references[block_id] += 1
                 self._borrowers.add(key, block_id)
                 self._judge(block_id)
-            if self.events is not None and block_ids:
-                refs = self._refs(block_ids)
-                self.events.record(BlocksBorrowed(request=key.request_id, attempt=key.attempt, blocks=refs))
+            if self.events is not None and borrowed:
+                self.events.record(BlocksBorrowed(request=key.request_id, attempt=key.attempt, blocks=borrowed))
+            return borrowed
 
     def borrowed(self, key: AttemptKey) -> tuple[BlockRef, ...]:
         """Return the cached blocks that ``key`` reads, first borrowed first."""
@@ -268,6 +269,11 @@ class BlockTable(BlockBooks):
         """Blocks that can be allocated now or after an eviction. Only the engine thread's own calls make it smaller."""
         with self._lock:
             return len(self._runs) + len(self._idle)
+
+    def num_idle_of(self, refs: Iterable[BlockRef]) -> int:
+        """How many of these cached blocks nobody reads or keeps."""
+        with self._lock:
+            return sum(ref.block_id in self._idle for ref in refs)
 
     def counts(self) -> BlockCounts:
         """Blocks per state at this moment."""

@@ -18,6 +18,7 @@ from tandem.core.blocks import AttemptKey, BlockRef
 from tandem.engine.config import EngineConfig
 from tandem.engine.kv.block_table import BlockState, NoBlocks, Placement
 from tandem.engine.kv.memory import KvMemory
+from tandem.engine.reuse import PrefixReuse
 from tandem.engine.scheduling.admission import BlockDemand, may_admit
 from tandem.engine.scheduling.batching import BatchView, batching_policy
 from tandem.engine.scheduling.chunks import plan_chunks
@@ -54,8 +55,9 @@ def _order(sequence: Sequence) -> tuple[Urgency, int]:
 class Scheduler:
     """Sequences of all attempts on this worker, and the reservations of those that still await their KV."""
 
-    def __init__(self, memory: KvMemory, config: EngineConfig) -> None:
+    def __init__(self, memory: KvMemory, config: EngineConfig, reuse: PrefixReuse) -> None:
         self._memory = memory
+        self._reuse = reuse
         self._config = config
         self._policy = batching_policy(config)
         self.waiting: list[Sequence] = []  # all lists: most urgent first
@@ -96,7 +98,7 @@ class Scheduler:
     def preempt(self, sequence: Sequence) -> None:
         """Free a sequence's blocks and queue it: it computes its tokens again when there is room."""
         self.remove(sequence)
-        self._memory.table.release(sequence.key, sequence.drop_blocks())
+        self._memory.release(sequence.key, sequence.drop_blocks())
         sequence.was_preempted = True
         self.submit(sequence)
 
@@ -199,6 +201,7 @@ class Scheduler:
                 return
             self.waiting.pop(0)
             quota -= 0 if head.was_preempted else head.num_slots
+            self._reuse.start(head)
             head.adopt(self._first_blocks(head))
             insort(self.prefilling, head, key=_order)
 
@@ -213,8 +216,10 @@ class Scheduler:
 
     def _may_start(self, sequence: Sequence) -> bool:
         num_blocks = self._memory.blocks_for(sequence.num_tokens)
+        # Cached blocks that others read cost nothing; idle ones are among the free ones, so taking them costs as much.
+        num_needed = num_blocks - self._reuse.found(sequence).num_busy
         return may_admit(
-            BlockDemand(now_blocks=num_blocks, growth_blocks=self._growth(sequence, num_blocks)),
+            BlockDemand(now_blocks=num_needed, growth_blocks=self._growth(sequence, num_blocks)),
             free_blocks=self._memory.num_free,
             others_growth_blocks=self._others_growth(),
             is_alone=self._is_alone(),
@@ -222,7 +227,7 @@ class Scheduler:
         )
 
     def _first_blocks(self, sequence: Sequence) -> tuple[BlockRef, ...]:
-        num_blocks = self._memory.blocks_for(sequence.num_tokens)
+        num_blocks = self._memory.blocks_for(sequence.num_tokens) - len(sequence.blocks)
         if sequence.attempt.kind is AttemptKind.PREFILL:
             return self._memory.allocate(sequence.key, num_blocks, BlockState.FILLING, Placement.PACKED)
         return self._memory.allocate(sequence.key, num_blocks, BlockState.COMMITTED)

@@ -1,0 +1,269 @@
+"""The prefix cache of one worker: joins names, the tree and the block table. It moves no byte of KV.
+
+A cached block is the table's CACHED block and the tree's node of one name; ``BlockCache`` keeps the two together. Every
+full block enters as soon as it is filled and checked, while its attempt goes on reading it, so equal prompts that
+come at once share what is done. Engine thread only, except ``events``.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tandem.core.blocks import AttemptKey, BlockRef
+from tandem.core.clock import Clock
+from tandem.core.ids import Epoch, Tenant
+from tandem.engine.kv.block_table import BlockTable
+from tandem.engine.kv.cache_stats import CacheCounters, CacheStats, TenantUse
+from tandem.engine.kv.chain import Chain
+from tandem.engine.kv.keeps import Keeps
+from tandem.prefix_cache.config import PrefixCacheConfig
+from tandem.prefix_cache.event_log import KvEventLog
+from tandem.prefix_cache.events import Cleared, Removed, Stored, Tier
+from tandem.prefix_cache.eviction.choice import make_policy
+from tandem.prefix_cache.eviction.policy import BlockValue
+from tandem.prefix_cache.keys import BlockKey, PrefixKeyer, PrefixSpace
+from tandem.prefix_cache.tree import CacheTree
+
+_MAX_KEYERS = 1024
+RecomputeCost = Callable[[int], float]
+"""Seconds to compute one block again that follows so many tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSetup:
+    """What a worker's cache is made of. ``repr`` does not show the secret."""
+
+    settings: PrefixCacheConfig
+    secret: bytes
+    layout_fingerprint: str
+    epoch: Epoch
+
+    def __repr__(self) -> str:
+        return f"CacheSetup(epoch={self.epoch})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A cached start of a prompt: ``num_blocks`` full blocks, of which ``num_busy`` cost nothing: others read them."""
+
+    num_blocks: int = 0
+    num_busy: int = 0
+
+
+def _even_cost(num_tokens_before: int) -> float:
+    return 1.0 + 1e-4 * num_tokens_before  # until a latency model is known: later blocks attend to more
+
+
+class BlockCache:
+    """Finds, lends, takes in and gives up cached blocks."""
+
+    def __init__(self, table: BlockTable, setup: CacheSetup, *, block_size: int, clock: Clock) -> None:
+        settings = setup.settings
+        self._table = table
+        self._setup = setup
+        self._block_size = block_size
+        self._public = settings.public_token_ids()
+        self._tree = CacheTree(lambda: make_policy(settings.eviction), tenant_share=settings.tenant_share)
+        self._keyers: OrderedDict[Tenant, PrefixKeyer] = OrderedDict()
+        self._refs: dict[BlockKey, BlockRef] = {}
+        self._names: dict[int, BlockKey] = {}  # by block id
+        self._flushed: set[BlockKey] = set()  # still read by somebody, never to be found again
+        self._keeps = Keeps(settings, num_blocks=table.num_blocks, clock=clock)
+        self._counters = CacheCounters()
+        self.recompute_cost: RecomputeCost = _even_cost
+        self.events = KvEventLog(setup.epoch, capacity=settings.event_ring_size)
+
+    # --- finding and lending -----------------------------------------------------------------------------------------
+
+    def name(self, tenant: Tenant, chain: Chain, token_ids: Callable[[int, int], Sequence[int]], num_full: int) -> None:
+        """Name the first ``num_full`` blocks of a sequence; ``token_ids(start, end)`` are its tokens."""
+        known = len(chain.keys)
+        if num_full <= known:
+            return
+        keyer, end = self._keyer(tenant), num_full * self._block_size
+        if known:
+            chain.keys.extend(keyer.extend(chain.keys[-1], token_ids(known * self._block_size, end)))
+        else:
+            chain.keys.extend(keyer.keys(token_ids(0, end)))
+
+    def find(self, chain: Chain, max_blocks: int) -> Found:
+        """Return how much of a named chain is cached, at most ``max_blocks``."""
+        keys = chain.keys[:max_blocks]
+        num_blocks = self._tree.num_held(keys)
+        if self._flushed:
+            num_blocks = next((i for i, key in enumerate(keys[:num_blocks]) if key in self._flushed), num_blocks)
+        refs = [self._refs[key] for key in keys[:num_blocks]]
+        return Found(num_blocks=num_blocks, num_busy=len(refs) - self._table.num_idle_of(refs))
+
+    def lend(self, key: AttemptKey, chain: Chain, num_blocks: int) -> tuple[BlockRef, ...]:
+        """Let ``key`` read the first ``num_blocks`` of the chain, which were found just now."""
+        refs = tuple(self._refs[name] for name in chain.keys[:num_blocks])
+        self._use(self._table.borrow(key, refs))
+        chain.num_cached = num_blocks
+        return refs
+
+    def returned(self, refs: Sequence[BlockRef]) -> None:
+        """An attempt reads these no more; the table has been told."""
+        if not refs:
+            return
+        names = [self._names[ref.block_id] for ref in refs]
+        self._tree.unuse(names)
+        if self._flushed:
+            self._drop_flushed(names)
+
+    # --- taking in ---------------------------------------------------------------------------------------------------
+
+    def enter(self, key: AttemptKey, tenant: Tenant, chain: Chain, refs: Sequence[BlockRef]) -> tuple[BlockRef, ...]:
+        """Take in full, checked blocks that follow the chain's cached ones; return what ``key`` reads from now on.
+
+        A block that is cached already, computed by another attempt meanwhile, takes the place of the one given.
+        """
+        result, stored = list(refs), []
+        for place, ref in enumerate(refs):
+            index = chain.num_cached
+            name, parent = chain.keys[index], chain.keys[index - 1] if index else None
+            if name in self._flushed or parent in self._flushed:
+                chain.is_closed = True  # its beginning was flushed: nothing that follows could be found
+            if chain.is_closed:
+                break
+            known = self._refs.get(name)
+            if known is not None:
+                self._use(self._table.borrow(key, (known,)))
+                self._table.release(key, (ref,))
+                result[place] = known
+            else:
+                self._table.cache(key, (ref,))
+                value = BlockValue(recompute_s=self.recompute_cost(index * self._block_size))
+                self._tree.add(tenant, name, parent, value)
+                self._refs[name] = ref
+                self._names[ref.block_id] = name
+                stored.append(name)
+            chain.num_cached += 1
+        if stored:
+            self.events.append(Stored(keys=tuple(stored), tier=Tier.DEVICE))
+        return tuple(result)
+
+    # --- giving up ---------------------------------------------------------------------------------------------------
+
+    def make_room(self, num_blocks: int) -> None:
+        """Give up idle blocks until ``num_blocks`` are free, or none is left to give up."""
+        self.expire()
+        gone: list[BlockKey] = []
+        while self._table.num_free < num_blocks:
+            name = self._tree.victim()
+            if name is None:
+                break
+            self._drop(name, gone)
+        self._counters.num_evicted += len(gone)
+        self._tell_removed(gone)
+
+    def flush(self, tenant: Tenant | None) -> int:
+        """Let nobody find what is cached of ``tenant`` (None = of anybody) any more; return how many blocks that are.
+
+        What running requests read goes when they are through with it.
+        """
+        tenants = self._tree.tenants() if tenant is None else (tenant,)
+        gone: list[BlockKey] = []
+        for each in tenants:
+            self._unkeep(self._keeps.drop(each))
+            for name in self._tree.droppable_of(each):
+                self._drop(name, gone)
+            left = [name for name in self._tree.keys_of(each) if name not in self._flushed]
+            self._flushed.update(left)
+            gone += left
+        if tenant is None:
+            self.events.append(Cleared())
+        else:
+            self._tell_removed(gone)
+        return len(gone)
+
+    # --- keeping -----------------------------------------------------------------------------------------------------
+
+    def keep(self, tenant: Tenant, token_ids: Sequence[int], ttl_s: float) -> int:
+        """Give up nothing of this cached prefix before ``ttl_s`` have passed; return the tokens that are kept.
+
+        Fewer when less is cached, or the share that may be pinned is used up.
+        """
+        self.expire()
+        chain = Chain()
+        self.name(tenant, chain, lambda start, end: token_ids[start:end], len(token_ids) // self._block_size)
+        names = chain.keys[: self.find(chain, len(chain.keys)).num_blocks]
+        made = self._keeps.add(tenant, names, ttl_s)
+        self._tree.use(made.names)
+        self._table.keep([self._refs[name] for name in made.names])
+        return made.num_blocks * self._block_size
+
+    def expire(self) -> None:
+        """Let go of what was kept long enough."""
+        self._unkeep(self._keeps.expired())
+
+    def unkeep_all(self) -> bool:
+        """Let go of everything that is kept, because a request would not fit at all beside it. False: nothing was."""
+        names = self._keeps.drop_all()
+        self._unkeep(names)
+        return bool(names)
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    def asked(self, num_tokens: int, num_cached_tokens: int) -> None:
+        """Count one prompt and what of it needed no computing."""
+        self._counters.num_prompts += 1
+        self._counters.num_asked_tokens += num_tokens
+        self._counters.num_cached_tokens += num_cached_tokens
+
+    def stats(self) -> CacheStats:
+        """Return what the cache holds and did so far."""
+        counts = self._table.counts()
+        return CacheStats(
+            num_blocks=counts.cached,
+            num_idle=counts.idle,
+            num_kept=self._keeps.num_blocks,
+            num_prompts=self._counters.num_prompts,
+            num_asked_tokens=self._counters.num_asked_tokens,
+            num_cached_tokens=self._counters.num_cached_tokens,
+            num_evicted=self._counters.num_evicted,
+            tenants=tuple(TenantUse(tenant, self._tree.num_blocks_of(tenant)) for tenant in self._tree.tenants()),
+        )
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _keyer(self, tenant: Tenant) -> PrefixKeyer:
+        keyer = self._keyers.get(tenant)
+        if keyer is None:
+            space = PrefixSpace(
+                tenant=tenant, layout_fingerprint=self._setup.layout_fingerprint, block_size=self._block_size
+            )
+            keyer = self._keyers[tenant] = PrefixKeyer(self._setup.secret, space, public=self._public)
+            if len(self._keyers) > _MAX_KEYERS:
+                self._keyers.popitem(last=False)
+        self._keyers.move_to_end(tenant)
+        return keyer
+
+    def _use(self, refs: Sequence[BlockRef]) -> None:
+        self._tree.use([self._names[ref.block_id] for ref in refs])
+
+    def _unkeep(self, names: Sequence[BlockKey]) -> None:
+        if names:
+            self._table.unkeep([self._refs[name] for name in names])
+            self._tree.unuse(names)
+            self._drop_flushed(names)
+
+    def _drop(self, name: BlockKey, gone: list[BlockKey]) -> None:
+        self._tree.drop(name)
+        ref = self._refs.pop(name)
+        del self._names[ref.block_id]
+        self._table.evict((ref,))
+        if name in self._flushed:
+            self._flushed.discard(name)  # it was told of at the flush
+        else:
+            gone.append(name)
+
+    def _drop_flushed(self, names: Sequence[BlockKey]) -> None:
+        gone: list[BlockKey] = []
+        for name in reversed(names):
+            if name in self._flushed and self._tree.may_drop(name):
+                self._drop(name, gone)
+
+    def _tell_removed(self, names: list[BlockKey]) -> None:
+        if names:
+            self.events.append(Removed(keys=tuple(names), tier=Tier.DEVICE))

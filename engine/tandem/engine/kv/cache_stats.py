@@ -1,0 +1,37 @@
+"""What a worker's prefix cache holds and did. Values only."""
+
+from dataclasses import dataclass
+
+from tandem.core.ids import Tenant
+
+
+@dataclass(slots=True)
+class CacheCounters:
+    """Totals since the start."""
+
+    num_prompts: int = 0
+    num_asked_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_evicted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TenantUse:
+    """Cached blocks that one tenant brought in."""
+
+    tenant: Tenant
+    num_blocks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheStats:
+    """``num_idle`` of ``num_blocks`` could be given up now; ``num_kept`` are pinned. Token counts are totals."""
+
+    num_blocks: int
+    num_idle: int
+    num_kept: int
+    num_prompts: int
+    num_asked_tokens: int
+    num_cached_tokens: int
+    num_evicted: int
+    tenants: tuple[TenantUse, ...]

@@ -7,14 +7,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tandem.core.blocks import AttemptKey, BlockRef
-from tandem.core.ids import LOCAL_TENANT, RequestId
+from tandem.core.ids import LOCAL_TENANT, Epoch, RequestId, Tenant
 from tandem.core.messages import RequestEvent
 from tandem.core.types import FinishReason, GenerationTask, SamplingParams, StopParams
 from tandem.engine.config import EngineConfig
 from tandem.engine.engine import Engine
+from tandem.engine.kv.block_cache import CacheSetup
 from tandem.engine.results import SealedPrefill, StepResult
 from tandem.engine.sampling.sampler import Sampler
 from tandem.engine.text_output import text_factory
+from tandem.prefix_cache.config import PrefixCacheConfig
 from tandem.text.tokenizer import Tokenizer
 from tests.fakes.fake_runner import FakeRunner, fake_pool
 from tests.fakes.tiny_tokenizer import save_tiny_tokenizer
@@ -51,6 +53,7 @@ def make_task(
     sampling: SamplingParams | None = None,
     stop: StopParams | None = None,
     prompt: Sequence[int] | None = None,
+    tenant: Tenant = LOCAL_TENANT,
     **fields: object,
 ) -> GenerationTask:
     """Return a task whose prompt is a function of its name and length."""
@@ -59,7 +62,7 @@ def make_task(
     return GenerationTask(
         request_id=RequestId(name),
         attempt=attempt,
-        tenant=LOCAL_TENANT,
+        tenant=tenant,
         prompt_token_ids=tuple(ids),
         num_sequences=n,
         sampling=sampling or SamplingParams(),
@@ -108,16 +111,32 @@ class Collected:
         return [event for event in self.events if isinstance(event, kind)]
 
 
+def make_cache(**settings: object) -> CacheSetup:
+    """Return the setup of a prefix cache with a secret of the tests'."""
+    return CacheSetup(
+        settings=PrefixCacheConfig(**settings),  # type: ignore[arg-type]
+        secret=b"secret of the tests",
+        epoch=Epoch(7),
+        layout_fingerprint="fake",
+    )
+
+
 def make_engine(
-    num_blocks: int = 64, *, block_size: int = 4, clock: SettableClock | None = None, **settings: object
+    num_blocks: int = 64,
+    *,
+    block_size: int = 4,
+    clock: SettableClock | None = None,
+    cache: CacheSetup | None = None,
+    **settings: object,
 ) -> Engine:
-    """Return an engine over the fake model and the real sampler."""
+    """Return an engine over the fake model and the real sampler; without a prefix cache unless one is given."""
     return Engine(
         runner=FakeRunner(fake_pool(num_blocks, block_size)),
         sampler=Sampler(),
         make_text=text_factory(TOKENIZER),
         config=EngineConfig(**settings),  # type: ignore[arg-type]
         clock=clock,
+        cache=cache,
     )
 
 

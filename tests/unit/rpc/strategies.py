@@ -236,6 +236,7 @@ load = st.builds(
     free_blocks=u32,
     total_blocks=u32,
     receiving_blocks=u32,
+    cached_blocks=u32,
     step_ms=number,
 )
 event = st.one_of(

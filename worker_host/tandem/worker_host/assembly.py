@@ -1,6 +1,6 @@
 """Builds an engine from a prepared model folder, and names the layout of its KV."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -14,6 +14,7 @@ from tandem.engine.attention.select import select_backend
 from tandem.engine.config import EngineConfig
 from tandem.engine.engine import Engine
 from tandem.engine.execution import Runner
+from tandem.engine.kv.block_cache import CacheSetup
 from tandem.engine.kv.pool import KvPool
 from tandem.engine.loading.model_loader import load_model, read_model_spec, torch_dtype
 from tandem.engine.runner import ModelRunner
@@ -53,8 +54,10 @@ def resolve_device(name: str) -> str:
     return name
 
 
-def build_engine(prepared: PreparedModel, config: EngineConfig, *, clock: Clock) -> BuiltEngine:
-    """Load the model and lay out its KV pool. Takes seconds.
+def build_engine(
+    prepared: PreparedModel, config: EngineConfig, *, clock: Clock, cache: CacheSetup | None = None
+) -> BuiltEngine:
+    """Load the model and lay out its KV pool; with ``cache``, full blocks are kept for later prompts. Takes seconds.
 
     Raises ModelError for a model that can't run, EnvironmentProblem for a device or memory that is not there.
     """
@@ -72,6 +75,7 @@ def build_engine(prepared: PreparedModel, config: EngineConfig, *, clock: Clock)
     attention = select_backend(config.attention, device)(pool)
     model = load_model(prepared, device=device, attention=attention, dtype=spec.dtype)
     runner = ModelRunner(model, pool)
+    layout = layout_of(spec, tokenizer, block_size=config.block_size)
     engine = Engine(
         runner=runner,
         sampler=Sampler(),
@@ -80,9 +84,10 @@ def build_engine(prepared: PreparedModel, config: EngineConfig, *, clock: Clock)
         # The tokenizer knows an end token of its own, which the model's configuration may lack.
         eos_token_ids=frozenset(spec.eos_token_ids) | frozenset(tokenizer.eos_token_ids),
         clock=clock,
+        cache=None if cache is None else replace(cache, layout_fingerprint=layout.fingerprint),
     )
     warm_up(engine)
-    return BuiltEngine(engine=engine, runner=runner, layout=layout_of(spec, tokenizer, block_size=config.block_size))
+    return BuiltEngine(engine=engine, runner=runner, layout=layout)
 
 
 def layout_of(spec: ModelSpec, tokenizer: Tokenizer, *, block_size: int) -> KvLayout:

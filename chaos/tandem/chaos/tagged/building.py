@@ -1,5 +1,7 @@
 """Builds the engine around the tagged model: all of it the product's, but the forward pass."""
 
+from dataclasses import replace
+
 import torch
 
 from tandem.chaos.tagged.evidence import Evidence, FileEvidence, MemoryEvidence
@@ -10,6 +12,7 @@ from tandem.core.clock import Clock
 from tandem.core.prepared_model import PreparedModel
 from tandem.engine.config import EngineConfig
 from tandem.engine.engine import Engine
+from tandem.engine.kv.block_cache import CacheSetup
 from tandem.engine.kv.pool import KvPool
 from tandem.engine.sampling.sampler import Sampler
 from tandem.engine.text_output import text_factory
@@ -35,7 +38,9 @@ class TaggedBuilder:
             evidence=MemoryEvidence() if folder is None else FileEvidence(folder, config.worker_id),
         )
 
-    def __call__(self, prepared: PreparedModel, config: EngineConfig, *, clock: Clock) -> BuiltEngine:
+    def __call__(
+        self, prepared: PreparedModel, config: EngineConfig, *, clock: Clock, cache: CacheSetup | None = None
+    ) -> BuiltEngine:
         """Build it. Raises ModelError for a folder that holds a real model."""
         torch.set_num_threads(config.num_threads)
         spec = read_shape(prepared).spec(prepared.digest)
@@ -48,6 +53,7 @@ class TaggedBuilder:
             dtype=torch.float32,
         )
         runner = TaggedRunner(spec, pool, cost=self._cost, evidence=self._evidence)
+        layout = layout_of(spec, tokenizer, block_size=config.block_size)
         engine = Engine(
             runner=runner,
             sampler=Sampler(),
@@ -55,8 +61,7 @@ class TaggedBuilder:
             config=config,
             eos_token_ids=frozenset(tokenizer.eos_token_ids),
             clock=clock,
+            cache=None if cache is None else replace(cache, layout_fingerprint=layout.fingerprint),
         )
         warm_up(engine)
-        return BuiltEngine(
-            engine=engine, runner=runner, layout=layout_of(spec, tokenizer, block_size=config.block_size)
-        )
+        return BuiltEngine(engine=engine, runner=runner, layout=layout)

@@ -8,10 +8,12 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import structlog
 
+from tandem.cluster.programs.cache import cache_setup
 from tandem.cluster.programs.config import WorkerProgramConfig
 from tandem.cluster.programs.exposure import worker_exposure
 from tandem.cluster.programs.roles import role_factory
@@ -22,11 +24,12 @@ from tandem.core.clock import Clock, MonotonicClock
 from tandem.core.event_log import EventLog, open_event_log
 from tandem.core.event_log.record import ProcessLife
 from tandem.core.failpoints import arm_failpoints
-from tandem.core.ids import WorkerId, new_epoch
+from tandem.core.ids import Epoch, WorkerId, new_epoch
 from tandem.core.latency import LatencyEstimator
 from tandem.core.prepared_model import PreparedModel, read_prepared_model
 from tandem.core.types import WorkerInfo
 from tandem.engine.config import EngineConfig
+from tandem.engine.kv.block_cache import CacheSetup
 from tandem.engine.profile import profile_latency
 from tandem.rpc.access import AccessControl
 from tandem.rpc.addresses import join_address
@@ -50,7 +53,9 @@ OnStatus = Callable[[str], None]
 class EngineBuilder(Protocol):
     """Makes the engine that the program serves: `tandem.worker_host.assembly.build_engine`, or a stand-in's."""
 
-    def __call__(self, prepared: PreparedModel, config: EngineConfig, *, clock: Clock) -> BuiltEngine:
+    def __call__(
+        self, prepared: PreparedModel, config: EngineConfig, *, clock: Clock, cache: CacheSetup | None
+    ) -> BuiltEngine:
         """Build it; takes seconds. Raises SetupError's kinds for a model or a machine that does not fit."""
         ...
 
@@ -94,10 +99,14 @@ class WorkerProgram:
         config = self._config
         prepared = read_prepared_model(config.model_folder)
         on_status("loading the model")
-        built = await asyncio.to_thread(self._build, prepared, config.engine, clock=self._clock)
+        epoch = new_epoch()
+        cache = cache_setup(config.cache, epoch)
+        built = await asyncio.to_thread(self._build, prepared, config.engine, clock=self._clock, cache=cache)
         on_status("measuring its speed")
         profile = await asyncio.to_thread(profile_latency, built.runner, config.engine, clock=self._clock)
         estimator = LatencyEstimator(profile.coefficients)
+        if built.engine.cache is not None:
+            built.engine.cache.recompute_cost = partial(_recompute_s, estimator, config.engine.block_size)
         server = RpcServer(
             address=join_address(config.host, config.port),
             access=AccessControl(mutual_tls=config.tls is not None and config.tls.ca is not None),
@@ -105,7 +114,7 @@ class WorkerProgram:
             insecure=config.insecure,
             limits=INTERNAL_LIMITS,
         )
-        host = self._make_host(built, prepared, estimator, instruments)
+        host = self._make_host(built, prepared, estimator, instruments, epoch)
         try:
             server.add(worker_service(WorkerServiceHandler(host)))
             address = await server.start()
@@ -154,11 +163,12 @@ class WorkerProgram:
         prepared: PreparedModel,
         estimator: LatencyEstimator,
         instruments: WorkerInstruments,
+        epoch: Epoch,
     ) -> WorkerHost:
         config, spec = self._config, built.engine.spec
         info = WorkerInfo(
             worker_id=WorkerId(config.worker_id),
-            epoch=new_epoch(),
+            epoch=epoch,
             role=config.role,
             address="",
             model=prepared.name,
@@ -183,3 +193,10 @@ class WorkerProgram:
             clock=self._clock,
             event_log=self._event_log,
         )
+
+
+def _recompute_s(estimator: LatencyEstimator, block_size: int, num_tokens_before: int) -> float:
+    """Predicted time to compute one block again that follows so many tokens, without the cost of a pass of its own."""
+    model = estimator.model()
+    whole = model.prefill_s(num_new_tokens=block_size, num_cached_tokens=num_tokens_before)
+    return whole - model.prefill_s(num_new_tokens=0)

@@ -29,14 +29,14 @@ RecomputeCost = Callable[[int], float]
 """Seconds to compute one block again that follows so many tokens."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class CacheSetup:
     """What a worker's cache is made of. ``repr`` does not show the secret."""
 
     settings: PrefixCacheConfig
     secret: bytes
-    layout_fingerprint: str
     epoch: Epoch
+    layout_fingerprint: str = ""  # of the pool's KV; whoever builds the engine fills it in
 
     def __repr__(self) -> str:
         return f"CacheSetup(epoch={self.epoch})"

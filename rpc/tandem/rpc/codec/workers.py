@@ -59,6 +59,7 @@ def encode_load(load: WorkerLoad) -> pb.WorkerLoad:
         free_blocks=load.free_blocks,
         total_blocks=load.total_blocks,
         receiving_blocks=load.receiving_blocks,
+        cached_blocks=load.cached_blocks,
         step_ms=load.step_ms,
     )
 
@@ -73,5 +74,6 @@ def decode_load(message: pb.WorkerLoad) -> WorkerLoad:
         free_blocks=message.free_blocks,
         total_blocks=message.total_blocks,
         receiving_blocks=message.receiving_blocks,
+        cached_blocks=message.cached_blocks,
         step_ms=message.step_ms,
     )

@@ -208,5 +208,10 @@ def assert_idle(engine: Engine) -> None:
     """Nothing is left: no attempt, no block, no work."""
     engine.check_integrity()
     load = engine.load()
-    if engine.has_work() or load.free_blocks != load.total_blocks or load.num_running or load.num_waiting:
+    if (
+        engine.has_work()
+        or load.free_blocks + load.pinned_blocks != load.total_blocks
+        or load.num_running
+        or load.num_waiting
+    ):
         raise AssertionError(f"not idle: {load}")

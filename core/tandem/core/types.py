@@ -87,6 +87,14 @@ class StopParams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixPin:
+    """Keep the first ``num_tokens`` of a prompt cached for ``ttl_s`` seconds."""
+
+    num_tokens: int
+    ttl_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationTask:
     """All a worker needs to run one attempt of one request.
 
@@ -106,6 +114,7 @@ class GenerationTask:
     deadline_left_s: float | None = None
     priority: PriorityClass = PriorityClass.STANDARD
     traceparent: str = ""
+    pin: PrefixPin | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +160,7 @@ class WorkerLoad:
     total_blocks: int = 0
     receiving_blocks: int = 0
     cached_blocks: int = 0  # of the prefix cache; those that nobody reads are among ``free_blocks`` too
+    pinned_blocks: int = 0  # of the cached ones, those that stay because a request pinned them
     step_ms: float = 0.0  # wall time of the last forward step
 
 
@@ -194,5 +204,11 @@ class Usage:
     """Token counts for accounting."""
 
     prompt_tokens: int
-    cached_tokens: int
+    cached_tokens: int  # of the prompt: their KV was there already
     output_tokens: int
+    pinned_tokens: int = 0  # of the prompt: kept cached because the request asked for it
+
+    @property
+    def uncached_tokens(self) -> int:
+        """Prompt tokens that had to be computed."""
+        return max(self.prompt_tokens - self.cached_tokens, 0)

@@ -126,9 +126,11 @@ class AttemptBook:
         return min((a.deadline_s for a in self._attempts.values() if a.deadline_s is not None), default=None)
 
     def check_idle(self) -> None:
-        """Raise IntegrityError if blocks are owned although no attempt is left."""
+        """Raise IntegrityError if blocks are owned or read although no attempt is left."""
         counts = self._memory.table.counts()
-        if not self._attempts and counts.free + counts.cached + counts.released != counts.total:
+        if self._attempts:
+            return
+        if counts.free + counts.cached + counts.released != counts.total or self._memory.table.num_readers:
             raise IntegrityError(f"no attempt is left and blocks are still owned: {counts}")
 
     def _fork(self, attempt: Attempt, refs: Items[BlockRef], num_tokens: int) -> tuple[BlockRef, ...] | None:

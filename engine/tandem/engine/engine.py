@@ -264,6 +264,7 @@ class Engine:
             running_context_tokens=sum(s.num_tokens for s in scheduler.decoding),
             free_blocks=counts.free + counts.idle,
             cached_blocks=counts.cached,
+            pinned_blocks=counts.kept,
             total_blocks=counts.total,
             receiving_blocks=counts.receiving,
             step_ms=self._last_step_ms,

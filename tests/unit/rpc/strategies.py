@@ -237,6 +237,7 @@ load = st.builds(
     total_blocks=u32,
     receiving_blocks=u32,
     cached_blocks=u32,
+    pinned_blocks=u32,
     step_ms=number,
 )
 event = st.one_of(

@@ -47,12 +47,15 @@ class BlockBooks:
             self._idle.add(block_id)
 
     def _disown(self, key: AttemptKey, block_id: int) -> None:
+        self._forget_owner(key, block_id)
+        self._let_go(block_id)
+
+    def _forget_owner(self, key: AttemptKey, block_id: int) -> None:
         owned = self._owned[key]
         owned.remove(block_id)
         if not owned:
             del self._owned[key]
         self._owner[block_id] = None
-        self._let_go(block_id)
 
     def _let_go(self, block_id: int) -> None:
         if self._pins[block_id]:

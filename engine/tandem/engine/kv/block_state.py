@@ -40,7 +40,7 @@ class IntegrityError(InternalError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockCounts:
-    """Blocks per state; they add up to ``total``. Nobody reads ``idle`` of the cached ones: they can be had."""
+    """Blocks per state; they add up to ``total``. Of the cached ones ``idle`` can be had, ``kept`` are pinned."""
 
     total: int
     free: int
@@ -51,3 +51,4 @@ class BlockCounts:
     released: int
     cached: int = 0
     idle: int = 0
+    kept: int = 0

@@ -180,11 +180,7 @@ class BlockTable(BlockBooks):
                 if self._state[block_id] not in _COMPLETE:
                     raise self._broken(f"block {block_id} is {self._state[block_id].name} and can't be cached")
             for block_id in block_ids:
-                owned = self._owned[key]
-                owned.remove(block_id)
-                if not owned:
-                    del self._owned[key]
-                self._owner[block_id] = None
+                self._forget_owner(key, block_id)
                 self._borrowers.add(key, block_id, self._references[block_id])
                 self._set_state(block_id, BlockState.CACHED)
             if self.events is not None and block_ids:
@@ -270,6 +266,12 @@ class BlockTable(BlockBooks):
         with self._lock:
             return len(self._runs) + len(self._idle)
 
+    @property
+    def num_readers(self) -> int:
+        """Attempts that read cached blocks."""
+        with self._lock:
+            return len(self._borrowers)
+
     def num_idle_of(self, refs: Iterable[BlockRef]) -> int:
         """How many of these cached blocks nobody reads or keeps."""
         with self._lock:
@@ -289,6 +291,7 @@ class BlockTable(BlockBooks):
                 released=num[BlockState.RELEASED],
                 cached=num[BlockState.CACHED],
                 idle=len(self._idle),
+                kept=len(self._kept),
             )
 
     def num_references(self, ref: BlockRef) -> int:

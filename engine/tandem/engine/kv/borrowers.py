@@ -15,6 +15,9 @@ class Borrowers:
     def __contains__(self, key: AttemptKey) -> bool:
         return key in self._counts
 
+    def __len__(self) -> int:
+        return len(self._counts)
+
     def count(self, key: AttemptKey, block_id: int) -> int:
         """References of ``key`` to the block."""
         return self._counts.get(key, {}).get(block_id, 0)

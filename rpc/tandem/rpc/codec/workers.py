@@ -60,6 +60,7 @@ def encode_load(load: WorkerLoad) -> pb.WorkerLoad:
         total_blocks=load.total_blocks,
         receiving_blocks=load.receiving_blocks,
         cached_blocks=load.cached_blocks,
+        pinned_blocks=load.pinned_blocks,
         step_ms=load.step_ms,
     )
 
@@ -75,5 +76,6 @@ def decode_load(message: pb.WorkerLoad) -> WorkerLoad:
         total_blocks=message.total_blocks,
         receiving_blocks=message.receiving_blocks,
         cached_blocks=message.cached_blocks,
+        pinned_blocks=message.pinned_blocks,
         step_ms=message.step_ms,
     )

@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btandem/worker/v1/info.proto\x12\x10tandem.worker.v1\"\x9e\x02\n\nWorkerInfo\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12$\n\x04role\x18\x03 \x01(\x0e\x32\x16.tandem.worker.v1.Role\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x06 \x01(\t\x12\x1a\n\x12layout_fingerprint\x18\x07 \x01(\t\x12\x12\n\nblock_size\x18\x08 \x01(\r\x12\x14\n\x0ctotal_blocks\x18\t \x01(\r\x12\x1a\n\x12max_context_tokens\x18\n \x01(\r\x12\x15\n\rmax_sequences\x18\x0b \x01(\r\x12\x0b\n\x03pid\x18\x0c \x01(\r\x12\x0c\n\x04host\x18\r \x01(\t\"\xe3\x01\n\nWorkerLoad\x12\x13\n\x0bnum_running\x18\x01 \x01(\r\x12\x13\n\x0bnum_waiting\x18\x02 \x01(\r\x12\x1e\n\x16waiting_prefill_tokens\x18\x03 \x01(\x04\x12\x1e\n\x16running_context_tokens\x18\x04 \x01(\x04\x12\x13\n\x0b\x66ree_blocks\x18\x05 \x01(\r\x12\x14\n\x0ctotal_blocks\x18\x06 \x01(\r\x12\x18\n\x10receiving_blocks\x18\x07 \x01(\r\x12\x0f\n\x07step_ms\x18\x08 \x01(\x01\x12\x15\n\rcached_blocks\x18\t \x01(\r\"F\n\x13LatencyCoefficients\x12\x0f\n\x07prefill\x18\x01 \x03(\x01\x12\x0c\n\x04step\x18\x02 \x03(\x01\x12\x10\n\x08transfer\x18\x03 \x03(\x01*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_PREFILL\x10\x01\x12\x0f\n\x0bROLE_DECODE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btandem/worker/v1/info.proto\x12\x10tandem.worker.v1\"\x9e\x02\n\nWorkerInfo\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12$\n\x04role\x18\x03 \x01(\x0e\x32\x16.tandem.worker.v1.Role\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x06 \x01(\t\x12\x1a\n\x12layout_fingerprint\x18\x07 \x01(\t\x12\x12\n\nblock_size\x18\x08 \x01(\r\x12\x14\n\x0ctotal_blocks\x18\t \x01(\r\x12\x1a\n\x12max_context_tokens\x18\n \x01(\r\x12\x15\n\rmax_sequences\x18\x0b \x01(\r\x12\x0b\n\x03pid\x18\x0c \x01(\r\x12\x0c\n\x04host\x18\r \x01(\t\"\xfa\x01\n\nWorkerLoad\x12\x13\n\x0bnum_running\x18\x01 \x01(\r\x12\x13\n\x0bnum_waiting\x18\x02 \x01(\r\x12\x1e\n\x16waiting_prefill_tokens\x18\x03 \x01(\x04\x12\x1e\n\x16running_context_tokens\x18\x04 \x01(\x04\x12\x13\n\x0b\x66ree_blocks\x18\x05 \x01(\r\x12\x14\n\x0ctotal_blocks\x18\x06 \x01(\r\x12\x18\n\x10receiving_blocks\x18\x07 \x01(\r\x12\x0f\n\x07step_ms\x18\x08 \x01(\x01\x12\x15\n\rcached_blocks\x18\t \x01(\r\x12\x15\n\rpinned_blocks\x18\n \x01(\r\"F\n\x13LatencyCoefficients\x12\x0f\n\x07prefill\x18\x01 \x03(\x01\x12\x0c\n\x04step\x18\x02 \x03(\x01\x12\x10\n\x08transfer\x18\x03 \x03(\x01*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_PREFILL\x10\x01\x12\x0f\n\x0bROLE_DECODE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.worker.v1.info_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=640
-  _globals['_ROLE']._serialized_end=703
+  _globals['_ROLE']._serialized_start=663
+  _globals['_ROLE']._serialized_end=726
   _globals['_WORKERINFO']._serialized_start=50
   _globals['_WORKERINFO']._serialized_end=336
   _globals['_WORKERLOAD']._serialized_start=339
-  _globals['_WORKERLOAD']._serialized_end=566
-  _globals['_LATENCYCOEFFICIENTS']._serialized_start=568
-  _globals['_LATENCYCOEFFICIENTS']._serialized_end=638
+  _globals['_WORKERLOAD']._serialized_end=589
+  _globals['_LATENCYCOEFFICIENTS']._serialized_start=591
+  _globals['_LATENCYCOEFFICIENTS']._serialized_end=661
 # @@protoc_insertion_point(module_scope)

@@ -46,7 +46,7 @@ class WorkerInfo(_message.Message):
     def __init__(self, worker_id: _Optional[str] = ..., epoch: _Optional[int] = ..., role: _Optional[_Union[Role, str]] = ..., address: _Optional[str] = ..., model: _Optional[str] = ..., model_digest: _Optional[str] = ..., layout_fingerprint: _Optional[str] = ..., block_size: _Optional[int] = ..., total_blocks: _Optional[int] = ..., max_context_tokens: _Optional[int] = ..., max_sequences: _Optional[int] = ..., pid: _Optional[int] = ..., host: _Optional[str] = ...) -> None: ...
 
 class WorkerLoad(_message.Message):
-    __slots__ = ("num_running", "num_waiting", "waiting_prefill_tokens", "running_context_tokens", "free_blocks", "total_blocks", "receiving_blocks", "step_ms", "cached_blocks")
+    __slots__ = ("num_running", "num_waiting", "waiting_prefill_tokens", "running_context_tokens", "free_blocks", "total_blocks", "receiving_blocks", "step_ms", "cached_blocks", "pinned_blocks")
     NUM_RUNNING_FIELD_NUMBER: _ClassVar[int]
     NUM_WAITING_FIELD_NUMBER: _ClassVar[int]
     WAITING_PREFILL_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +56,7 @@ class WorkerLoad(_message.Message):
     RECEIVING_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     STEP_MS_FIELD_NUMBER: _ClassVar[int]
     CACHED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    PINNED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     num_running: int
     num_waiting: int
     waiting_prefill_tokens: int
@@ -65,7 +66,8 @@ class WorkerLoad(_message.Message):
     receiving_blocks: int
     step_ms: float
     cached_blocks: int
-    def __init__(self, num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., waiting_prefill_tokens: _Optional[int] = ..., running_context_tokens: _Optional[int] = ..., free_blocks: _Optional[int] = ..., total_blocks: _Optional[int] = ..., receiving_blocks: _Optional[int] = ..., step_ms: _Optional[float] = ..., cached_blocks: _Optional[int] = ...) -> None: ...
+    pinned_blocks: int
+    def __init__(self, num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., waiting_prefill_tokens: _Optional[int] = ..., running_context_tokens: _Optional[int] = ..., free_blocks: _Optional[int] = ..., total_blocks: _Optional[int] = ..., receiving_blocks: _Optional[int] = ..., step_ms: _Optional[float] = ..., cached_blocks: _Optional[int] = ..., pinned_blocks: _Optional[int] = ...) -> None: ...
 
 class LatencyCoefficients(_message.Message):
     __slots__ = ("prefill", "step", "transfer")

@@ -49,6 +49,24 @@ class PairStatus:
     probe_in_ms: float | None = None  # None = no probe is due
 
 
+class ServingMode(StrEnum):
+    """Which way prompts take at present."""
+
+    SPLIT = "split"  # nearly all are computed by a prefill worker and handed over
+    MIXED = "mixed"
+    AGGREGATED = "aggregated"  # nearly all are computed where they decode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingStatus:
+    """How requests are placed at present: ``cause`` is the most frequent one of the last placements."""
+
+    mode: ServingMode = ServingMode.SPLIT
+    cause: str = ""
+    since_s: float = 0.0  # for how long
+    num_placed: Mapping[str, int] = field(default_factory=dict)  # by cause, since the start
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterStatus:
     """Summary of a cluster, as one router sees it."""
@@ -67,3 +85,5 @@ class ClusterStatus:
     pairs: tuple[PairStatus, ...] = ()  # those that are not plainly well
     num_stale: int = 0  # messages of workers about attempts that are over; dropped
     num_isolated: int = 0  # requests suspected of killing workers, waiting to be tried alone
+    serving: ServingStatus = field(default_factory=ServingStatus)
+    cache_hit_rates: Mapping[str, float] = field(default_factory=dict)  # by tier: share of all prompt tokens

@@ -57,6 +57,18 @@ class SamplingOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CachePin:
+    """Keep the start of the prompt cached for ``ttl_s`` seconds, for later requests that begin with it.
+
+    The first ``num_tokens`` tokens, or the first ``num_messages`` messages of a conversation; neither = all of it.
+    """
+
+    ttl_s: float
+    num_tokens: int | None = None
+    num_messages: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
     """One request, for a single answer or a stream."""
 
@@ -72,6 +84,7 @@ class GenerateRequest:
     priority: PriorityClass = PriorityClass.STANDARD
     label: str = ""
     idempotency_key: str = ""  # "" = none: the same call made again is another request
+    cache_pin: CachePin | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

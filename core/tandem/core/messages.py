@@ -89,6 +89,7 @@ class PrefillDone:
     wait_ms: float  # from arrival at the worker to the first forward step with this request
     compute_ms: float  # from there to the sampled first token
     num_cached_tokens: int
+    num_pinned_tokens: int = 0  # kept cached because the task asked for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,68 +2,32 @@
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 
 from tandem.core.ids import Epoch
-from tandem.prefix_cache.keys import BlockKey
+from tandem.core.kv_events import (
+    BlockKey,
+    Cleared,
+    KvEvent,
+    NumberedEvent,
+    Removed,
+    Replay,
+    Snapshot,
+    Stored,
+    Tier,
+)
 
-
-class Tier(StrEnum):
-    """Where a cached block's bytes lie, fastest first."""
-
-    DEVICE = "device"
-    HOST = "host"
-    REMOTE = "remote"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
-    """These blocks can be had from ``tier`` now; parents come before their children."""
-
-    keys: tuple[BlockKey, ...]
-    tier: Tier
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Removed:
-    """These blocks can't be had from ``tier`` any more."""
-
-    keys: tuple[BlockKey, ...]
-    tier: Tier
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cleared:
-    """Nothing can be had any more, from any tier."""
-
-
-KvEvent = Stored | Removed | Cleared
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NumberedEvent:
-    """One event with its number: 1, 2, 3, … within one epoch."""
-
-    sequence: int
-    event: KvEvent
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """Everything held when event ``sequence`` had been made; later events follow it."""
-
-    sequence: int
-    held: tuple[Stored, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Replay:
-    """Answer to a watcher: an optional snapshot, then the events after it (or after what it asked for)."""
-
-    epoch: Epoch
-    snapshot: Snapshot | None
-    events: tuple[NumberedEvent, ...]
+__all__ = [
+    "Cleared",
+    "KvEvent",
+    "KvEventRing",
+    "NumberedEvent",
+    "Removed",
+    "Replay",
+    "Snapshot",
+    "Stored",
+    "Tier",
+    "num_keys",
+]
 
 
 class KvEventRing:

@@ -8,18 +8,16 @@ is what was stored.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NewType
 
 import numpy as np
 from blake3 import blake3
 
 from tandem.core.errors import InvalidArgument
 from tandem.core.ids import Tenant
+from tandem.core.kv_events import KEY_BYTES, BlockKey
 
-BlockKey = NewType("BlockKey", bytes)
-"""Name of one full block of a prefix: 32 bytes, the same on every worker and router of a cluster."""
+__all__ = ["KEY_BYTES", "BlockKey", "PrefixKeyer", "PrefixSpace", "PublicPrefix", "packed"]
 
-KEY_BYTES = 32
 _ROOT = bytes(KEY_BYTES)
 _TENANT_CONTEXT = "tandem prefix cache: key of a tenant, v1"
 _PUBLIC_CONTEXT = "tandem prefix cache: key of public prefixes, v1"

@@ -4,10 +4,19 @@ from typing import TypeVar
 
 from hypothesis import strategies as st
 
-from tandem.core.cluster import ClusterStatus, PairState, PairStatus, WorkerState, WorkerStatus
+from tandem.core.cluster import (
+    ClusterStatus,
+    PairState,
+    PairStatus,
+    ServingMode,
+    ServingStatus,
+    WorkerState,
+    WorkerStatus,
+)
 from tandem.core.description import WorkerDescription, WorkerHoldings
 from tandem.core.ids import Epoch, RequestId, Tenant, WorkerId
 from tandem.core.inference import (
+    CachePin,
     ChatPrompt,
     DetokenizeRequest,
     GeneratedSequence,
@@ -47,6 +56,7 @@ from tandem.core.types import (
     KvSource,
     PhaseTimings,
     PositionLogprobs,
+    PrefixPin,
     PriorityClass,
     Role,
     SamplingParams,
@@ -121,11 +131,15 @@ generate_request = st.builds(
     sampling=sampling_options,
     priority=st.sampled_from(PriorityClass),
     label=text,
+    cache_pin=st.none()
+    | st.builds(CachePin, ttl_s=number)
+    | st.builds(CachePin, ttl_s=number, num_tokens=u32)
+    | st.builds(CachePin, ttl_s=number, num_messages=u32),
 )
 tokenize_request = st.builds(TokenizeRequest, prompt=text_prompt | chat, model=text, add_special_tokens=flag)
 detokenize_request = st.builds(DetokenizeRequest, token_ids=ids, model=text, skip_special_tokens=flag)
 
-usage = st.builds(Usage, prompt_tokens=u64, cached_tokens=u64, output_tokens=u64)
+usage = st.builds(Usage, prompt_tokens=u64, cached_tokens=u64, output_tokens=u64, pinned_tokens=u64)
 timings = st.builds(
     PhaseTimings,
     tokenize_ms=maybe(number),
@@ -205,6 +219,7 @@ task = st.builds(
     deadline_left_s=maybe(number),
     priority=st.sampled_from(PriorityClass),
     traceparent=text,
+    pin=maybe(st.builds(PrefixPin, num_tokens=u32, ttl_s=number)),
 )
 command = st.one_of(
     st.builds(Hello, router_id=text, protocol_version=u32),
@@ -243,7 +258,13 @@ load = st.builds(
 event = st.one_of(
     st.builds(Granted, request_id=request_id, attempt=u32, grant=st.binary(max_size=8)),
     st.builds(
-        PrefillDone, request_id=request_id, attempt=u32, wait_ms=number, compute_ms=number, num_cached_tokens=u32
+        PrefillDone,
+        request_id=request_id,
+        attempt=u32,
+        wait_ms=number,
+        compute_ms=number,
+        num_cached_tokens=u32,
+        num_pinned_tokens=u32,
     ),
     st.builds(
         HandoverDone,
@@ -336,4 +357,12 @@ cluster_status = st.builds(
     num_isolated=u32,
     num_in_flight=u32,
     num_tasks=u32,
+    serving=st.builds(
+        ServingStatus,
+        mode=st.sampled_from(ServingMode),
+        cause=text,
+        since_s=number,
+        num_placed=st.dictionaries(text, u64, max_size=3),
+    ),
+    cache_hit_rates=st.dictionaries(text, number, max_size=3),
 )

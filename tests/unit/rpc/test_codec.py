@@ -17,6 +17,7 @@ from tandem.core.types import (
     FinishReason,
     GenerationTask,
     KvSource,
+    PrefixPin,
     PriorityClass,
     Role,
     SamplingParams,
@@ -258,6 +259,7 @@ def test_every_field_of_a_task_travels() -> None:
         deadline_left_s=0.0,
         priority=PriorityClass.BATCH,
         traceparent="00-x",
+        pin=PrefixPin(num_tokens=1, ttl_s=60.0),
     )
     for value in (task, task.sampling, task.stop):
         for field in dataclasses.fields(value):

@@ -25,37 +25,47 @@ _sym_db = _symbol_database.Default()
 from tandem.worker.v1 import info_pb2 as tandem_dot_worker_dot_v1_dot_info__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtandem/admin/v1/cluster.proto\x12\x0ftandem.admin.v1\x1a\x1btandem/worker/v1/info.proto\"\xb9\x01\n\x0cWorkerStatus\x12*\n\x04info\x18\x01 \x01(\x0b\x32\x1c.tandem.worker.v1.WorkerInfo\x12+\n\x05state\x18\x02 \x01(\x0e\x32\x1c.tandem.admin.v1.WorkerState\x12*\n\x04load\x18\x03 \x01(\x0b\x32\x1c.tandem.worker.v1.WorkerLoad\x12\x16\n\tsilent_ms\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x0c\n\n_silent_ms\"\xc1\x01\n\nPairStatus\x12\x19\n\x11prefill_worker_id\x18\x01 \x01(\t\x12\x18\n\x10\x64\x65\x63ode_worker_id\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.tandem.admin.v1.PairState\x12\x14\n\x0cnum_failures\x18\x04 \x01(\r\x12\x13\n\x0blast_reason\x18\x05 \x01(\t\x12\x18\n\x0bprobe_in_ms\x18\x06 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_probe_in_ms\"\x12\n\x10GetStatusRequest\"\xbe\x03\n\x11GetStatusResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x18\n\x10not_ready_reason\x18\x03 \x01(\t\x12\x11\n\trouter_id\x18\x04 \x01(\t\x12\x10\n\x08uptime_s\x18\x05 \x01(\x01\x12\x12\n\nnum_queued\x18\x06 \x01(\r\x12\x13\n\x0bnum_running\x18\x07 \x01(\r\x12\x43\n\tnum_ended\x18\x08 \x03(\x0b\x32\x30.tandem.admin.v1.GetStatusResponse.NumEndedEntry\x12.\n\x07workers\x18\t \x03(\x0b\x32\x1d.tandem.admin.v1.WorkerStatus\x12*\n\x05pairs\x18\n \x03(\x0b\x32\x1b.tandem.admin.v1.PairStatus\x12\x11\n\tnum_stale\x18\x0b \x01(\x04\x12\x14\n\x0cnum_isolated\x18\x0c \x01(\r\x12\x15\n\rnum_in_flight\x18\r \x01(\r\x12\x11\n\tnum_tasks\x18\x0e \x01(\r\x1a/\n\rNumEndedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x14\n\x12ListWorkersRequest\"E\n\x13ListWorkersResponse\x12.\n\x07workers\x18\x01 \x03(\x0b\x32\x1d.tandem.admin.v1.WorkerStatus\":\n\x12\x44rainWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x11\n\ttimeout_s\x18\x02 \x01(\x01\"\'\n\x13\x44rainWorkerResponse\x12\x10\n\x08num_left\x18\x01 \x01(\r*\xac\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17WORKER_STATE_CONNECTING\x10\x01\x12\x16\n\x12WORKER_STATE_READY\x10\x02\x12\x18\n\x14WORKER_STATE_SUSPECT\x10\x03\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x04\x12\x15\n\x11WORKER_STATE_LOST\x10\x05*\x84\x01\n\tPairState\x12\x1a\n\x16PAIR_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12PAIR_STATE_FAILING\x10\x01\x12\x13\n\x0fPAIR_STATE_OPEN\x10\x02\x12\x16\n\x12PAIR_STATE_PROBING\x10\x03\x12\x16\n\x12PAIR_STATE_UNEQUAL\x10\x04\x32\x98\x02\n\x0e\x43lusterService\x12R\n\tGetStatus\x12!.tandem.admin.v1.GetStatusRequest\x1a\".tandem.admin.v1.GetStatusResponse\x12X\n\x0bListWorkers\x12#.tandem.admin.v1.ListWorkersRequest\x1a$.tandem.admin.v1.ListWorkersResponse\x12X\n\x0b\x44rainWorker\x12#.tandem.admin.v1.DrainWorkerRequest\x1a$.tandem.admin.v1.DrainWorkerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtandem/admin/v1/cluster.proto\x12\x0ftandem.admin.v1\x1a\x1btandem/worker/v1/info.proto\"\xb9\x01\n\x0cWorkerStatus\x12*\n\x04info\x18\x01 \x01(\x0b\x32\x1c.tandem.worker.v1.WorkerInfo\x12+\n\x05state\x18\x02 \x01(\x0e\x32\x1c.tandem.admin.v1.WorkerState\x12*\n\x04load\x18\x03 \x01(\x0b\x32\x1c.tandem.worker.v1.WorkerLoad\x12\x16\n\tsilent_ms\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x0c\n\n_silent_ms\"\xc1\x01\n\nPairStatus\x12\x19\n\x11prefill_worker_id\x18\x01 \x01(\t\x12\x18\n\x10\x64\x65\x63ode_worker_id\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.tandem.admin.v1.PairState\x12\x14\n\x0cnum_failures\x18\x04 \x01(\r\x12\x13\n\x0blast_reason\x18\x05 \x01(\t\x12\x18\n\x0bprobe_in_ms\x18\x06 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_probe_in_ms\"\xd0\x01\n\rServingStatus\x12*\n\x04mode\x18\x01 \x01(\x0e\x32\x1c.tandem.admin.v1.ServingMode\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\x12\x0f\n\x07since_s\x18\x03 \x01(\x01\x12\x41\n\nnum_placed\x18\x04 \x03(\x0b\x32-.tandem.admin.v1.ServingStatus.NumPlacedEntry\x1a\x30\n\x0eNumPlacedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"*\n\x08TierHits\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x10\n\x08hit_rate\x18\x02 \x01(\x01\"\x12\n\x10GetStatusRequest\"\x99\x04\n\x11GetStatusResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x18\n\x10not_ready_reason\x18\x03 \x01(\t\x12\x11\n\trouter_id\x18\x04 \x01(\t\x12\x10\n\x08uptime_s\x18\x05 \x01(\x01\x12\x12\n\nnum_queued\x18\x06 \x01(\r\x12\x13\n\x0bnum_running\x18\x07 \x01(\r\x12\x43\n\tnum_ended\x18\x08 \x03(\x0b\x32\x30.tandem.admin.v1.GetStatusResponse.NumEndedEntry\x12.\n\x07workers\x18\t \x03(\x0b\x32\x1d.tandem.admin.v1.WorkerStatus\x12*\n\x05pairs\x18\n \x03(\x0b\x32\x1b.tandem.admin.v1.PairStatus\x12\x11\n\tnum_stale\x18\x0b \x01(\x04\x12\x14\n\x0cnum_isolated\x18\x0c \x01(\r\x12\x15\n\rnum_in_flight\x18\r \x01(\r\x12\x11\n\tnum_tasks\x18\x0e \x01(\r\x12/\n\x07serving\x18\x0f \x01(\x0b\x32\x1e.tandem.admin.v1.ServingStatus\x12(\n\x05\x63\x61\x63he\x18\x10 \x03(\x0b\x32\x19.tandem.admin.v1.TierHits\x1a/\n\rNumEndedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x14\n\x12ListWorkersRequest\"E\n\x13ListWorkersResponse\x12.\n\x07workers\x18\x01 \x03(\x0b\x32\x1d.tandem.admin.v1.WorkerStatus\":\n\x12\x44rainWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x11\n\ttimeout_s\x18\x02 \x01(\x01\"\'\n\x13\x44rainWorkerResponse\x12\x10\n\x08num_left\x18\x01 \x01(\r*\xac\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17WORKER_STATE_CONNECTING\x10\x01\x12\x16\n\x12WORKER_STATE_READY\x10\x02\x12\x18\n\x14WORKER_STATE_SUSPECT\x10\x03\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x04\x12\x15\n\x11WORKER_STATE_LOST\x10\x05*\x84\x01\n\tPairState\x12\x1a\n\x16PAIR_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12PAIR_STATE_FAILING\x10\x01\x12\x13\n\x0fPAIR_STATE_OPEN\x10\x02\x12\x16\n\x12PAIR_STATE_PROBING\x10\x03\x12\x16\n\x12PAIR_STATE_UNEQUAL\x10\x04*x\n\x0bServingMode\x12\x1c\n\x18SERVING_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12SERVING_MODE_SPLIT\x10\x01\x12\x16\n\x12SERVING_MODE_MIXED\x10\x02\x12\x1b\n\x17SERVING_MODE_AGGREGATED\x10\x03\x32\x98\x02\n\x0e\x43lusterService\x12R\n\tGetStatus\x12!.tandem.admin.v1.GetStatusRequest\x1a\".tandem.admin.v1.GetStatusResponse\x12X\n\x0bListWorkers\x12#.tandem.admin.v1.ListWorkersRequest\x1a$.tandem.admin.v1.ListWorkersResponse\x12X\n\x0b\x44rainWorker\x12#.tandem.admin.v1.DrainWorkerRequest\x1a$.tandem.admin.v1.DrainWorkerResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.admin.v1.cluster_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_SERVINGSTATUS_NUMPLACEDENTRY']._loaded_options = None
+  _globals['_SERVINGSTATUS_NUMPLACEDENTRY']._serialized_options = b'8\001'
   _globals['_GETSTATUSRESPONSE_NUMENDEDENTRY']._loaded_options = None
   _globals['_GETSTATUSRESPONSE_NUMENDEDENTRY']._serialized_options = b'8\001'
-  _globals['_WORKERSTATE']._serialized_start=1127
-  _globals['_WORKERSTATE']._serialized_end=1299
-  _globals['_PAIRSTATE']._serialized_start=1302
-  _globals['_PAIRSTATE']._serialized_end=1434
+  _globals['_WORKERSTATE']._serialized_start=1473
+  _globals['_WORKERSTATE']._serialized_end=1645
+  _globals['_PAIRSTATE']._serialized_start=1648
+  _globals['_PAIRSTATE']._serialized_end=1780
+  _globals['_SERVINGMODE']._serialized_start=1782
+  _globals['_SERVINGMODE']._serialized_end=1902
   _globals['_WORKERSTATUS']._serialized_start=80
   _globals['_WORKERSTATUS']._serialized_end=265
   _globals['_PAIRSTATUS']._serialized_start=268
   _globals['_PAIRSTATUS']._serialized_end=461
-  _globals['_GETSTATUSREQUEST']._serialized_start=463
-  _globals['_GETSTATUSREQUEST']._serialized_end=481
-  _globals['_GETSTATUSRESPONSE']._serialized_start=484
-  _globals['_GETSTATUSRESPONSE']._serialized_end=930
-  _globals['_GETSTATUSRESPONSE_NUMENDEDENTRY']._serialized_start=883
-  _globals['_GETSTATUSRESPONSE_NUMENDEDENTRY']._serialized_end=930
-  _globals['_LISTWORKERSREQUEST']._serialized_start=932
-  _globals['_LISTWORKERSREQUEST']._serialized_end=952
-  _globals['_LISTWORKERSRESPONSE']._serialized_start=954
-  _globals['_LISTWORKERSRESPONSE']._serialized_end=1023
-  _globals['_DRAINWORKERREQUEST']._serialized_start=1025
-  _globals['_DRAINWORKERREQUEST']._serialized_end=1083
-  _globals['_DRAINWORKERRESPONSE']._serialized_start=1085
-  _globals['_DRAINWORKERRESPONSE']._serialized_end=1124
-  _globals['_CLUSTERSERVICE']._serialized_start=1437
-  _globals['_CLUSTERSERVICE']._serialized_end=1717
+  _globals['_SERVINGSTATUS']._serialized_start=464
+  _globals['_SERVINGSTATUS']._serialized_end=672
+  _globals['_SERVINGSTATUS_NUMPLACEDENTRY']._serialized_start=624
+  _globals['_SERVINGSTATUS_NUMPLACEDENTRY']._serialized_end=672
+  _globals['_TIERHITS']._serialized_start=674
+  _globals['_TIERHITS']._serialized_end=716
+  _globals['_GETSTATUSREQUEST']._serialized_start=718
+  _globals['_GETSTATUSREQUEST']._serialized_end=736
+  _globals['_GETSTATUSRESPONSE']._serialized_start=739
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1276
+  _globals['_GETSTATUSRESPONSE_NUMENDEDENTRY']._serialized_start=1229
+  _globals['_GETSTATUSRESPONSE_NUMENDEDENTRY']._serialized_end=1276
+  _globals['_LISTWORKERSREQUEST']._serialized_start=1278
+  _globals['_LISTWORKERSREQUEST']._serialized_end=1298
+  _globals['_LISTWORKERSRESPONSE']._serialized_start=1300
+  _globals['_LISTWORKERSRESPONSE']._serialized_end=1369
+  _globals['_DRAINWORKERREQUEST']._serialized_start=1371
+  _globals['_DRAINWORKERREQUEST']._serialized_end=1429
+  _globals['_DRAINWORKERRESPONSE']._serialized_start=1431
+  _globals['_DRAINWORKERRESPONSE']._serialized_end=1470
+  _globals['_CLUSTERSERVICE']._serialized_start=1905
+  _globals['_CLUSTERSERVICE']._serialized_end=2185
 # @@protoc_insertion_point(module_scope)

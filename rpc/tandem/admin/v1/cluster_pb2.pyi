@@ -23,6 +23,13 @@ class PairState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PAIR_STATE_OPEN: _ClassVar[PairState]
     PAIR_STATE_PROBING: _ClassVar[PairState]
     PAIR_STATE_UNEQUAL: _ClassVar[PairState]
+
+class ServingMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SERVING_MODE_UNSPECIFIED: _ClassVar[ServingMode]
+    SERVING_MODE_SPLIT: _ClassVar[ServingMode]
+    SERVING_MODE_MIXED: _ClassVar[ServingMode]
+    SERVING_MODE_AGGREGATED: _ClassVar[ServingMode]
 WORKER_STATE_UNSPECIFIED: WorkerState
 WORKER_STATE_CONNECTING: WorkerState
 WORKER_STATE_READY: WorkerState
@@ -34,6 +41,10 @@ PAIR_STATE_FAILING: PairState
 PAIR_STATE_OPEN: PairState
 PAIR_STATE_PROBING: PairState
 PAIR_STATE_UNEQUAL: PairState
+SERVING_MODE_UNSPECIFIED: ServingMode
+SERVING_MODE_SPLIT: ServingMode
+SERVING_MODE_MIXED: ServingMode
+SERVING_MODE_AGGREGATED: ServingMode
 
 class WorkerStatus(_message.Message):
     __slots__ = ("info", "state", "load", "silent_ms")
@@ -63,12 +74,39 @@ class PairStatus(_message.Message):
     probe_in_ms: float
     def __init__(self, prefill_worker_id: _Optional[str] = ..., decode_worker_id: _Optional[str] = ..., state: _Optional[_Union[PairState, str]] = ..., num_failures: _Optional[int] = ..., last_reason: _Optional[str] = ..., probe_in_ms: _Optional[float] = ...) -> None: ...
 
+class ServingStatus(_message.Message):
+    __slots__ = ("mode", "cause", "since_s", "num_placed")
+    class NumPlacedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    SINCE_S_FIELD_NUMBER: _ClassVar[int]
+    NUM_PLACED_FIELD_NUMBER: _ClassVar[int]
+    mode: ServingMode
+    cause: str
+    since_s: float
+    num_placed: _containers.ScalarMap[str, int]
+    def __init__(self, mode: _Optional[_Union[ServingMode, str]] = ..., cause: _Optional[str] = ..., since_s: _Optional[float] = ..., num_placed: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class TierHits(_message.Message):
+    __slots__ = ("tier", "hit_rate")
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    HIT_RATE_FIELD_NUMBER: _ClassVar[int]
+    tier: str
+    hit_rate: float
+    def __init__(self, tier: _Optional[str] = ..., hit_rate: _Optional[float] = ...) -> None: ...
+
 class GetStatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("model", "ready", "not_ready_reason", "router_id", "uptime_s", "num_queued", "num_running", "num_ended", "workers", "pairs", "num_stale", "num_isolated", "num_in_flight", "num_tasks")
+    __slots__ = ("model", "ready", "not_ready_reason", "router_id", "uptime_s", "num_queued", "num_running", "num_ended", "workers", "pairs", "num_stale", "num_isolated", "num_in_flight", "num_tasks", "serving", "cache")
     class NumEndedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -90,6 +128,8 @@ class GetStatusResponse(_message.Message):
     NUM_ISOLATED_FIELD_NUMBER: _ClassVar[int]
     NUM_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     NUM_TASKS_FIELD_NUMBER: _ClassVar[int]
+    SERVING_FIELD_NUMBER: _ClassVar[int]
+    CACHE_FIELD_NUMBER: _ClassVar[int]
     model: str
     ready: bool
     not_ready_reason: str
@@ -104,7 +144,9 @@ class GetStatusResponse(_message.Message):
     num_isolated: int
     num_in_flight: int
     num_tasks: int
-    def __init__(self, model: _Optional[str] = ..., ready: bool = ..., not_ready_reason: _Optional[str] = ..., router_id: _Optional[str] = ..., uptime_s: _Optional[float] = ..., num_queued: _Optional[int] = ..., num_running: _Optional[int] = ..., num_ended: _Optional[_Mapping[str, int]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., pairs: _Optional[_Iterable[_Union[PairStatus, _Mapping]]] = ..., num_stale: _Optional[int] = ..., num_isolated: _Optional[int] = ..., num_in_flight: _Optional[int] = ..., num_tasks: _Optional[int] = ...) -> None: ...
+    serving: ServingStatus
+    cache: _containers.RepeatedCompositeFieldContainer[TierHits]
+    def __init__(self, model: _Optional[str] = ..., ready: bool = ..., not_ready_reason: _Optional[str] = ..., router_id: _Optional[str] = ..., uptime_s: _Optional[float] = ..., num_queued: _Optional[int] = ..., num_running: _Optional[int] = ..., num_ended: _Optional[_Mapping[str, int]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., pairs: _Optional[_Iterable[_Union[PairStatus, _Mapping]]] = ..., num_stale: _Optional[int] = ..., num_isolated: _Optional[int] = ..., num_in_flight: _Optional[int] = ..., num_tasks: _Optional[int] = ..., serving: _Optional[_Union[ServingStatus, _Mapping]] = ..., cache: _Optional[_Iterable[_Union[TierHits, _Mapping]]] = ...) -> None: ...
 
 class ListWorkersRequest(_message.Message):
     __slots__ = ()

@@ -55,6 +55,11 @@ class InferenceServiceStub(object):
                 request_serializer=tandem_dot_inference_dot_v1_dot_inference__pb2.DetokenizeRequest.SerializeToString,
                 response_deserializer=tandem_dot_inference_dot_v1_dot_inference__pb2.DetokenizeResponse.FromString,
                 _registered_method=True)
+        self.FlushPrefixCache = channel.unary_unary(
+                '/tandem.inference.v1.InferenceService/FlushPrefixCache',
+                request_serializer=tandem_dot_inference_dot_v1_dot_inference__pb2.FlushPrefixCacheRequest.SerializeToString,
+                response_deserializer=tandem_dot_inference_dot_v1_dot_inference__pb2.FlushPrefixCacheResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer(object):
@@ -89,6 +94,13 @@ class InferenceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FlushPrefixCache(self, request, context):
+        """Forgets every cached prefix of the caller's own tenant, pinned ones included.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +123,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Detokenize,
                     request_deserializer=tandem_dot_inference_dot_v1_dot_inference__pb2.DetokenizeRequest.FromString,
                     response_serializer=tandem_dot_inference_dot_v1_dot_inference__pb2.DetokenizeResponse.SerializeToString,
+            ),
+            'FlushPrefixCache': grpc.unary_unary_rpc_method_handler(
+                    servicer.FlushPrefixCache,
+                    request_deserializer=tandem_dot_inference_dot_v1_dot_inference__pb2.FlushPrefixCacheRequest.FromString,
+                    response_serializer=tandem_dot_inference_dot_v1_dot_inference__pb2.FlushPrefixCacheResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +239,33 @@ class InferenceService(object):
             '/tandem.inference.v1.InferenceService/Detokenize',
             tandem_dot_inference_dot_v1_dot_inference__pb2.DetokenizeRequest.SerializeToString,
             tandem_dot_inference_dot_v1_dot_inference__pb2.DetokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FlushPrefixCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.inference.v1.InferenceService/FlushPrefixCache',
+            tandem_dot_inference_dot_v1_dot_inference__pb2.FlushPrefixCacheRequest.SerializeToString,
+            tandem_dot_inference_dot_v1_dot_inference__pb2.FlushPrefixCacheResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,7 +1,15 @@
 """Cluster status, as an operator sees it."""
 
 from tandem.admin.v1 import cluster_pb2 as pb
-from tandem.core.cluster import ClusterStatus, PairState, PairStatus, WorkerState, WorkerStatus
+from tandem.core.cluster import (
+    ClusterStatus,
+    PairState,
+    PairStatus,
+    ServingMode,
+    ServingStatus,
+    WorkerState,
+    WorkerStatus,
+)
 from tandem.core.ids import WorkerId
 from tandem.rpc.codec.enums import EnumCodec
 from tandem.rpc.codec.workers import decode_info, decode_load, encode_info, encode_load
@@ -22,6 +30,14 @@ PAIR_STATE = EnumCodec(
         PairState.OPEN: pb.PAIR_STATE_OPEN,
         PairState.PROBING: pb.PAIR_STATE_PROBING,
         PairState.UNEQUAL: pb.PAIR_STATE_UNEQUAL,
+    }
+)
+
+SERVING_MODE = EnumCodec(
+    {
+        ServingMode.SPLIT: pb.SERVING_MODE_SPLIT,
+        ServingMode.MIXED: pb.SERVING_MODE_MIXED,
+        ServingMode.AGGREGATED: pb.SERVING_MODE_AGGREGATED,
     }
 )
 
@@ -63,6 +79,13 @@ def encode_status(status: ClusterStatus) -> pb.GetStatusResponse:
         num_isolated=status.num_isolated,
         num_in_flight=status.num_in_flight,
         num_tasks=status.num_tasks,
+        serving=pb.ServingStatus(
+            mode=SERVING_MODE.encode(status.serving.mode),
+            cause=status.serving.cause,
+            since_s=status.serving.since_s,
+            num_placed=dict(status.serving.num_placed),
+        ),
+        cache=[pb.TierHits(tier=tier, hit_rate=rate) for tier, rate in status.cache_hit_rates.items()],
     )
 
 
@@ -83,6 +106,13 @@ def decode_status(message: pb.GetStatusResponse) -> ClusterStatus:
         num_isolated=message.num_isolated,
         num_in_flight=message.num_in_flight,
         num_tasks=message.num_tasks,
+        serving=ServingStatus(
+            mode=SERVING_MODE.decode(message.serving.mode, field="serving.mode", default=ServingMode.SPLIT),
+            cause=message.serving.cause,
+            since_s=message.serving.since_s,
+            num_placed=dict(message.serving.num_placed),
+        ),
+        cache_hit_rates={hits.tier: hits.hit_rate for hits in message.cache},
     )
 
 

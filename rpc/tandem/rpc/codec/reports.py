@@ -84,6 +84,7 @@ def _encode_event(event: RequestEvent) -> pb.RequestEvent:
                 wait_ms=event.wait_ms,
                 compute_ms=event.compute_ms,
                 num_cached_tokens=event.num_cached_tokens,
+                num_pinned_tokens=event.num_pinned_tokens,
             )
             return pb.RequestEvent(prefill_done=done)
         case HandoverDone():
@@ -125,6 +126,7 @@ def _decode_event(message: pb.RequestEvent) -> RequestEvent:
                 wait_ms=done.wait_ms,
                 compute_ms=done.compute_ms,
                 num_cached_tokens=done.num_cached_tokens,
+                num_pinned_tokens=done.num_pinned_tokens,
             )
         case "handover_done":
             handover = message.handover_done

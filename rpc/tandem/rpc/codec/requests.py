@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from tandem.core.errors import InvalidArgument
 from tandem.core.inference import (
+    CachePin,
     ChatPrompt,
     DetokenizeRequest,
     GenerateRequest,
@@ -41,6 +42,7 @@ def encode_generate_request(request: GenerateRequest) -> pb.GenerateRequest:
         priority=PRIORITY.encode(request.priority),
         label=request.label,
         idempotency_key=request.idempotency_key,
+        cache_pin=None if request.cache_pin is None else _encode_pin(request.cache_pin),
     )
     match request.prompt:
         case TextPrompt(text=text):
@@ -67,6 +69,7 @@ def decode_generate_request(message: pb.GenerateRequest) -> GenerateRequest:
         priority=PRIORITY.decode(message.priority, field="priority", default=PriorityClass.STANDARD),
         label=message.label,
         idempotency_key=message.idempotency_key,
+        cache_pin=_decode_pin(message.cache_pin) if message.HasField("cache_pin") else None,
     )
 
 
@@ -124,6 +127,21 @@ def _decode_prompt(message: pb.GenerateRequest) -> Prompt:
             return _decode_chat(message.chat)
         case _:
             raise InvalidArgument("input", "is not set", remedy="set text, tokens or chat")
+
+
+def _encode_pin(pin: CachePin) -> pb.CachePin:
+    if pin.num_messages is not None:
+        return pb.CachePin(num_messages=pin.num_messages, ttl_s=pin.ttl_s)
+    return pb.CachePin(num_tokens=pin.num_tokens, ttl_s=pin.ttl_s)
+
+
+def _decode_pin(message: pb.CachePin) -> CachePin:
+    prefix = message.WhichOneof("prefix")
+    return CachePin(
+        ttl_s=message.ttl_s,
+        num_tokens=message.num_tokens if prefix == "num_tokens" else None,
+        num_messages=message.num_messages if prefix == "num_messages" else None,
+    )
 
 
 def _encode_chat(prompt: ChatPrompt) -> pb.Chat:

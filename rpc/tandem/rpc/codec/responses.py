@@ -198,13 +198,20 @@ def _decode_logprobs(messages: Sequence[pb.PositionLogprobs]) -> tuple[PositionL
 
 def _encode_usage(usage: Usage) -> pb.Usage:
     return pb.Usage(
-        prompt_tokens=usage.prompt_tokens, cached_tokens=usage.cached_tokens, output_tokens=usage.output_tokens
+        prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.cached_tokens,
+        output_tokens=usage.output_tokens,
+        uncached_tokens=usage.uncached_tokens,
+        pinned_tokens=usage.pinned_tokens,
     )
 
 
 def _decode_usage(message: pb.Usage) -> Usage:
     return Usage(
-        prompt_tokens=message.prompt_tokens, cached_tokens=message.cached_tokens, output_tokens=message.output_tokens
+        prompt_tokens=message.prompt_tokens,
+        cached_tokens=message.cached_tokens,
+        output_tokens=message.output_tokens,
+        pinned_tokens=message.pinned_tokens,
     )
 
 

@@ -2,7 +2,7 @@
 
 from tandem.core.errors import InvalidArgument
 from tandem.core.ids import RequestId, Tenant
-from tandem.core.types import GenerationTask, PriorityClass, SamplingParams, StopParams
+from tandem.core.types import GenerationTask, PrefixPin, PriorityClass, SamplingParams, StopParams
 from tandem.rpc.codec.enums import EnumCodec
 from tandem.worker.v1 import worker_pb2 as pb
 
@@ -30,6 +30,7 @@ def encode_task(task: GenerationTask) -> pb.GenerationTask:
         deadline_left_s=task.deadline_left_s,
         priority=PRIORITY.encode(task.priority),
         traceparent=task.traceparent,
+        pin=None if task.pin is None else pb.PrefixPin(num_tokens=task.pin.num_tokens, ttl_s=task.pin.ttl_s),
     )
 
 
@@ -50,6 +51,7 @@ def decode_task(message: pb.GenerationTask) -> GenerationTask:
         deadline_left_s=message.deadline_left_s if message.HasField("deadline_left_s") else None,
         priority=PRIORITY.decode(message.priority, field="task.priority"),
         traceparent=message.traceparent,
+        pin=PrefixPin(num_tokens=message.pin.num_tokens, ttl_s=message.pin.ttl_s) if message.HasField("pin") else None,
     )
 
 

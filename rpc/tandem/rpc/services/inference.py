@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
+from tandem.core.cache import Flushed
 from tandem.core.inference import (
     DetokenizeRequest,
     GenerateRequest,
@@ -12,7 +13,7 @@ from tandem.core.inference import (
     TokenizeRequest,
 )
 from tandem.inference.v1 import inference_pb2 as pb
-from tandem.rpc.codec import requests, responses
+from tandem.rpc.codec import cache, requests, responses
 from tandem.rpc.context import CallContext
 from tandem.rpc.serving import Service, streaming, unary
 
@@ -39,6 +40,10 @@ class InferenceHandler(Protocol):
         """Return the text of tokens."""
         ...
 
+    async def flush_prefix_cache(self, call: CallContext) -> Flushed:
+        """Forget every cached prefix of the caller's tenant."""
+        ...
+
 
 class ModelHandler(Protocol):
     """Tells which models are served."""
@@ -54,6 +59,10 @@ class ModelHandler(Protocol):
 
 def inference_service(handler: InferenceHandler) -> Service:
     """Return the inference service over ``handler``."""
+
+    async def flush_prefix_cache(_: None, call: CallContext) -> Flushed:
+        return await handler.flush_prefix_cache(call)
+
     path = f"/{INFERENCE_SERVICE}/"
     return Service(
         name=INFERENCE_SERVICE,
@@ -85,6 +94,13 @@ def inference_service(handler: InferenceHandler) -> Service:
                 requests.decode_detokenize_request,
                 handler.detokenize,
                 lambda text: pb.DetokenizeResponse(text=text),
+            ),
+            "FlushPrefixCache": unary(
+                path + "FlushPrefixCache",
+                pb.FlushPrefixCacheRequest,
+                lambda _: None,
+                flush_prefix_cache,
+                cache.encode_own_flushed,
             ),
         },
     )

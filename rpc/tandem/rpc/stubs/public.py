@@ -9,9 +9,11 @@ from typing import Final, Generic, TypeVar
 
 from grpc_health.v1 import health_pb2
 
-from tandem.admin.v1 import cluster_pb2
+from tandem.admin.v1 import cache_pb2, cluster_pb2
+from tandem.core.cache import CacheStatus, Flushed
 from tandem.core.cluster import ClusterStatus
 from tandem.core.errors import FailedPrecondition, InvalidArgument
+from tandem.core.ids import Tenant
 from tandem.core.inference import (
     DetokenizeRequest,
     GenerateRequest,
@@ -21,7 +23,7 @@ from tandem.core.inference import (
     TokenizeRequest,
 )
 from tandem.inference.v1 import inference_pb2 as pb
-from tandem.rpc.codec import cluster, requests, responses
+from tandem.rpc.codec import cache, cluster, requests, responses
 from tandem.rpc.wire import WireMessage, WireType, read_message
 
 In = TypeVar("In")
@@ -31,6 +33,7 @@ WireT = TypeVar("WireT", bound=WireMessage)
 _INFERENCE: Final = "/tandem.inference.v1.InferenceService/"
 _MODEL: Final = "/tandem.inference.v1.ModelService/"
 _CLUSTER: Final = "/tandem.admin.v1.ClusterService/"
+_CACHE_ADMIN: Final = "/tandem.admin.v1.CacheAdminService/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +99,21 @@ GET_STATUS: Final[Method[None, ClusterStatus]] = Method(
     path=_CLUSTER + "GetStatus",
     encode=_encoder(lambda _: cluster_pb2.GetStatusRequest()),
     decode=_decoder(cluster_pb2.GetStatusResponse, cluster.decode_status),
+)
+FLUSH_OWN_CACHE: Final[Method[None, Flushed]] = Method(
+    path=_INFERENCE + "FlushPrefixCache",
+    encode=_encoder(lambda _: pb.FlushPrefixCacheRequest()),
+    decode=_decoder(pb.FlushPrefixCacheResponse, cache.decode_flushed),
+)
+FLUSH_CACHE: Final[Method[Tenant | None, Flushed]] = Method(
+    path=_CACHE_ADMIN + "FlushPrefixCache",
+    encode=_encoder(lambda tenant: cache_pb2.FlushPrefixCacheRequest(tenant=tenant)),
+    decode=_decoder(cache_pb2.FlushPrefixCacheResponse, cache.decode_flushed),
+)
+GET_CACHE_STATUS: Final[Method[None, CacheStatus]] = Method(
+    path=_CACHE_ADMIN + "GetCacheStatus",
+    encode=_encoder(lambda _: cache_pb2.GetCacheStatusRequest()),
+    decode=_decoder(cache_pb2.GetCacheStatusResponse, cache.decode_cache_status),
 )
 CHECK_SERVING: Final[Method[str, bool]] = Method(
     path="/grpc.health.v1.Health/Check",

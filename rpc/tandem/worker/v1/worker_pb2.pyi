@@ -89,8 +89,16 @@ class TokenIds(_message.Message):
     ids: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
+class PrefixPin(_message.Message):
+    __slots__ = ("num_tokens", "ttl_s")
+    NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TTL_S_FIELD_NUMBER: _ClassVar[int]
+    num_tokens: int
+    ttl_s: float
+    def __init__(self, num_tokens: _Optional[int] = ..., ttl_s: _Optional[float] = ...) -> None: ...
+
 class GenerationTask(_message.Message):
-    __slots__ = ("request_id", "attempt", "tenant", "prompt_token_ids", "num_sequences", "sampling", "stop", "emitted", "done_children", "deadline_left_s", "priority", "traceparent")
+    __slots__ = ("request_id", "attempt", "tenant", "prompt_token_ids", "num_sequences", "sampling", "stop", "emitted", "done_children", "deadline_left_s", "priority", "traceparent", "pin")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
@@ -103,6 +111,7 @@ class GenerationTask(_message.Message):
     DEADLINE_LEFT_S_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    PIN_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     attempt: int
     tenant: str
@@ -115,7 +124,8 @@ class GenerationTask(_message.Message):
     deadline_left_s: float
     priority: PriorityClass
     traceparent: str
-    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., tenant: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., num_sequences: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., emitted: _Optional[_Iterable[_Union[TokenIds, _Mapping]]] = ..., done_children: _Optional[_Iterable[int]] = ..., deadline_left_s: _Optional[float] = ..., priority: _Optional[_Union[PriorityClass, str]] = ..., traceparent: _Optional[str] = ...) -> None: ...
+    pin: PrefixPin
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., tenant: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., num_sequences: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., emitted: _Optional[_Iterable[_Union[TokenIds, _Mapping]]] = ..., done_children: _Optional[_Iterable[int]] = ..., deadline_left_s: _Optional[float] = ..., priority: _Optional[_Union[PriorityClass, str]] = ..., traceparent: _Optional[str] = ..., pin: _Optional[_Union[PrefixPin, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("router_id", "protocol_version")
@@ -188,18 +198,20 @@ class Granted(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., grant: _Optional[bytes] = ...) -> None: ...
 
 class PrefillDone(_message.Message):
-    __slots__ = ("request_id", "attempt", "wait_ms", "compute_ms", "num_cached_tokens")
+    __slots__ = ("request_id", "attempt", "wait_ms", "compute_ms", "num_cached_tokens", "num_pinned_tokens")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     WAIT_MS_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_MS_FIELD_NUMBER: _ClassVar[int]
     NUM_CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_PINNED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     attempt: int
     wait_ms: float
     compute_ms: float
     num_cached_tokens: int
-    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., wait_ms: _Optional[float] = ..., compute_ms: _Optional[float] = ..., num_cached_tokens: _Optional[int] = ...) -> None: ...
+    num_pinned_tokens: int
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., wait_ms: _Optional[float] = ..., compute_ms: _Optional[float] = ..., num_cached_tokens: _Optional[int] = ..., num_pinned_tokens: _Optional[int] = ...) -> None: ...
 
 class HandoverDone(_message.Message):
     __slots__ = ("request_id", "attempt", "num_bytes", "transport", "handover_ms", "exposed_ms")

@@ -210,7 +210,29 @@ def test_a_worker_out_of_sight_is_not_dead_for_sure() -> None:
     for worker in (P, P2):
         world.dispatcher.on_lost(worker)
     world.dispatcher.on_directory(world.dispatcher.fleet.apply([make_info("decode-0", Role.DECODE)]))
+    world.wait(9.75, alive=(D,))
     assert sink.ends == []
+    world.wait(0.25, alive=(D,))
+    assert sink.error is not None
+    assert sink.error.reason == "POISON_REQUEST", "nobody beats for it any more, but the doubt is over"
+
+
+def test_who_is_in_doubt_while_it_waits_in_the_queue_is_taken_out_of_it() -> None:
+    """The peer told of the second break; D was full, and has room again once the stream breaks too."""
+    world = World(P, P2, D)
+    sink = world.submit()
+    world.dispatcher.on_lost(P)
+    world.report(D, load=WorkerLoad(free_blocks=1000, total_blocks=1000, num_running=8))
+    world.report(D, events=(failed(reasons.KV_PEER_LOST, attempt=1),))
+    world.wait(0.25)
+    assert len(world.dispatcher.queue) == 1
+    world.dispatcher.on_lost(P2)
+    num_sent = len(world.sent)
+    world.report(D, load=WorkerLoad(free_blocks=1000, total_blocks=1000))
+    world.wait(0.5, alive=(D,))
+    assert len(world.sent) == num_sent
+    assert sink.ends == []
+    assert world.dispatcher.crashes.num_isolated == 1
 
 
 def test_two_cuts_by_the_network_are_no_deaths() -> None:

@@ -37,6 +37,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "ledger-abort-both": ("tests/unit/router/test_ledger.py",),
     "positions-gap": ("tests/unit/router/test_positions.py",),
     "positions-repeat": ("tests/unit/router/test_positions.py",),
+    "pairs-blocked": ("tests/unit/router/test_pairs.py",),
+    "pairs-in-placement": ("tests/unit/router/test_pairs.py",),
     "recovery-retry-budget": ("tests/unit/router/test_recovery.py",),
     "recovery-poison": (
         "tests/unit/router/test_recovery.py",

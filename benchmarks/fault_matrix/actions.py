@@ -40,7 +40,9 @@ class _Killing(_Fault):
         cluster = self.scene.world.cluster
         self._name = await self.scene.victim(self._role)
         self._restarts = 0 if self._role == "router" else cluster.num_restarts(self._name)
-        self._kill = await asyncio.to_thread(Kill, self.scene.pid(self._name), self._number)
+        pid = self.scene.pid(self._name)
+        self.scene.world.killed_pids.add(pid)
+        self._kill = await asyncio.to_thread(Kill, pid, self._number)
 
     def verify(self) -> Evidence:
         if self._kill is None:
@@ -165,17 +167,6 @@ class _AtPoint(_Fault):
         return Evidence(took_effect=bool(hits), facts="; ".join(hits) or f"{self._point} was never passed")
 
 
-class _Leaving(_Fault):
-    """The callers leave."""
-
-    async def begin(self) -> None:
-        await self.scene.leave()
-
-    def verify(self) -> Evidence:
-        gone = [record for record in self.scene.probes if record.cancelled_s is not None]
-        return Evidence(took_effect=bool(gone), facts=f"{len(gone)} of {len(self.scene.probes)} callers left")
-
-
 class _Behaving(_Fault):
     """The fault is in what the probes ask for, or in how they read; proven by what was seen."""
 
@@ -266,11 +257,6 @@ def on_link(
 def at_point(role: RoleName, point: str, *, everywhere: bool = False, **fields: object) -> MakeFault:
     """Let a failpoint act by itself in the process that serves the probe as ``role``, or in every one of that role."""
     return lambda scene: _AtPoint(scene, role, point, fields, everywhere=everywhere)
-
-
-def leave() -> MakeFault:
-    """The callers of the probes leave."""
-    return _Leaving
 
 
 def behave(seen: Callable[[Scene], str]) -> MakeFault:

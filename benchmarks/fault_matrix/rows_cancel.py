@@ -5,28 +5,46 @@ import random
 from dataclasses import replace
 from functools import partial
 
-from benchmarks.fault_matrix.actions import leave
+from benchmarks.fault_matrix.cancels import Stage, leave_in
 from benchmarks.fault_matrix.cell import CANCELLED, OK, Cell, Gate, Phase, Probe
-from benchmarks.fault_matrix.checks import freed_within, mates_untouched, nobody_restarted
+from benchmarks.fault_matrix.checks import freed_within, mates_untouched, nobody_restarted, nothing_kept
 from benchmarks.fault_matrix.scene import Scene
 from tandem.chaos.cluster import Ending, RequestRecord, RequestSpec, Verdict, random_specs
 from tandem.chaos.faults.evidence import Evidence
 
 _FREE_S = 1.5  # the second of the row, and the harness's own polls
 _FREED = (freed_within("prefill", _FREE_S), freed_within("decode", _FREE_S))
+_LET_GO = (nothing_kept("prefill", _FREE_S), nothing_kept("decode", _FREE_S))
 
 
-def _left(row: int, phase: Phase, does: str, gate: Gate, *, n: int = 1, quick: bool = False) -> Cell:
+_ROW_STAGES = {
+    21: (Stage.QUEUED, Stage.UNKNOWN, Stage.PREFILL),  # as soon as it is sent: wherever it has come
+    22: (Stage.PREFILL,),
+    23: (Stage.PREFILL, Stage.COMPUTED),  # never TRANSFER alone: D has no part in it yet
+    24: (Stage.TRANSFER, Stage.COMMITTED),  # it is committed when D's engine is about to take it
+}
+
+
+def _left(
+    row: int,
+    phase: Phase,
+    does: str,
+    gate: Gate,
+    *,
+    stages: tuple[Stage, ...] = (),
+    n: int = 1,
+    quick: bool = False,
+) -> Cell:
     return Cell(
         row=row,
         phase=phase,
         does=does,
-        fault=leave(),
+        fault=leave_in(*(stages or _ROW_STAGES[row])),
         gate=gate,
         expect=CANCELLED,
         probe=Probe(n=n, max_tokens=200 if phase is Phase.DECODE else 24),
         checks=_FREED,
-        after=(nobody_restarted(),),
+        after=(*_LET_GO, nobody_restarted()),
         quick=quick,
     )
 
@@ -85,7 +103,7 @@ CELLS = [
         row=21,
         phase=Phase.IDLE,
         does="leave while it is queued",
-        fault=leave(),
+        fault=leave_in(Stage.QUEUED),
         gate=Gate(queued=True),
         expect=CANCELLED,
         probe=Probe(mates=2, max_tokens=150),
@@ -116,7 +134,7 @@ CELLS = [
     _left(24, Phase.TRANSFER, "leave before chunk 4", Gate(point="p.before_chunk_send", after=4)),
     _left(24, Phase.TRANSFER, "leave with half of it", Gate(point="d.received_half", at="decode")),
     _left(24, Phase.TRANSFER, "leave before D commits, n=3", Gate(point="d.before_commit", at="decode"), n=3),
-    _left(24, Phase.DECODE, "leave after 5 tokens", Gate(tokens=5)),
+    _left(24, Phase.DECODE, "leave after 5 tokens", Gate(tokens=5), stages=(Stage.DECODE,)),
     Cell(
         row=25,
         phase=Phase.DECODE,

@@ -3,6 +3,7 @@
 from functools import partial
 
 from benchmarks.fault_matrix.actions import on_link
+from benchmarks.fault_matrix.breakers import breaker_closes, breaker_opens
 from benchmarks.fault_matrix.cell import OK, RETRIED, UNNOTICED, Cell, Gate, Phase, Probe
 from benchmarks.fault_matrix.checks import freed_within, nobody_restarted
 from tandem.chaos.faults.flow import Direction
@@ -54,7 +55,8 @@ CELLS = [
             fault=on_link("kv", _cut, any_is_enough=True),
             expect=OK if phase is Phase.IDLE else RETRIED,
             probe=Probe(count=8 if phase is Phase.IDLE else 1),
-            after=(nobody_restarted(),),
+            checks=(breaker_opens(),),
+            after=(breaker_closes(), nobody_restarted()),
         )
         for phase in (Phase.IDLE, Phase.PREFILL, Phase.TRANSFER)
     ),
@@ -64,7 +66,8 @@ CELLS = [
         does="every KV connection of D is reset",
         fault=on_link("kv", _reset, any_is_enough=True),
         expect=RETRIED,
-        after=(nobody_restarted(),),
+        checks=(breaker_opens(),),
+        after=(breaker_closes(), nobody_restarted()),
     ),
     *(
         Cell(

@@ -3,8 +3,8 @@
 import asyncio
 
 from benchmarks.fault_matrix.actions import kill
-from benchmarks.fault_matrix.cell import OK, RETRIED, Cell, Gate, Phase, Probe
-from benchmarks.fault_matrix.checks import freed_within, refused
+from benchmarks.fault_matrix.cell import OK, RETRIED, Cell, Check, Gate, Phase, Probe
+from benchmarks.fault_matrix.checks import let_go_within, nothing_kept, refused
 from benchmarks.fault_matrix.scene import Scene
 from tandem.chaos.faults.evidence import Evidence
 from tandem.chaos.faults.frame_faults import replay
@@ -35,7 +35,9 @@ class _KillAndReplay:
         world = self._scene.world
         name = await self._scene.victim("decode")
         epoch = (await world.cluster.worker(name)).info.epoch
-        self._kill = await asyncio.to_thread(Kill, self._scene.pid(name))
+        pid = self._scene.pid(name)
+        world.killed_pids.add(pid)
+        self._kill = await asyncio.to_thread(Kill, pid)
         status = await world.cluster.restarted(name, since=epoch, timeout_s=_RESTART_S)
         address = f"127.0.0.1:{world.ports[name].kv}"
         frames = world.recorded[name].frames
@@ -69,7 +71,10 @@ def _status(answer: bytes) -> HelloStatus:
     return HelloStatus.BUSY
 
 
-def _before_commit(does: str, gate: Gate, phase: Phase, *, n: int = 1, quick: bool = False) -> Cell:
+_P_LETS_GO = let_go_within("prefill", _LEASE_S)
+
+
+def _before_commit(does: str, gate: Gate, phase: Phase, *, n: int = 1, p_holds: Check = _P_LETS_GO) -> Cell:
     return Cell(
         row=5,
         phase=phase,
@@ -78,8 +83,7 @@ def _before_commit(does: str, gate: Gate, phase: Phase, *, n: int = 1, quick: bo
         gate=gate,
         expect=RETRIED,
         probe=Probe(n=n),
-        checks=(freed_within("prefill", _LEASE_S),),
-        quick=quick,
+        after=(p_holds,),
     )
 
 
@@ -100,8 +104,16 @@ CELLS = [
     Cell(row=5, phase=Phase.IDLE, does="kill D, then ask at once", fault=kill("decode"), probe=Probe(count=4)),
     _before_commit("kill D while P computes for it", Gate(point="p.chunk"), Phase.PREFILL),
     _before_commit("kill D with half of the KV", Gate(point="d.received_half", at="decode"), Phase.TRANSFER),
-    _before_commit("kill D before it commits", Gate(point="d.before_commit", at="decode"), Phase.TRANSFER),
-    _before_commit("kill D before it commits, n=3", Gate(point="d.before_commit", at="decode"), Phase.TRANSFER, n=3),
+    *(  # its receiver has verified everything and says so, its engine took none of it: P may have let go before
+        _before_commit(
+            f"kill D before it commits{', n=3' if n > 1 else ''}",
+            Gate(point="d.before_commit", at="decode"),
+            Phase.TRANSFER,
+            n=n,
+            p_holds=nothing_kept("prefill", _LEASE_S),
+        )
+        for n in (1, 3)
+    ),
     _mid_decode("kill D after 1 token", 1, Probe()),
     _mid_decode("kill D after 7 tokens", 7, Probe(max_tokens=40), quick=True),
     _mid_decode("kill D after 33 tokens, sampled", 33, Probe(max_tokens=48, sampling=SAMPLED)),

@@ -6,7 +6,7 @@ from functools import partial
 
 from benchmarks.fault_matrix.actions import on_link
 from benchmarks.fault_matrix.cell import CANCELLED, OK, RETRIED, UNNOTICED, Cell, Gate, Phase, Probe, ok_or_named
-from benchmarks.fault_matrix.checks import refused
+from benchmarks.fault_matrix.fences import late_chunk_refused, read_refused
 from benchmarks.fault_matrix.scene import Scene
 from tandem.chaos.cluster import Ending, RequestSpec, Verdict, random_specs
 from tandem.chaos.faults.evidence import Evidence
@@ -130,7 +130,7 @@ CELLS = [
         fault=_LateChunk,
         expect=CANCELLED,
         when="before",
-        after=(refused("stale_generation", "unknown_transfer"),),
+        after=(late_chunk_refused(),),
         shape="small-pool",
         quick=True,
     ),
@@ -141,6 +141,7 @@ CELLS = [
         fault=_LeaveAndRefill,
         expect=CANCELLED,
         gate=Gate(point="p.before_chunk_send", after=1),
+        after=(read_refused(),),
         shape="small-pool",
     ),
     Cell(
@@ -150,6 +151,7 @@ CELLS = [
         fault=_LeaveAndRefill,
         expect=CANCELLED,
         gate=Gate(point="p.before_chunk_send", after=5),
+        after=(read_refused(),),
         shape="small-pool",
     ),
     _flip(DATA, "chunk", FramePart.HEADER, 40),

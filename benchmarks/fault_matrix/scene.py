@@ -11,7 +11,7 @@ import msgspec
 
 from benchmarks.fault_matrix.cell import Cell, RoleName
 from benchmarks.fault_matrix.world import World, probe_prompt
-from tandem.chaos.cluster import Ending, RequestRecord, RequestSpec
+from tandem.chaos.cluster import RequestRecord, RequestSpec
 from tandem.chaos.cluster.caller import call
 from tandem.chaos.faults.failpoint_faults import ArmedFailpoint
 from tandem.core.event_log.events import Dispatched, Event
@@ -44,11 +44,15 @@ class Scene:
         self.began_s = time.monotonic()
         self.probes: list[RequestRecord] = []
         self.mates: list[RequestRecord] = []
-        self.hit_at_s = 0.0  # when the fault was done
+        self.others: list[RequestRecord] = []  # of everybody else who asked for anything in this cell
+        self.hit_at_s = 0.0  # when the fault began
+        self.opened_pairs: list[tuple[str, str]] = []  # (prefill, decode) whose breaker was seen open
+        self.facts: list[str] = []  # what checks measured, for the result
         self._tasks: list[asyncio.Task[RequestRecord]] = []
         self._mate_tasks: list[asyncio.Task[RequestRecord]] = []
         self._gates: dict[str, ArmedFailpoint] = {}
         self._hitter = ""
+        self._judged: set[int] = set()  # by identity
         self._sizes = {path: path.stat().st_size for path in world.cluster.event_logs()}
         self.known_logs = frozenset(self._sizes)
 
@@ -97,24 +101,36 @@ class Scene:
 
     async def run(self, specs: list[RequestSpec]) -> list[RequestRecord]:
         """Send further requests of the cell's own, past every proxy, and wait for them."""
-        records = await self.world.cluster.run_requests(specs)
-        self.world.records += records
+        records = await self.world.cluster.run_requests(specs, begun=self.others.append)
+        self._judged |= {id(record) for record in records}
         return records
+
+    @property
+    def records(self) -> list[RequestRecord]:
+        """Every request that was sent in this cell, whoever sent it."""
+        return [*self.probes, *self.mates, *self.others]
+
+    async def judge(self) -> None:
+        """Compare the answers with the oracle's, those that are not yet."""
+        fresh = [record for record in self.records if id(record) not in self._judged]
+        await asyncio.to_thread(self.world.cluster.judge, fresh)
+        self._judged |= {id(record) for record in fresh}
 
     async def finish_requests(self) -> None:
         """Wait for all of them; each has its own deadline."""
         await asyncio.gather(*self._tasks, *self._mate_tasks, return_exceptions=True)
 
     async def leave(self) -> None:
-        """The callers of the probes go away, now."""
-        now_s = time.monotonic()
-        for record, task in zip(self.probes, self._tasks, strict=False):
-            if not task.done():
-                record.ending, record.cancelled_s = Ending.CANCELLED, now_s
-                task.cancel()
+        """The callers of the probes go away, now; each notes what it saw."""
+        for task in self._tasks:
+            task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for record in self.probes:
-            record.ended_s = record.ended_s or time.monotonic()
+
+    async def end_all(self) -> None:
+        """Nobody waits any longer for what is still open."""
+        for task in self._mate_tasks:
+            task.cancel()
+        await asyncio.gather(self.leave(), *self._mate_tasks, return_exceptions=True)
 
     # --- the gate ----------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from benchmarks.fault_matrix.cell import Cell
 from tandem.chaos.cluster import ChaosCluster, ChaosOptions, RequestRecord, WorkerChaos, random_specs
 from tandem.chaos.faults.failpoint_faults import FailpointDesk
 from tandem.chaos.faults.frame_faults import RecordFrames
@@ -93,6 +94,15 @@ SHAPES: Final = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """When a cell ran, in CLOCK_MONOTONIC as in the event logs."""
+
+    cell: Cell
+    began_s: float
+    ended_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
     """One worker's: where it listens, and the proxies in front."""
 
@@ -120,7 +130,9 @@ class World:
 
     def __init__(self, shape: Shape, folder: Path) -> None:
         self.shape = shape
-        self.records: list[RequestRecord] = []
+        self.records: list[RequestRecord] = []  # of every request that was ever sent
+        self.spans: list[Span] = []  # of the cells that ran here
+        self.killed_pids: set[int] = set()  # by faults; whoever else ends without closing its log did so unasked
         self._folder = folder
         self._stack = AsyncExitStack()
         self.attach: dict[str, TcpProxy] = {}

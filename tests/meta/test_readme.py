@@ -11,6 +11,7 @@ import typer.main
 from tandem.cluster.cli.app import app
 from tandem.cluster.config.model import ClusterConfig
 from tandem.cluster.config.schemas import SCHEMA_FILE, render_cluster_schema
+from tandem.controller.policy.model import AutoscalingPolicy
 from tandem.core.config.yaml_file import load_yaml_config, parse_yaml_config
 from tests.meta.source_files import ROOT, tracked
 
@@ -73,15 +74,20 @@ def test_python_in_documents_compiles(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=_ids)
-def test_clusters_in_documents_are_accepted(path: Path) -> None:
+def test_files_in_documents_are_accepted(path: Path) -> None:
     for number, text in enumerate(fences(path, "yaml")):
         if "kind: Cluster" in text:
             parse_yaml_config(text, ClusterConfig, name=f"{path.name}#{number}")
+        if "kind: AutoscalingPolicy" in text:
+            parse_yaml_config(text, AutoscalingPolicy, name=f"{path.name}#{number}")
 
 
 @pytest.mark.parametrize("path", tracked("deploy/examples/*.yaml"), ids=_ids)
-def test_example_clusters_are_accepted(path: Path) -> None:
-    load_yaml_config(path, ClusterConfig)
+def test_examples_are_accepted(path: Path) -> None:
+    if path.name.endswith(".policy.yaml"):
+        load_yaml_config(path, AutoscalingPolicy)
+    else:
+        load_yaml_config(path, ClusterConfig)
 
 
 def test_the_committed_schema_is_fresh() -> None:

@@ -11,6 +11,7 @@ from tandem.core.event_log.events import (
     GrantMade,
     HandoverCommitted,
     HandoverSealed,
+    ReadRefused,
 )
 
 from .frames import Chunk
@@ -30,6 +31,11 @@ def trace_sender(
         sink.record(HandoverSealed(request=key.request_id, attempt=key.attempt, num_blocks=event.num_blocks))
     elif isinstance(event, sender_events.CommitGot) and not event.reason and sender_events.Committed() in actions:
         sink.record(CommitAcknowledged(request=key.request_id, attempt=key.attempt))
+
+
+def trace_refused_read(sink: EventSink, key: TransferKey, block: BlockRef) -> None:
+    """Record a source block that was not the hand-over's any more when it was to be read."""
+    sink.record(ReadRefused(request=key.request_id, attempt=key.attempt, block=block))
 
 
 def trace_grant(sink: EventSink, grant: KvGrant) -> None:

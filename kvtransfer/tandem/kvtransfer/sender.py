@@ -245,6 +245,7 @@ class KvSenderService:
                 source=self._source,
                 counters=self._counters,
                 clock=self._clock,
+                event_log=self._event_log,
             )
             link = self._links[identity] = self._make_link(settings, self)
             link.start()

@@ -10,11 +10,13 @@ from typing import Protocol
 import structlog
 
 from tandem.core.clock import Clock
+from tandem.core.event_log import EventSink
 from tandem.core.failpoints import failpoint
 
 from .codec import encode
 from .counters import CounterBox
 from .errors import LayoutMismatch, LinkLost, ProtocolViolation
+from .event_trace import trace_refused_read
 from .frames import Abort, Beat, Chunk, Commit, CommitAck, Credit, Frame, Hello, Open, Seal, SlotsFreed
 from .grant import KvEndpoint, KvGrant
 from .identity import TransferKey
@@ -83,6 +85,7 @@ class LinkSettings:
     source: SourceBlocks
     counters: CounterBox
     clock: Clock
+    event_log: EventSink | None = None
 
 
 class SenderLink:
@@ -202,6 +205,8 @@ class SenderLink:
         block = source.pin(action.source, transfer.key)
         if block is None:
             self._settings.counters.add("stale_source")
+            if self._settings.event_log is not None:
+                trace_refused_read(self._settings.event_log, transfer.key, action.source)
             self._owner.apply(transfer, ev.SourceGone())
             return
         try:

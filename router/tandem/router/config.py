@@ -17,6 +17,7 @@ from tandem.router.pairs import PairPolicy
 from tandem.router.placement import PlacementMode, PlacementPolicy
 from tandem.router.queue import QueueBounds
 from tandem.router.recovery import RecoveryPolicy
+from tandem.router.suspects import SuspicionPolicy
 from tandem.rpc.config import ApiKey, TlsFiles
 
 Seconds = Annotated[float, Field(gt=0.0, le=3600.0)]
@@ -216,7 +217,7 @@ class RouterConfig(ConfigModel):
         """The dispatcher's own form of this configuration."""
         return DispatcherPolicy(
             placement=self.placement.policy(),
-            recovery=RecoveryPolicy(),
+            recovery=RecoveryPolicy(suspicion=SuspicionPolicy(doubt_s=self.timers.dead_after_s)),
             pairs=self.recovery.pairs(),
             max_queue_wait_s=self.queue.max_wait_s,
             no_worker_wait_s=self.queue.no_worker_wait_s,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from tandem.core import reasons
 from tandem.core.blocks import AttemptKey
 from tandem.core.clock import Clock
-from tandem.core.errors import Overloaded, TandemError, Unavailable
+from tandem.core.errors import TandemError, Unavailable
 from tandem.core.event_log import EventSink
 from tandem.core.ids import RequestId
 from tandem.core.messages import AttemptReleased, Beat, Command, HandoverDone, PrefillDone, StepReport
@@ -36,6 +36,7 @@ from tandem.router.fleet import Fleet, FleetChange
 from tandem.router.ledger import RequestLedger
 from tandem.router.live import DispatcherPolicy, Live, entry_of
 from tandem.router.observer import Observer
+from tandem.router.overdue import OverdueWatch
 from tandem.router.pairs import PairBreakers
 from tandem.router.phases import PhaseClock
 from tandem.router.placement import NoCapacity
@@ -43,8 +44,8 @@ from tandem.router.placer import Chosen, DropHeld, Placer
 from tandem.router.queue import CentralQueue
 from tandem.router.recovery import RetryBudget, error_for
 from tandem.router.timers import Timer, TimerKind, Timers
+from tandem.router.waiting import Waits, lost_while_waiting
 
-_STALL_S = 1.0  # the tick comes each 20 ms; later than this the process itself stood still
 Send = Callable[[WorkerKey, Command], None]
 
 
@@ -79,10 +80,10 @@ class Dispatcher:
         self._lives: dict[RequestId, Live] = {}
         self.crashes = CrashWatch(lives=self._lives, queue=queue, policy=policy.recovery.suspicion)
         self._timers = Timers()
-        self._watched: set[RequestId] = set()  # requests whose progress no message may tell about
+        self._waits = Waits(policy, self._timers)
+        self._overdue = OverdueWatch(lives=self._lives, now_s=clock.now_s())
         self._room_changed = False
-        self._last_keep_alive_s = self._last_step_s = self._heed_gaps_from_s = clock.now_s()
-        self._no_decode_since_s: float | None = None  # no decode worker takes work since then
+        self._last_keep_alive_s = clock.now_s()
 
     @property
     def num_live(self) -> int:
@@ -126,7 +127,7 @@ class Dispatcher:
         self._lives[task.request_id] = live
         if deadline_s is not None:
             self._timers.add(deadline_s, Timer(kind=TimerKind.DEADLINE, request_id=task.request_id))
-        self._time_the_wait(live, now_s)
+        self._waits.begin(live, now_s)
         self.queue.push(entry)
         self._place(now_s)
 
@@ -170,7 +171,7 @@ class Dispatcher:
                 record.note_prefill(event, len(live.ledger.task.prompt_token_ids))
             self._apply(live, live.ledger.on_event(worker, event, now_s), now_s)
             if isinstance(event, AttemptReleased) and live.ledger.overdue_since_s is not None:
-                self._watched.add(event.request_id)
+                self._overdue.add(event.request_id)
         for delta in report.tokens:
             live = lives.get(delta.request_id)
             if live is None:
@@ -180,7 +181,7 @@ class Dispatcher:
             if actions:
                 self._apply(live, actions, now_s)
             else:
-                self._watched.add(delta.request_id)
+                self._overdue.add(delta.request_id)
         self._place_if_room(now_s)
 
     def on_beat(self, worker: WorkerKey, beat: Beat) -> None:
@@ -194,17 +195,24 @@ class Dispatcher:
             return
         now_s = self._clock.now_s()
         record.pulse.stream_opened(now_s)
-        for live in self._lives.values():
-            live.ledger.on_worker_survived(worker)
+        self.crashes.worker_survived(worker, now_s)
         self._place(now_s)
 
     def on_lost(self, worker: WorkerKey) -> None:
-        """A worker died, was replaced, or its stream broke: it holds nothing of ours any more."""
+        """The stream to a worker broke: it holds nothing of ours any more, and may be dead or not."""
         now_s = self._clock.now_s()
+        self.crashes.stream_broke(worker, now_s)
+        self._take_away(worker, now_s)
+
+    def _on_dead(self, worker: WorkerKey, now_s: float) -> None:
+        """That life of a worker is over, or it is silent for so long that it counts as over."""
+        self.crashes.worker_died(worker, now_s)
+        self._take_away(worker, now_s)
+
+    def _take_away(self, worker: WorkerKey, now_s: float) -> None:
         record = self.fleet.get(worker)
         if record is not None:
             record.pulse.stream_broke()
-        self.crashes.worker_died(worker, now_s)
         for live in list(self._lives.values()):
             self._apply(live, live.ledger.on_worker_lost(worker, now_s), now_s)
         self.pairs.forget(worker)
@@ -213,19 +221,20 @@ class Dispatcher:
         self._place(now_s)
 
     def on_directory(self, change: FleetChange) -> None:
-        """Workers left the directory."""
+        """Workers left the directory: those whose next life has joined are dead, the others may only be out of sight."""
+        reborn = {info.worker_id for info in change.joined}
         for worker in change.left:
-            self.on_lost(worker)
+            if worker.worker_id in reborn:
+                self._on_dead(worker, self._clock.now_s())
+            else:
+                self.on_lost(worker)
 
     # --- time ------------------------------------------------------------------------------------------------------
 
     def step(self) -> Sequence[WorkerKey]:
         """Do what is due; call it every 20 ms or so. Returns workers found dead: their streams must be closed."""
         now_s = self._clock.now_s()
-        stalled_s, self._last_step_s = now_s - self._last_step_s, now_s
-        if stalled_s > _STALL_S:
-            self.fleet.forgive(stalled_s)
-            self._heed_gaps_from_s = now_s + _STALL_S  # what is missing may wait to be read
+        self.fleet.forgive(self._overdue.stalled_s(now_s))
         for timer in self._timers.pop_due(now_s):
             live = self._lives.get(timer.request_id)
             if live is not None:
@@ -233,32 +242,38 @@ class Dispatcher:
         self.fleet.learn()
         dead = self.fleet.tick(now_s)
         for worker in dead:
-            self.on_lost(worker)
+            self._on_dead(worker, now_s)
+        self._judge_doubted(now_s)
         self.crashes.step(now_s)
-        for request_id in sorted(self._watched):  # a set has another order in each process
-            live = self._lives.get(request_id)
-            if live is None or live.ledger.overdue_since_s is None:
-                self._watched.discard(request_id)
-            elif now_s >= self._heed_gaps_from_s:
-                progress = live.ledger.check_progress(now_s, gap_timeout_s=self._policy.gap_timeout_s)
-                self._apply(live, progress, now_s)
+        for live in self._overdue.requests(now_s):
+            progress = live.ledger.check_progress(now_s, gap_timeout_s=self._policy.gap_timeout_s)
+            self._apply(live, progress, now_s)
         if now_s - self._last_keep_alive_s >= self._policy.keep_alive_s / 5.0:
             self._last_keep_alive_s = now_s
             self._keep_alive(now_s)
         self._place(now_s)
         return dead
 
+    def _judge_doubted(self, now_s: float) -> None:
+        """Whose stream broke and did not come back in time is dead; it lost what it held when the stream broke."""
+        overdue = self.crashes.overdue(now_s)
+        for worker in overdue:
+            self.crashes.worker_died(worker, now_s)
+        if overdue:
+            for live in list(self._lives.values()):
+                self._apply(live, live.ledger.check_condemned(now_s), now_s)
+
     def _on_timer(self, live: Live, kind: TimerKind, now_s: float) -> None:
         match kind:
             case TimerKind.DEADLINE:
                 self._apply(live, live.ledger.deadline_passed(now_s), now_s)
             case TimerKind.WAIT_OVER:
-                waited_s = now_s - live.waiting_since_s
-                if live.ledger.stage is Stage.ADMITTED and waited_s >= self._policy.max_queue_wait_s:
-                    self._give_up(live, Overloaded("waited too long in the queue", retry_after_s=5.0), now_s)
+                error = self._waits.error_of_long_wait(live, now_s)
+                if error is not None:
+                    self._give_up(live, error, now_s)
             case TimerKind.PLACE_AGAIN:
                 if live.ledger.stage is Stage.ADMITTED:
-                    self.crashes.queue_again(live)
+                    self.crashes.queue_again(live, now_s)
                     self._room_changed = True
 
     def _keep_alive(self, now_s: float) -> None:
@@ -278,10 +293,7 @@ class Dispatcher:
 
     def _place(self, now_s: float) -> None:
         self._room_changed = False
-        if self.fleet.num_alive(Role.DECODE):
-            self._no_decode_since_s = None
-        elif self._no_decode_since_s is None:
-            self._no_decode_since_s = now_s
+        self._waits.note_decode_workers(self.fleet.num_alive(Role.DECODE), now_s)
         while (entry := self.queue.peek()) is not None:
             live = self._lives[entry.request_id]
             choice = self._placer.choose(live, now_s)
@@ -300,14 +312,10 @@ class Dispatcher:
                         return
 
     def _gave_up_waiting(self, live: Live, now_s: float) -> bool:
-        """Without any decode worker, nobody waits longer than ``no_worker_wait_s``, however old the request is."""
-        if self._no_decode_since_s is None:
-            return False
-        since_s = max(self._no_decode_since_s, live.waiting_since_s)
-        if now_s - since_s < self._policy.no_worker_wait_s:
-            return False
-        self._give_up(live, Unavailable("no decode worker is alive", reason="NO_WORKER", retry_after_s=5.0), now_s)
-        return True
+        error = self._waits.error_without_decode_worker(live, now_s)
+        if error is not None:
+            self._give_up(live, error, now_s)
+        return error is not None
 
     def _dispatch(self, live: Live, chosen: Chosen, now_s: float) -> None:
         choice = live.placement = chosen.placement
@@ -362,13 +370,12 @@ class Dispatcher:
             case Requeue():
                 live.avoid, live.avoid_pairs = action.avoid, action.avoid_pairs
                 self._observer.retried(action.task, reason=action.reason)
-                live.waiting_since_s = now_s
-                self._time_the_wait(live, now_s)
+                self._waits.begin(live, now_s)
                 if action.delay_s > 0.0:
                     timer = Timer(kind=TimerKind.PLACE_AGAIN, request_id=live.entry.request_id)
                     self._timers.add(now_s + action.delay_s, timer)
                 else:
-                    self.crashes.queue_again(live)
+                    self.crashes.queue_again(live, now_s)
                     self._room_changed = True
             case Ended():
                 self._end(live, action)
@@ -376,20 +383,15 @@ class Dispatcher:
     def _give_up(self, live: Live, error: TandemError, now_s: float) -> None:
         """End a request that waits: shed before any token, failed after one."""
         if live.ledger.num_emitted:
-            lost = Unavailable("no worker could take the request over in time", reason=reasons.WORKER_LOST)
-            self._apply(live, live.ledger.failed(lost, now_s), now_s)
+            self._apply(live, live.ledger.failed(lost_while_waiting(), now_s), now_s)
         else:
             self._apply(live, live.ledger.shed(error, now_s), now_s)
-
-    def _time_the_wait(self, live: Live, now_s: float) -> None:
-        over_s = now_s + self._policy.max_queue_wait_s
-        self._timers.add(over_s, Timer(kind=TimerKind.WAIT_OVER, request_id=live.entry.request_id))
 
     def _end(self, live: Live, ended: Ended) -> None:
         request_id = live.entry.request_id
         self.queue.discard(request_id)
         self._lives.pop(request_id, None)
-        self._watched.discard(request_id)
+        self._overdue.discard(request_id)
         self.crashes.ended(request_id)
         self.num_stale += live.ledger.num_stale
         self.num_ended[ended.outcome] += 1

@@ -28,7 +28,6 @@ from tandem.router.actions import (
     Action,
     AttemptEnded,
     Ended,
-    Pair,
     PairFailed,
     PairWorked,
     PromptComputed,
@@ -38,11 +37,11 @@ from tandem.router.actions import (
     WorkerKey,
 )
 from tandem.router.attempt import Attempt, Held, Stage
+from tandem.router.avoided import Avoided, served_by
 from tandem.router.phases import PhaseClock
 from tandem.router.positions import ChildStream, continued
 from tandem.router.recovery import (
     GAP,
-    PAIR_FAILURES,
     Failure,
     GiveUp,
     RecoveryHistory,
@@ -60,8 +59,7 @@ class RequestLedger:
     """Everything the router knows about one request."""
 
     __slots__ = (
-        "_avoid",
-        "_avoid_pairs",
+        "_avoided",
         "_budget",
         "_history",
         "_policy",
@@ -100,8 +98,7 @@ class RequestLedger:
         self._policy = policy
         self._budget = budget
         self._history = RecoveryHistory()
-        self._avoid: set[WorkerKey] = set()
-        self._avoid_pairs: set[Pair] = set()
+        self._avoided = Avoided()
         self._started = False
 
     @property
@@ -226,8 +223,8 @@ class RequestLedger:
         if self.held is not None and self.held.worker == worker:
             self.drop_held()
         attempt = self.attempt
-        if self.stage is Stage.ADMITTED and self.suspicion.is_condemned:
-            return self.failed(poison_error(), now_s)  # a peer had told of this death before
+        if self.stage is Stage.ADMITTED:
+            return self.check_condemned(now_s)
         if attempt is None or worker not in attempt.open_sides:
             return ()  # P that has handed over and released is no part of the request any more
         attempt.open_sides.discard(worker)
@@ -235,9 +232,11 @@ class RequestLedger:
             return ()  # D has the KV; should P's first token be lost with it, check_progress finds the gap
         return self._attempt_failed(Failure(reason=reasons.WORKER_LOST, retryable=True, lost=True), worker, now_s)
 
-    def on_worker_survived(self, worker: WorkerKey) -> None:
-        """That life of the worker is attached again: only the stream had broken, which is no death."""
-        self.suspicion.withdraw(worker)
+    def check_condemned(self, now_s: float) -> Sequence[Action]:
+        """End the request if a death that has just become certain, or that a peer had told of, makes it the culprit."""
+        if self.stage is Stage.ADMITTED and self.suspicion.is_condemned:
+            return self.failed(poison_error(), now_s)
+        return ()
 
     def runs_on(self, worker: WorkerKey) -> bool:
         """Whether the request may be part of the forward step that runs on ``worker`` now."""
@@ -334,8 +333,8 @@ class RequestLedger:
         again = Requeue(
             task=self.task,
             reason=failure.reason,
-            avoid=frozenset(self._avoid),
-            avoid_pairs=frozenset(self._avoid_pairs),
+            avoid=frozenset(self._avoided.workers),
+            avoid_pairs=frozenset(self._avoided.pairs),
             delay_s=choice.delay_s,
         )
         return [*closing, again]
@@ -345,16 +344,13 @@ class RequestLedger:
         attempt = self.attempt
         if attempt is None:
             return ()
-        self._avoid.update(attempt.to_avoid(failure, worker))
+        pair = self._avoided.note(attempt, failure, worker, handed_over=self.stage is Stage.DECODING)
         is_keeping = self.stage is not Stage.DECODING and attempt.is_kept(failure, worker)
         if is_keeping and attempt.prefill is not None:
             self.held = Held(worker=attempt.prefill, attempt=attempt.number)
             attempt.open_sides.discard(attempt.prefill)
         closing = self._close_attempt(failure.reason)
-        if attempt.pair is None or failure.reason not in PAIR_FAILURES or self.stage is Stage.DECODING:
-            return closing
-        self._avoid_pairs.add(attempt.pair)
-        return [PairFailed(pair=attempt.pair, reason=failure.reason), *closing]
+        return closing if pair is None else [PairFailed(pair=pair, reason=failure.reason), *closing]
 
     def _close_attempt(self, reason: str) -> Sequence[Action]:
         """Leave the running attempt: tell every side that may hold something of it."""
@@ -376,20 +372,19 @@ class RequestLedger:
         if error is not None:
             error.metadata.setdefault("request_id", self.task.request_id)
             error.metadata.setdefault("tokens_emitted", str(self.num_emitted))
-        decode = attempt.decode.worker_id if attempt is not None else ""
-        prefill = attempt.prefill.worker_id if attempt is not None and attempt.prefill is not None else decode
         usage = Usage(
             prompt_tokens=len(self.task.prompt_token_ids),
             cached_tokens=self.num_cached_tokens,
             output_tokens=self.num_emitted,
         )
+        served = served_by(attempt)
         ended = Ended(
             outcome=outcome,
             error=error,
             usage=usage,
             timings=self.clock.timings(now_s),
-            prefill_worker_id=prefill,
-            decode_worker_id=decode,
+            prefill_worker_id=served.prefill_worker,
+            decode_worker_id=served.decode_worker,
             num_attempts=self.task.attempt + 1,
         )
         return [*closing, ended]

@@ -25,99 +25,44 @@ has a slot and blocks for the prompt and the expected growth. Until then the req
 it can still be cancelled or overtaken for nothing.
 """
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from tandem.core import reasons
-from tandem.core.latency import LatencyModel
-from tandem.core.types import Role
 from tandem.router.actions import Pair, WorkerKey
+from tandem.router.placement_costs import (
+    has_room,
+    num_blocks_for,
+    num_cached_for,
+    predict_compute_s,
+    predict_handover_s,
+    predict_local_s,
+    predict_local_ttft_s,
+    predict_pace_s,
+)
+from tandem.router.placement_terms import (
+    CachedPrefix,
+    Demand,
+    NoCapacity,
+    Placement,
+    PlacementMode,
+    PlacementPolicy,
+    WorkerView,
+)
 
-
-class PlacementMode(StrEnum):
-    """Which of the two ways placement may take."""
-
-    AUTO = "auto"
-    SPLIT = "split"  # always a pair: for comparisons
-    AGGREGATED = "aggregated"  # always local: the baseline without a prefill pool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlacementPolicy:
-    """Knobs of the choice."""
-
-    mode: PlacementMode = PlacementMode.AUTO
-    look_ahead_s: float = 0.25
-    min_gain_s: float = 0.005
-    itl_weight: float = 0.25
-    prefill_chunk_s: float = 0.05
-    min_split_tokens: int = 0
-    affinity: float = 1.0
-    affinity_per_waiting: float = 3.0
-    max_affinity_s: float = 0.25
-    max_affinity_share: float = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerView:
-    """One worker that takes work, as placement sees it."""
-
-    key: WorkerKey
-    role: Role
-    model: LatencyModel
-    block_size: int
-    total_blocks: int
-    free_blocks: int
-    max_sequences: int
-    num_sequences: int
-    context_tokens: int
-    queued_prefill_s: float
-    kv_bytes_per_token: float = 0.0  # as seen in hand-overs; 0 until the first
-    layout_fingerprint: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CachedPrefix:
-    """Leading prompt tokens that a worker need not compute, and how long it takes to bring them to its device."""
-
-    num_tokens: int
-    fetch_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
-    """What a request needs. ``growth_tokens`` is the expected output per sequence."""
-
-    num_prompt_tokens: int  # with the tokens already emitted, when it is continued
-    num_sequences: int
-    growth_tokens: int
-    avoid: frozenset[WorkerKey] = field(default_factory=frozenset)
-    avoid_pairs: frozenset[Pair] = field(default_factory=frozenset)
-    only_local: bool = False
-    cached: Mapping[WorkerKey, CachedPrefix] = field(default_factory=dict)
-    num_waiting: int = 0  # other requests in the router's queue
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
-    """The choice, and why. ``prefill`` is None when D computes the prompt itself."""
-
-    prefill: WorkerKey | None
-    decode: WorkerKey
-    reason: str
-    predicted_ttft_s: float
-    predicted_prefill_s: float
-    num_blocks: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NoCapacity:
-    """Nothing can take the request now. ``never`` says why no worker of this fleet could, however idle."""
-
-    reason: str
-    never: str = ""  # from ``tandem.core.reasons``
+__all__ = [
+    "CachedPrefix",
+    "Demand",
+    "NoCapacity",
+    "Placement",
+    "PlacementMode",
+    "PlacementPolicy",
+    "WorkerView",
+    "num_blocks_for",
+    "num_cached_for",
+    "place",
+    "place_held",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,14 +70,6 @@ class _Option:
     worker: WorkerView
     cost_s: float
     delay_s: float = 0.0  # what others lose; counts in the choice, not in the prediction
-
-
-def num_blocks_for(demand: Demand, block_size: int) -> int:
-    """Blocks of prompt and expected growth; further sequences share the prompt's full blocks."""
-    tokens = demand.num_prompt_tokens + demand.growth_tokens
-    shared = demand.num_prompt_tokens // block_size
-    first = math.ceil(tokens / block_size)
-    return first + (demand.num_sequences - 1) * (first - shared)
 
 
 def place(
@@ -146,11 +83,11 @@ def place(
     """Choose where ``demand`` runs now. Only workers that take work may be handed in; no ``blocked`` pair is used."""
     if not decodes:
         return NoCapacity(reason="no decode worker is alive")
-    fitting = [d for d in decodes if _fits(demand, d)]
+    fitting = [d for d in decodes if has_room(demand, d)]
     if not fitting:
         return _why_nothing_fits(demand, decodes)
     candidates = _preferred(fitting, demand)
-    best_local = _cheapest([_Option(worker=d, cost_s=_local_s(demand, d, policy)) for d in candidates])
+    best_local = _cheapest([_Option(worker=d, cost_s=predict_local_s(demand, d, policy)) for d in candidates])
     pair = _cheapest_pair(demand, prefills=prefills, decodes=candidates, blocked=blocked, policy=policy)
     cause = _why_local(
         demand, local_s=best_local.cost_s, pair=pair, prefills=prefills, decodes=candidates, policy=policy
@@ -166,7 +103,7 @@ def place(
         decode=pair.decode.worker.key,
         reason=f"lowest predicted finish: prefill {pair.prefill.cost_s:.3f} s, step {pair.decode.cost_s * 1e3:.1f} ms",
         predicted_ttft_s=pair.prefill.cost_s,
-        predicted_prefill_s=_compute_s(demand, pair.prefill.worker),
+        predicted_prefill_s=predict_compute_s(demand, pair.prefill.worker),
         num_blocks=num_blocks_for(demand, pair.decode.worker.block_size),
     )
 
@@ -187,10 +124,10 @@ def place_held(
         return NoCapacity(reason="no decode worker is alive")
     if not fits_holder:
         return None
-    fitting = [d for d in fits_holder if _fits(demand, d)]
+    fitting = [d for d in fits_holder if has_room(demand, d)]
     if not fitting:
         return NoCapacity(reason="no decode worker has room for the KV that is held for it")
-    best = _cheapest([_Option(worker=d, cost_s=_pace_s(demand, d)) for d in _preferred(fitting, demand)])
+    best = _cheapest([_Option(worker=d, cost_s=predict_pace_s(demand, d)) for d in _preferred(fitting, demand)])
     return Placement(
         prefill=holder,
         decode=best.worker.key,
@@ -227,7 +164,7 @@ def _cheapest_pair(
     """The cheapest P and the cheapest D; where those two may not be paired, the pair with the lowest sum."""
     weight = policy.affinity + policy.affinity_per_waiting * demand.num_waiting / max(len(prefills), 1)
     costs_p = _within_bound([_prefill_option(demand, p, weight) for p in prefills], policy)
-    costs_d = sorted((_Option(worker=d, cost_s=_pace_s(demand, d)) for d in decodes), key=_order)
+    costs_d = sorted((_Option(worker=d, cost_s=predict_pace_s(demand, d)) for d in decodes), key=_order)
     liked = [option for option in costs_p if option.worker.key not in demand.avoid]
     for options in (liked, costs_p):
         if options and _can_hand_over(options[0].worker, costs_d[0].worker, demand, blocked):
@@ -254,12 +191,6 @@ def _why_no_pair(prefills: Sequence[WorkerView], decodes: Sequence[WorkerView]) 
     )
 
 
-def _handover_s(demand: Demand, decode: WorkerView) -> float:
-    """Predicted time that the hand-over adds after the prefill: it delays the second token."""
-    num_lacking = demand.num_prompt_tokens - num_cached_for(demand, decode)
-    return decode.model.transfer_s(num_bytes=round(decode.kv_bytes_per_token * num_lacking))
-
-
 def _why_local(
     demand: Demand,
     *,
@@ -280,7 +211,7 @@ def _why_local(
         return None
     if demand.num_prompt_tokens < policy.min_split_tokens:
         return "the prompt is too short to be worth a hand-over"
-    handover_s = _handover_s(demand, pair.decode.worker)
+    handover_s = predict_handover_s(demand, pair.decode.worker)
     if local_s + policy.min_gain_s < pair.prefill.cost_s + handover_s:
         return (
             f"local prefill is predicted to take {local_s:.3f} s with the harm to running sequences, "
@@ -303,28 +234,8 @@ def _have_equal_layouts(prefills: Sequence[WorkerView], decodes: Sequence[Worker
     return any(p.layout_fingerprint == d.layout_fingerprint for p in prefills for d in decodes)
 
 
-def num_cached_for(demand: Demand, worker: WorkerView) -> int:
-    """Leading prompt tokens that ``worker`` would not compute: at most all but one, and only what is worth fetching."""
-    held = demand.cached.get(worker.key)
-    if held is None or held.num_tokens <= 0:
-        return 0
-    num_cached = min(held.num_tokens, demand.num_prompt_tokens - 1)
-    model, num_all = worker.model, demand.num_prompt_tokens
-    with_it_s = held.fetch_s + model.prefill_s(num_new_tokens=num_all - num_cached, num_cached_tokens=num_cached)
-    return num_cached if with_it_s < model.prefill_s(num_new_tokens=num_all) else 0
-
-
-def _compute_s(demand: Demand, worker: WorkerView) -> float:
-    """Time until ``worker`` has the prompt's KV, once it begins: fetching what is cached, computing the rest."""
-    num_cached = num_cached_for(demand, worker)
-    compute_s = worker.model.prefill_s(
-        num_new_tokens=demand.num_prompt_tokens - num_cached, num_cached_tokens=num_cached
-    )
-    return compute_s + (demand.cached[worker.key].fetch_s if num_cached else 0.0)
-
-
 def _prefill_option(demand: Demand, worker: WorkerView, weight: float) -> _Option:
-    compute_s = _compute_s(demand, worker)
+    compute_s = predict_compute_s(demand, worker)
     return _Option(worker=worker, cost_s=worker.queued_prefill_s + compute_s, delay_s=weight * compute_s)
 
 
@@ -335,11 +246,6 @@ def _within_bound(options: Sequence[_Option], policy: PlacementPolicy) -> list[_
     near = sorted((option for option in options if option.cost_s <= bound_s), key=_order)
     far = [replace(option, delay_s=0.0) for option in options if option.cost_s > bound_s]
     return [*near, *sorted(far, key=_order)]
-
-
-def _fits(demand: Demand, worker: WorkerView) -> bool:
-    has_slot = worker.num_sequences + demand.num_sequences <= worker.max_sequences
-    return has_slot and num_blocks_for(demand, worker.block_size) <= worker.free_blocks
 
 
 def _why_nothing_fits(demand: Demand, decodes: Sequence[WorkerView]) -> NoCapacity:
@@ -366,33 +272,13 @@ def _order(option: _Option) -> tuple[float, str]:
     return option.cost_s + option.delay_s, option.worker.key.worker_id
 
 
-def _pace_s(demand: Demand, worker: WorkerView) -> float:
-    return worker.model.step_s(
-        num_sequences=worker.num_sequences + demand.num_sequences,
-        num_context_tokens=worker.context_tokens + demand.num_sequences * demand.num_prompt_tokens,
-    )
-
-
-def _local_ttft_s(demand: Demand, worker: WorkerView, policy: PlacementPolicy) -> float:
-    compute_s = _compute_s(demand, worker)
-    if worker.num_sequences:
-        step_s = worker.model.step_s(num_sequences=worker.num_sequences, num_context_tokens=worker.context_tokens)
-        compute_s += step_s * math.ceil(compute_s / policy.prefill_chunk_s)
-    return worker.queued_prefill_s + compute_s
-
-
-def _local_s(demand: Demand, worker: WorkerView, policy: PlacementPolicy) -> float:
-    harm_s = policy.itl_weight * _compute_s(demand, worker) * worker.num_sequences
-    return _local_ttft_s(demand, worker, policy) + harm_s
-
-
 def _local(demand: Demand, option: _Option, policy: PlacementPolicy, reason: str) -> Placement:
     worker = option.worker
     return Placement(
         prefill=None,
         decode=worker.key,
         reason=reason,
-        predicted_ttft_s=_local_ttft_s(demand, worker, policy),
-        predicted_prefill_s=_compute_s(demand, worker),
+        predicted_ttft_s=predict_local_ttft_s(demand, worker, policy),
+        predicted_prefill_s=predict_compute_s(demand, worker),
         num_blocks=num_blocks_for(demand, worker.block_size),
     )

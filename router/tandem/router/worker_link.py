@@ -86,6 +86,13 @@ class WorkerLink:
 
     async def run(self) -> None:
         """Keep the stream up. Ends only by cancellation."""
+        try:
+            await self._keep_up()
+        except asyncio.CancelledError as error:
+            _let_go(error)
+            raise
+
+    async def _keep_up(self) -> None:
         pause_s = _FIRST_PAUSE_S
         while True:
             was_attached = False

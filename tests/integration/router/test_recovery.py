@@ -136,6 +136,26 @@ async def test_a_stream_that_is_given_up_leaves_no_connection_behind(tmp_path: P
             gc.enable()
 
 
+async def test_a_worker_that_leaves_and_joins_again_leaves_no_connection_behind(tmp_path: Path) -> None:
+    """As one does that stood still for longer than its registration lasts."""
+    async with cluster(tmp_path, workers(1, 1), FAST) as found:
+        links, fleet = found.router._links, found.router.dispatcher.fleet
+        (record,) = [record for record in fleet.records() if record.key.worker_id == "decode-0"]
+        await asyncio.sleep(0.2)
+        gc.collect()
+        gc.disable()
+        try:
+            before = num_fds()
+            for _ in range(5):
+                links.change(joined=(), left=[record.key])
+                await until(lambda: fleet.num_alive(Role.DECODE) == 0)
+                links.change(joined=[record.info], left=())
+                await until(lambda: fleet.num_alive(Role.DECODE) == 1)
+            await until(lambda: num_fds() <= before + 2)
+        finally:
+            gc.enable()
+
+
 async def test_a_short_silence_changes_nothing(tmp_path: Path) -> None:
     async with cluster(tmp_path, workers(1, 2), FAST) as found:
         reader = Reader(found, max_tokens=100)

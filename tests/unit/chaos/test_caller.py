@@ -178,3 +178,34 @@ async def test_a_slow_reader_pauses_after_each_event() -> None:
     assert record.ended_s is not None
     assert record.ended_s - record.began_s >= 5 * 0.02
     assert record.longest_gap_s >= 0.02
+
+
+async def test_a_caller_whose_task_is_ended_has_left() -> None:
+    records: list[RequestRecord] = []
+    client = _Client(_endless)
+    task = asyncio.create_task(call(cast("AsyncClient", client), RequestSpec(prompt=(5,)), begun=records.append))
+    await asyncio.sleep(0.03)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    (record,) = records
+    assert client.was_left
+    assert record.ending is Ending.CANCELLED
+    assert record.cancelled_s == record.ended_s is not None
+    assert record.num_tokens > 0
+
+
+async def test_a_caller_that_is_ended_after_its_answer_was_whole_saw_the_answer() -> None:
+    async def lingers() -> AsyncIterator[StreamEvent]:
+        for event in (STARTED, _delta(0, 7), FINISHED, COMPLETED):
+            yield event
+        await asyncio.sleep(5.0)
+
+    records: list[RequestRecord] = []
+    task = asyncio.create_task(
+        call(cast("AsyncClient", _Client(lingers)), RequestSpec(prompt=(5,)), begun=records.append)
+    )
+    await asyncio.sleep(0.03)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert (records[0].ending, records[0].cancelled_s) == (Ending.OK, None)
+    assert records[0].ended_s is not None

@@ -1,12 +1,13 @@
 """Configuration files: positions, suggestions, refusals."""
 
 from pathlib import Path
+from typing import Literal
 
 import pydantic
 import pytest
 
 from tandem.core.config.model import ConfigModel
-from tandem.core.config.yaml_file import load_yaml_config, parse_yaml_config
+from tandem.core.config.yaml_file import load_yaml_config, parse_yaml_config, read_yaml_values
 from tandem.core.errors import ConfigError
 
 
@@ -31,6 +32,12 @@ class Cluster(ConfigModel):
     """One pool."""
     tls: Tls | None = None
     """Optional section."""
+    colour: Literal["Red", "Green"] = "Red"
+    """A choice."""
+    word: str = ""
+    """A word."""
+    flag: bool = False
+    """A switch."""
     hosts: list[Pool] = pydantic.Field(default_factory=list)
     """A list."""
 
@@ -38,7 +45,7 @@ class Cluster(ConfigModel):
 def _error(text: str) -> str:
     with pytest.raises(ConfigError) as caught:
         parse_yaml_config(text, Cluster, name="c.yaml")
-    return str(caught.value)
+    return str(caught.value) + "\n"
 
 
 def test_a_good_file_loads() -> None:
@@ -62,7 +69,11 @@ def test_a_good_file_loads() -> None:
         ("apiVersion: v1\nhosts:\n  - replicas: 1\n  - replicas: -1\n", "c.yaml:4:5: hosts[1].replicas:"),
         ("apiVersion: v1\npools: {a: {zzz: 1}}\n", "pools.a.zzz: unknown key; known keys: labels, replicas"),
         ("prefill: {}\n", "c.yaml:1:1: apiVersion: is missing"),
+        ("prefill: {}\n", "apiVersion: is missing; add it: Version."),
         ("", "apiVersion: is missing"),
+        ("apiVersion: v1\ncolour: Gren\n", "input should be 'Red' or 'Green' (got 'Gren'); did you mean 'Green'?"),
+        ("apiVersion: v1\ncolour: green\n", "(got 'green'); did you mean 'Green'?"),
+        ("apiVersion: v1\ncolour: 7\n", "input should be 'Red' or 'Green' (got 7)\n"),
         ("a: [1\n", "not valid YAML"),
         ("apiVersion: v1\napiVersion: v2\n", "c.yaml:2:1: apiVersion: is given twice"),
         ("apiVersion: &a v1\ntls: *a\n", "c.yaml:2:6: aliases and tags are not allowed"),
@@ -72,6 +83,23 @@ def test_a_good_file_loads() -> None:
 )
 def test_every_complaint_names_place_and_remedy(text: str, expected: str) -> None:
     assert expected in _error(text)
+
+
+@pytest.mark.parametrize("word", ["Off", "on", "yes", "No", "1:4", "18:30", "190:20:30.15"])
+def test_plain_words_mean_what_yaml_1_2_says(word: str) -> None:
+    """YAML 1.1 makes `Off` a boolean and `18:30` the number 1110; editors, which speak 1.2, would not show it."""
+    assert parse_yaml_config(f"apiVersion: v1\nword: {word}\n", Cluster, name="c.yaml").word == word
+
+
+@pytest.mark.parametrize(("word", "meant"), [("true", True), ("False", False), ("yes", True), ("off", False)])
+def test_switches_may_still_be_written_as_before(word: str, meant: bool) -> None:
+    assert parse_yaml_config(f"apiVersion: v1\nflag: {word}\n", Cluster, name="c.yaml").flag is meant
+
+
+def test_foreign_yaml_is_read_unchecked() -> None:
+    assert read_yaml_values("a: [1, {b: Off}]\n", name="x") == {"a": [1, {"b": "Off"}]}
+    with pytest.raises(ConfigError, match="x:2:4: aliases and tags"):
+        read_yaml_values("a: &b 1\nc: *b\n", name="x")
 
 
 def test_all_problems_are_listed_at_once() -> None:

@@ -18,7 +18,7 @@ from tandem.core.messages import (
 from tandem.core.types import FinishReason, KvSource, Outcome, Role
 from tandem.router.actions import WorkerKey
 from tandem.router.live import DispatcherPolicy
-from tests.unit.router.builders import D2, P2, D, P, make_info
+from tests.unit.router.builders import D2, D, P, make_info
 from tests.unit.router.world import Sink, World, done, failed, handed, token
 
 
@@ -177,51 +177,6 @@ def test_a_silent_worker_is_found_dead_and_its_requests_go_elsewhere() -> None:
     assert len(world.commands(ReserveDecode, D2)) == 1
 
 
-def test_a_request_that_kills_two_workers_is_poison() -> None:
-    world = World(P, P2, D)
-    sink = world.submit()
-    world.dispatcher.on_lost(P)
-    world.dispatcher.on_lost(P2)
-    assert sink.error is not None
-    assert sink.error.reason == "POISON_REQUEST"
-
-
-def test_a_death_that_the_peer_tells_first_counts_as_one() -> None:
-    """The hand-over's other end may notice before the dead worker's own stream breaks."""
-    world = World(P, P2, D)
-    sink = world.submit()
-    world.report(D, events=(failed(reasons.KV_PEER_LOST),))
-    assert sink.ends == []
-    world.wait(0.05)
-    world.dispatcher.on_lost(P)
-    world.wait(0.5, alive=(P2, D))
-    world.dispatcher.on_lost(P2)
-    assert sink.error is not None
-    assert sink.error.reason == "POISON_REQUEST"
-
-
-def test_a_second_death_that_the_peer_tells_first_ends_the_request_before_it_is_placed_again() -> None:
-    world = World(P, P2, D, D2)
-    sink = world.submit()
-    world.dispatcher.on_lost(P)
-    (task,) = [t for t in world.tasks(StartPrefill) if t.attempt == 1]
-    decode = D if world.commands(ReserveDecode, D) else D2
-    world.report(decode, events=(failed(reasons.KV_PEER_LOST, attempt=task.attempt),))
-    world.dispatcher.on_lost(P2)
-    assert sink.error is not None
-    assert sink.error.reason == "POISON_REQUEST"
-
-
-def test_a_peer_that_was_missed_long_before_it_died_says_nothing_of_the_request() -> None:
-    world = World(P, P2, D)
-    sink = world.submit()
-    world.report(D, events=(failed(reasons.KV_PEER_LOST),))
-    world.wait(2.5, alive=(P, P2, D))
-    world.dispatcher.on_lost(P)
-    world.dispatcher.on_lost(P2)
-    assert sink.ends == []
-
-
 def test_a_broken_stream_that_comes_back_is_no_death() -> None:
     world = World(P, D, D2)
     sink = world.submit()
@@ -355,24 +310,3 @@ def test_a_router_that_stood_still_blames_nobody_for_its_own_silence() -> None:
     world.report(P, events=(done(),), tokens=(token(0),))
     assert sink.tokens == [0, 1]
     assert len(world.tasks(StartPrefill)) == 1
-
-
-def test_a_step_that_raised_is_a_crash_of_those_in_it() -> None:
-    """The batch fails together; the mate goes on, and who fails each time is named after the second."""
-    world = World(P, D)
-    sinks = {name: world.submit(name) for name in ("poison", "mate")}
-    for name in sinks:
-        world.report(P, events=(done(name),), tokens=(token(0, name),))
-        world.report(D, events=(handed(name),))
-    world.report(D, events=tuple(failed(reasons.ENGINE, name) for name in sinks))
-    world.wait(0.25, alive=(P, D))
-    assert [task.request_id for task in world.tasks(ReserveDecode)] == ["poison", "mate", "poison"], (
-        "suspects take turns"
-    )
-    world.report(D, events=(handed("poison", attempt=1),))
-    world.report(D, events=(failed(reasons.ENGINE, "poison", attempt=1),))
-    assert sinks["poison"].error is not None
-    assert sinks["poison"].error.reason == "POISON_REQUEST"
-    world.wait(0.25, alive=(P, D))
-    assert [task.request_id for task in world.tasks(ReserveDecode)][3:] == ["mate"]
-    assert sinks["mate"].ends == []

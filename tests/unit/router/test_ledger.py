@@ -296,7 +296,7 @@ def test_poison_is_not_tried_a_third_time() -> None:
 def test_a_worker_that_comes_back_did_not_die() -> None:
     ledger = running()
     crash(ledger, P, 2.0)
-    ledger.on_worker_survived(P)
+    ledger.suspicion.withdraw(P)
     ledger.dispatched(prefill=P2, decode=D2, now_s=2.0)
     requeued(crash(ledger, P2, 3.0))
 

@@ -7,9 +7,11 @@ from tandem.core import reasons
 from tandem.core.blocks import AttemptKey
 from tandem.core.cluster import PairState
 from tandem.core.ids import RequestId
-from tandem.router.actions import Pair
+from tandem.core.messages import StartPrefill
+from tandem.router.actions import Pair, WorkerKey
 from tandem.router.pairs import PairBreakers, PairPolicy
 from tests.unit.router.builders import D2, P2, D, P
+from tests.unit.router.world import World, failed
 
 PAIR = Pair(prefill=P, decode=D)
 OTHER = Pair(prefill=P2, decode=D)
@@ -128,3 +130,30 @@ def test_only_pairs_that_failed_often_enough_in_a_row_are_ever_blocked(
     for number in range(len(events)):
         pairs.attempt_over(attempt(number))
     assert pairs.blocked(1e9) == frozenset(), "whatever failed is tried again some time"
+
+
+def test_no_request_goes_over_an_open_pair_until_its_probe_is_due() -> None:
+    world = World(P, P2, D)
+    number = 0
+
+    def prefill_of_the_next(*, spoil: bool) -> WorkerKey:
+        """Send one request and say who computes it; over PAIR its hand-over fails, and it leaves."""
+        nonlocal number
+        number += 1
+        name = f"r{number}"
+        sink = world.submit(name)
+        (worker,) = [w for w, c in world.sent if isinstance(c, StartPrefill) and c.task.request_id == name]
+        if spoil and worker == P:
+            world.report(D, events=(failed(reasons.KV_TIMEOUT, name),))
+        if not sink.ends:
+            world.dispatcher.cancel(RequestId(name))
+        return worker
+
+    for _ in range(20):
+        prefill_of_the_next(spoil=True)
+        if world.dispatcher.pairs.blocked(world.clock.now_s()):
+            break
+    assert world.dispatcher.pairs.blocked(world.clock.now_s()) == {PAIR}
+    assert {prefill_of_the_next(spoil=False) for _ in range(12)} == {P2}
+    world.wait(10.5, alive=(P, P2, D))
+    assert P in {prefill_of_the_next(spoil=False) for _ in range(12)}, "it is probed"

@@ -151,28 +151,29 @@ A, B, C = RequestId("a"), RequestId("b"), RequestId("c")
 
 def test_suspects_take_turns() -> None:
     isolation = Isolation(POLICY)
-    assert isolation.admit(A)
-    assert not isolation.admit(B)
-    assert not isolation.admit(C)
-    assert isolation.admit(A), "the one whose turn it is may come again"
+    assert isolation.admit(A, 0.0)
+    assert not isolation.admit(B, 0.0)
+    assert not isolation.admit(C, 0.0)
+    assert isolation.admit(A, 0.0), "the one whose turn it is may come again"
     assert len(isolation) == 2
-    assert isolation.next_turn() == ()
+    assert isolation.next_turn(0.0) == ()
     isolation.end_if_over(A, still_suspected=False, now_s=0.0)
-    assert isolation.next_turn() == (B,)
+    assert isolation.next_turn(0.0) == (B,)
     isolation.discard(C)
     isolation.end_if_over(B, still_suspected=False, now_s=0.0)
-    assert isolation.next_turn() == ()
-    assert isolation.admit(C)
+    assert isolation.next_turn(0.0) == ()
+    assert isolation.admit(C, 0.0)
 
 
 def test_a_turn_ends_when_cleared_or_when_it_takes_too_long() -> None:
     isolation = Isolation(POLICY)
-    isolation.admit(A)
+    isolation.admit(A, 0.0)
     isolation.end_if_over(A, still_suspected=True, now_s=100.0)
-    assert isolation.turn == (A,), "its time runs from when it has a worker"
+    assert isolation.turn == (A,), "nobody waits for it"
     isolation.dispatched(A, 100.0)
+    isolation.admit(B, 100.0)
     isolation.end_if_over(A, still_suspected=True, now_s=101.9)
-    assert isolation.turn == (A,)
+    assert isolation.turn == (A,), "its time runs from when it has a worker"
     isolation.end_if_over(A, still_suspected=True, now_s=102.0)
     assert not isolation.turn
 
@@ -181,20 +182,57 @@ def test_many_suspects_need_few_turns_and_few_suspects_run_alone() -> None:
     isolation = Isolation(POLICY)
     names = [RequestId(f"r{number}") for number in range(50)]
     for name in names:
-        isolation.admit(name)
+        isolation.admit(name, 0.0)
     turns = [isolation.turn]
     while len(isolation):
         for name in isolation.turn:
             isolation.end_if_over(name, still_suspected=False, now_s=0.0)
-        turns.append(isolation.next_turn())
+        turns.append(isolation.next_turn(0.0))
     assert [name for turn in turns for name in turn] == names
     assert [len(turn) for turn in turns] == [1, *[7] * 7]
     for name in isolation.turn:
         isolation.end_if_over(name, still_suspected=False, now_s=0.0)
     few = [RequestId(f"s{number}") for number in range(9)]
     for name in few:
-        isolation.admit(name)
+        isolation.admit(name, 0.0)
     for name in few:
         assert isolation.turn == (name,)
         isolation.end_if_over(name, still_suspected=False, now_s=0.0)
-        isolation.next_turn()
+        isolation.next_turn(0.0)
+
+
+def test_who_can_not_be_placed_in_its_turn_goes_to_the_end_of_the_line() -> None:
+    isolation = Isolation(POLICY)
+    for name in (A, B, C):
+        isolation.admit(name, 0.0)
+    isolation.end_if_over(A, still_suspected=True, now_s=1.9)
+    assert isolation.turn == (A,)
+    isolation.end_if_over(A, still_suspected=True, now_s=2.0)
+    assert isolation.is_waiting(A)
+    assert isolation.next_turn(2.0) == (B,)
+    isolation.dispatched(B, 3.0)
+    isolation.admit(B, 3.5)  # a worker refused it: that does not prolong its turn
+    isolation.end_if_over(B, still_suspected=True, now_s=4.0)
+    assert isolation.next_turn(4.0) == (C,)
+    isolation.end_if_over(C, still_suspected=False, now_s=4.0)
+    assert isolation.next_turn(4.0) == (A,)
+
+
+def test_a_doubted_crash_isolates_and_condemns_only_once_it_is_sure() -> None:
+    run = Run()
+    for name in ("one", "two"):
+        crash(name, run)
+        run.suspicion.doubt(name)
+    assert run.suspicion.wants_isolation
+    assert (run.suspicion.is_condemned, run.suspicion.is_in_doubt) == (False, True)
+    run.suspicion.confirm("one")
+    assert (run.suspicion.is_condemned, run.suspicion.is_in_doubt) == (False, True)
+    run.suspicion.confirm("two")
+    assert (run.suspicion.is_condemned, run.suspicion.is_in_doubt) == (True, False)
+
+
+def test_one_doubted_crash_holds_nobody() -> None:
+    run = Run()
+    crash("one", run)
+    run.suspicion.doubt("one")
+    assert not run.suspicion.is_in_doubt

@@ -1,11 +1,12 @@
 """A dispatcher with recorded commands and a clock that moves when told, for unit tests."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from tandem.core.errors import TandemError
 from tandem.core.event_log import EventSink
-from tandem.core.ids import RequestId
+from tandem.core.ids import Epoch, RequestId
 from tandem.core.messages import (
     AttemptFailed,
     Beat,
@@ -141,6 +142,12 @@ class World:
                 self.dispatcher.on_beat(worker, beat)
             dead += self.dispatcher.step()
         return dead
+
+    def restart(self, worker: WorkerKey) -> None:
+        """The directory lists the worker's next life."""
+        infos = [record.info for record in self.dispatcher.fleet.records()]
+        infos = [replace(i, epoch=Epoch(i.epoch + 1)) if i.worker_id == worker.worker_id else i for i in infos]
+        self.dispatcher.on_directory(self.dispatcher.fleet.apply(infos))
 
     def assert_empty(self) -> None:
         assert self.dispatcher.num_live == 0

@@ -27,7 +27,8 @@ async def call(
 ) -> RequestRecord:
     """Run one request to its end, whatever it is; never raises for what the server does.
 
-    ``begun`` gets the record before anything is sent, for who wants to watch, or to cancel by ending the task.
+    ``begun`` gets the record before anything is sent, for who wants to watch, or to cancel by ending the task: the
+    caller then leaves, and the record says so, unless its answer was whole already.
     """
     span = _new_span()
     record = RequestRecord(spec=spec, began_s=time.monotonic(), traceparent=traceparent_of(span))
@@ -45,6 +46,11 @@ async def call(
     except Exception as error:  # noqa: BLE001 - anything else is a finding, and the other callers go on
         record.ending = Ending.BROKEN
         record.error, record.message = type(error).__name__, str(error)
+    except asyncio.CancelledError:
+        record.ended_s = time.monotonic()
+        if record.ending is Ending.HANG:  # nothing has ended it
+            record.ending, record.cancelled_s = Ending.CANCELLED, record.ended_s
+        raise
     record.ended_s = time.monotonic()
     return record
 

@@ -5,7 +5,7 @@ import contextlib
 import shutil
 import socket
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -138,9 +138,17 @@ class ChaosCluster:
         return Client(self.public_address, api_key=None if key is None else key.text, retries=retries)
 
     async def run_requests(
-        self, specs: Sequence[RequestSpec], *, concurrency: int = 4 * _STREAMS_PER_CONNECTION
+        self,
+        specs: Sequence[RequestSpec],
+        *,
+        concurrency: int = 4 * _STREAMS_PER_CONNECTION,
+        begun: Callable[[RequestRecord], None] | None = None,
     ) -> list[RequestRecord]:
-        """Send all of them, at most ``concurrency`` at once, and judge every answer. Records come in order of specs."""
+        """Send all of them, at most ``concurrency`` at once, and judge every answer. Records come in order of specs.
+
+        ``begun`` gets every record as its request is sent: whoever must account for all of them, also when this call is
+        cancelled.
+        """
         gate = asyncio.Semaphore(concurrency)
         began_s = asyncio.get_running_loop().time()
 
@@ -148,7 +156,7 @@ class ChaosCluster:
             if spec.start_after_s:
                 await asyncio.sleep(max(0.0, began_s + spec.start_after_s - asyncio.get_running_loop().time()))
             async with gate:
-                return await call(self.client(spec.tenant), spec)
+                return await call(self.client(spec.tenant), spec, begun=begun)
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(spec)) for spec in specs]

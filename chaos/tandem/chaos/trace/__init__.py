@@ -6,7 +6,7 @@
 - I4 exactly one terminal event per request, and its usage recorded once
 - I5 the positions of a child's tokens are 0, 1, 2, … without gap or repeat
 - I6 a block's pins are never negative, and 0 when it becomes free
-- I7 at least one worker of each role serves (``check_serving=False`` for runs that kill the only one)
+- I7 at least one worker of each role serves (``excused`` says when a run itself took all of them away)
 - I8 every grant ends by its deadline + 1 s of its own process's clock, unless the process died
 
 On files, from a shell (exit status 0 good, 1 broken invariants, 2 incomplete logs)::
@@ -31,6 +31,7 @@ two processes, but for I7: it goes by the order of feeding, and files are merged
 
 from tandem.chaos.trace.checker import Checker
 from tandem.chaos.trace.reader import check
-from tandem.chaos.trace.report import Report, Violation
+from tandem.chaos.trace.report import Report, UnfinishedLog, Violation
+from tandem.chaos.trace.roles import Excused
 
-__all__ = ["Checker", "Report", "Violation", "check"]
+__all__ = ["Checker", "Excused", "Report", "UnfinishedLog", "Violation", "check"]

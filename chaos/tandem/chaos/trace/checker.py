@@ -6,9 +6,9 @@ from typing import Any
 
 from tandem.chaos.trace.blocks import BlockBook
 from tandem.chaos.trace.grants import GrantBook
-from tandem.chaos.trace.report import INVARIANTS, Findings, Report
+from tandem.chaos.trace.report import INVARIANTS, Findings, Report, UnfinishedLog
 from tandem.chaos.trace.requests import RequestBook
-from tandem.chaos.trace.roles import RoleBook
+from tandem.chaos.trace.roles import Excused, RoleBook, never_excused
 from tandem.chaos.trace.seen import Seen
 from tandem.core.event_log import events as ev
 from tandem.core.event_log.events import KINDS, Event
@@ -26,6 +26,7 @@ class _Process:
         self.last: Seen | None = None
         self.is_closed = False
         self.incomplete = ""
+        self.pid = 0
         blocks = BlockBook(findings)
         self.handlers: dict[type, tuple[_Handler, ...]] = {
             ev.BlocksAllocated: (blocks.allocated,),
@@ -57,10 +58,12 @@ class _Process:
 class Checker:
     """Takes the events of any number of processes and judges them. ``feed`` in order, then ``finish`` once."""
 
-    def __init__(self, *, check_serving: bool = True) -> None:
-        """``check_serving=False`` leaves I7 out: for runs in which the only worker of a role is killed."""
+    def __init__(self, *, check_serving: bool = True, excused: Excused = never_excused) -> None:
+        """``check_serving=False`` leaves I7 out, for logs whose order is not known; ``excused`` says when a role may
+        stand empty, because the run itself took all of its workers away.
+        """
         self._findings = Findings()
-        self._roles = RoleBook(self._findings) if check_serving else None
+        self._roles = RoleBook(self._findings, excused) if check_serving else None
         self._processes: dict[ProcessLife, _Process] = {}
         self._counts: Counter[type[Event]] = Counter()
 
@@ -76,8 +79,14 @@ class Checker:
         elif isinstance(event, ev.LogClosed):
             state.is_closed = True
         else:
+            if isinstance(event, ev.LogOpened):
+                state.pid = event.pid
             for handler in state.handlers.get(type(event), ()):
                 handler(seen, event)
+
+    def empty(self, process: ProcessLife) -> None:
+        """The log of ``process`` holds nothing: it was killed before its first record was written."""
+        self._process(process)
 
     def give_up(self, process: ProcessLife, why: str) -> None:
         """Something is wrong with the log of ``process``: judge nothing more of it."""
@@ -110,6 +119,17 @@ class Checker:
                 for life, state in self._processes.items()
                 if state.incomplete
             ],
+            unfinished=[
+                UnfinishedLog(
+                    process=life.name,
+                    epoch=life.epoch,
+                    pid=state.pid,
+                    last_s=0.0 if state.last is None else state.last.at_s,
+                )
+                for life, state in self._processes.items()
+                if not state.is_closed
+            ],
+            num_excused=self._findings.num_excused,
         )
 
     def _process(self, life: ProcessLife) -> _Process:

@@ -11,6 +11,7 @@ import msgspec
 
 from tandem.chaos.trace.checker import Checker
 from tandem.chaos.trace.report import Report
+from tandem.chaos.trace.roles import Excused, never_excused
 from tandem.chaos.trace.seen import Seen
 from tandem.core.errors import EnvironmentProblem
 from tandem.core.event_log.events import LogOpened
@@ -26,16 +27,20 @@ class _Broken:
     problem: str
 
 
-def check(paths: Sequence[Path], *, check_serving: bool = True) -> Report:
+def check(paths: Sequence[Path], *, check_serving: bool = True, excused: Excused = never_excused) -> Report:
     """Judge the logs in ``paths`` (files, or folders of ``*.jsonl``). Raises EnvironmentProblem without any log.
 
-    A last line that was cut off by a kill is left out. I7 is judged only if all logs are of one boot of one machine.
+    A last line that was cut off by a kill is left out. I7 is judged only if all logs are of one boot of one machine;
+    ``excused`` says when a role may stand empty.
     """
     files = _files(paths)
     with ExitStack() as stack:
         streams = [(path, stack.enter_context(path.open("rb"))) for path in files]
-        hosts = {_host(path, stream) for path, stream in streams} - {None}
-        checker = Checker(check_serving=check_serving and len(hosts) <= 1)
+        host_of = {path: _host(path, stream) for path, stream in streams}
+        hosts = set(host_of.values()) - {None}
+        checker = Checker(check_serving=check_serving and len(hosts) <= 1, excused=excused)
+        for path in (path for path, host in host_of.items() if host is None):
+            checker.empty(ProcessLife(path.stem, 0))
         for item in heapq.merge(*(_items(path, stream) for path, stream in streams), key=lambda item: item.at_s):
             if isinstance(item, _Broken):
                 checker.give_up(item.process, item.problem)

@@ -29,6 +29,16 @@ class Violation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnfinishedLog:
+    """The log of a process that did not end in order. Whoever killed it knows its pid; nobody else may have."""
+
+    process: str
+    epoch: int
+    pid: int  # 0 = the log does not even begin
+    last_s: float  # of its last record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """The verdict on a run. Good: no violations. Proven: complete too, and ``num_checks`` is not 0 where it matters."""
 
@@ -40,6 +50,8 @@ class Report:
     num_processes: int
     num_killed: int
     incomplete: list[str]
+    unfinished: list[UnfinishedLog] = field(default_factory=list)
+    num_excused: int = 0  # moments at which a role stood empty, as it had been announced (I7)
 
     @property
     def is_complete(self) -> bool:
@@ -54,6 +66,7 @@ class Findings:
     violations: list[Violation] = field(default_factory=list)
     num_violations: int = 0
     num_checks: Counter[str] = field(default_factory=Counter)
+    num_excused: int = 0
 
     def checked(self, invariant: str) -> None:
         """Count one check that was made, whatever came of it."""

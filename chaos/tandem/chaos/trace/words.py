@@ -75,6 +75,7 @@ _WORDS: dict[type, Callable[[Any, BlockRef | None], str]] = {
     ev.GrantEnded: lambda e, b: f"grant of {_owner(e)} ended: {e.how} {e.reason}".rstrip(),
     ev.ChunkAccepted: _accepted,
     ev.ChunkDropped: _dropped,
+    ev.ReadRefused: lambda e, b: f"{_owner(e)} may not read {name_block(e.block)} any more",
     ev.DecodeStep: _step,
     ev.RequestAccepted: lambda e, b: f"request accepted, {e.num_sequences} sequences",
     ev.Dispatched: _dispatched,

@@ -14,6 +14,7 @@ import typer
 
 from tandem.cluster.cli import options as opt
 from tandem.cluster.cli.errors import run_guarded
+from tandem.cluster.cli.policy import policy_app
 
 app = typer.Typer(
     name="tandem",
@@ -27,6 +28,7 @@ certs_app = typer.Typer(help="Certificates for development.", no_args_is_help=Tr
 keys_app = typer.Typer(help="Bearer keys of callers.", no_args_is_help=True)
 app.add_typer(certs_app, name="certs")
 app.add_typer(keys_app, name="keys")
+app.add_typer(policy_app, name="policy")
 
 
 def _print_version(wanted: bool) -> None:

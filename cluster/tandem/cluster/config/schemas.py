@@ -1,10 +1,11 @@
-"""Writes the JSON Schema of `cluster.yaml`: ``python -m tandem.cluster.config.schemas FOLDER``."""
+"""Writes the JSON Schemas of `cluster.yaml` and `policy.yaml`: ``python -m tandem.cluster.config.schemas FOLDER``."""
 
 import json
 import sys
 from pathlib import Path
 
 from tandem.cluster.config.model import ClusterConfig
+from tandem.controller.policy import schema as policy_schema
 
 SCHEMA_FILE = "cluster.schema.json"
 
@@ -17,10 +18,11 @@ def render_cluster_schema() -> str:
 
 
 def main() -> None:
-    """Write the schema into the folder given as the first argument."""
+    """Write the schemas into the folder given as the first argument."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SCHEMA_FILE).write_text(render_cluster_schema(), encoding="utf-8")
+    (folder / policy_schema.SCHEMA_FILE).write_text(policy_schema.render_policy_schema(), encoding="utf-8")
 
 
 if __name__ == "__main__":

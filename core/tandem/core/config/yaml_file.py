@@ -1,15 +1,18 @@
 """Reads a YAML file into a config model; every complaint begins with ``file:line:col`` and offers the nearest key.
 
-Safe YAML only: no tags, no aliases (an alias can blow a small file up to gigabytes), at most 1 MiB.
+Safe YAML only: no tags, no aliases (an alias can blow a small file up to gigabytes), at most 1 MiB. Plain words mean
+what YAML 1.2 and editors say: ``Off`` is a word, no boolean, and ``1:4`` is text, not 64 minutes.
 """
 
 import difflib
+import re
 import types
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic
+import pydantic.fields
 import yaml
 
 from tandem.core.errors import ConfigError
@@ -21,6 +24,11 @@ _Path = tuple[str | int, ...]
 
 def load_yaml_config(path: Path, model: type[Model]) -> Model:
     """Return ``path`` as a validated ``model``. Raises ConfigError that lists every problem, one a line."""
+    return parse_yaml_config(read_yaml_text(path), model, name=str(path))
+
+
+def read_yaml_text(path: Path) -> str:
+    """Return the text of a file that is small enough to be a configuration. Raises ConfigError."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -28,10 +36,14 @@ def load_yaml_config(path: Path, model: type[Model]) -> Model:
     if len(data) > _MAX_FILE_BYTES:
         raise ConfigError(f"{path}: is larger than 1 MiB", remedy="a configuration this long is a mistake")
     try:
-        text = data.decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: byte {error.start} is not UTF-8", remedy="save the file as UTF-8") from error
-    return parse_yaml_config(text, model, name=str(path))
+
+
+def read_yaml_values(text: str, *, name: str) -> Any:
+    """Return one document of foreign YAML as plain values, unchecked; ``name`` stands for the file in messages."""
+    return _to_values(_compose(text, name), (), {}, name)
 
 
 def parse_yaml_config(text: str, model: type[Model], *, name: str) -> Model:
@@ -69,8 +81,17 @@ def _to_values(node: yaml.Node | None, path: _Path, positions: dict[_Path, tuple
         return _mapping(node, path, positions, name)
     if isinstance(node, yaml.SequenceNode):
         return [_to_values(child, (*path, index), positions, name) for index, child in enumerate(node.value)]
+    if _is_a_word_in_yaml_1_2(node):
+        return node.value
     # The safe constructor turns one scalar into str, int, float, bool, None or a date.
     return yaml.constructor.SafeConstructor().construct_object(node)
+
+
+def _is_a_word_in_yaml_1_2(node: yaml.Node) -> bool:
+    kind = node.tag.removeprefix("tag:yaml.org,2002:")
+    if kind == "bool":
+        return str(node.value).lower() not in {"true", "false"}
+    return kind in {"int", "float"} and ":" in node.value
 
 
 def _mapping(node: yaml.MappingNode, path: _Path, positions: dict[_Path, tuple[int, int]], name: str) -> dict[str, Any]:
@@ -100,11 +121,28 @@ def _describe(problem: Any, positions: dict[_Path, tuple[int, int]], model: type
         hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(sorted(names))}"
         return f"{where}: unknown key; {hint}"
     if problem["type"] == "missing":
-        return f"{where}: is missing"
+        return f"{where}: is missing{_purpose(model, path, 'add it')}"
     message = str(problem["msg"]).removeprefix("Value error, ")
     value = problem.get("input")
     shown = f" (got {value!r})" if isinstance(value, str | int | float | bool | None) else ""
-    return f"{where}: {message[:1].lower()}{message[1:]}{shown}"
+    return f"{where}: {message[:1].lower()}{message[1:]}{shown}{_nearest_choice(problem)}" + (
+        _purpose(model, path, "it means") if problem["type"] == "string_pattern_mismatch" else ""
+    )
+
+
+def _nearest_choice(problem: Any) -> str:
+    if problem["type"] not in {"literal_error", "enum"} or not isinstance(problem["input"], str):
+        return ""
+    choices = re.findall(r"'([^']*)'", str(problem["ctx"]["expected"]))
+    by_lower = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(problem["input"].lower(), by_lower, n=1, cutoff=0.6)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
+
+
+def _purpose(model: type[pydantic.BaseModel], path: _Path, lead: str) -> str:
+    """Return what the key at ``path`` is for, as the model says."""
+    info = _fields(model, path[:-1]).get(str(path[-1])) if path else None
+    return f"; {lead}: {info.description}" if info is not None and info.description else ""
 
 
 def _dotted(path: _Path) -> str:
@@ -115,21 +153,26 @@ def _dotted(path: _Path) -> str:
 
 
 def _field_names(model: type[pydantic.BaseModel], path: _Path) -> list[str]:
-    """Return the keys allowed at ``path``, following fields through optional and list annotations."""
+    """Return the keys allowed at ``path``."""
+    return list(_fields(model, path))
+
+
+def _fields(model: type[pydantic.BaseModel], path: _Path) -> dict[str, pydantic.fields.FieldInfo]:
+    """Return the fields at ``path`` by key, following them through optional and list annotations."""
     current: Any = model
     for step in path:
         if isinstance(step, int):
             continue
         if not _is_model(current):
-            return []
+            return {}
         info = current.model_fields.get(step) or next(
             (f for f in current.model_fields.values() if f.alias == step), None
         )
         if info is not None:  # else: the key of a dict whose values are the model in hand
             current = _innermost_model(info.annotation)
     if not _is_model(current):
-        return []
-    return [info.alias or field for field, info in current.model_fields.items()]
+        return {}
+    return {info.alias or field: info for field, info in current.model_fields.items()}
 
 
 def _is_model(kind: Any) -> bool:

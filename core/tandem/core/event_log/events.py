@@ -167,6 +167,14 @@ class ChunkDropped(_Event, frozen=True, tag="chunk_dropped"):
     target: BlockRef | None = None
 
 
+class ReadRefused(_Event, frozen=True, tag="read_refused"):
+    """The sender was about to read ``block``, which is its hand-over's no more (R3): nothing of it is sent."""
+
+    request: str
+    attempt: int
+    block: BlockRef
+
+
 class HandoverSealed(_Event, frozen=True, tag="handover_sealed"):
     """The sender has everything: so many blocks, and the first tokens."""
 
@@ -301,6 +309,7 @@ Event = (
     | GrantEnded
     | ChunkAccepted
     | ChunkDropped
+    | ReadRefused
     | HandoverSealed
     | HandoverCommitted
     | CommitAcknowledged

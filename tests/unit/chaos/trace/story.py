@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from tandem.chaos.trace import Checker, Report
+from tandem.chaos.trace import Checker, Excused, Report
+from tandem.chaos.trace.roles import never_excused
 from tandem.core.blocks import BlockRef
 from tandem.core.event_log import events as ev
 from tandem.core.event_log.record import ProcessLife
@@ -114,9 +115,9 @@ class Story:
         """Where the ``number``-th event of a kind stands."""
         return [at for at, told in enumerate(self.told) if isinstance(told.event, kind)][number]
 
-    def judge(self, *, check_serving: bool = True) -> Report:
+    def judge(self, *, check_serving: bool = True, excused: Excused = never_excused) -> Report:
         """Feed a checker."""
-        checker = Checker(check_serving=check_serving)
+        checker = Checker(check_serving=check_serving, excused=excused)
         for told in self.told:
             checker.feed(told.process, told.event, at_s=told.at_s)
         return checker.finish()

@@ -60,6 +60,8 @@ def test_a_line_that_a_kill_cut_off_is_left_out(tmp_path: Path, num_cut: int) ->
     assert report.violations == []
     assert report.is_complete
     assert report.num_killed == (1 if num_cut > 1 else 0)  # without its last newline alone the line is still whole
+    assert [(log.process, log.epoch) for log in report.unfinished] == [("decode-0", 300)][: report.num_killed]
+    assert all(log.pid > 0 and log.last_s > 0.0 for log in report.unfinished)
 
 
 def test_damage_in_the_middle_ends_the_judgement_of_that_file(tmp_path: Path) -> None:
@@ -87,6 +89,7 @@ def test_an_empty_file_is_a_process_that_was_killed_at_once(tmp_path: Path) -> N
     report = check([tmp_path])
     assert report.violations == []
     assert report.num_checks["I7"] > 0
+    assert [(log.process, log.pid) for log in report.unfinished] == [("decode-1-9", 0)]
 
 
 def test_processes_of_several_machines_are_not_ordered_by_time(tmp_path: Path) -> None:

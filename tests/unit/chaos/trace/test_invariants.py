@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tandem.chaos.trace import Excused
 from tandem.core.event_log import events as ev
 from tandem.core.types import Role
 from tests.unit.chaos.trace.story import (
@@ -247,6 +248,40 @@ def test_a_worker_that_was_killed_serves_until_somebody_notices() -> None:
     assert [v.invariant for v in report.violations] == ["I7"]
     assert "the router holds decode-0-300 for dead" in report.violations[0].history[0]
     assert story.judge(check_serving=False).violations == []
+
+
+def test_a_worker_that_was_given_up_and_lives_serves_again() -> None:
+    other = type(DECODE)("decode-1", 301)
+    story = Story()
+    story.begin()
+    story.tell(other, ev.LogOpened(version=1, host="h", pid=2), ev.RoleChanged(role=Role.DECODE, state="serving"))
+    for health in ("dead", "alive"):
+        story.tell(ROUTER, ev.WorkerJudged(worker=DECODE.name, worker_epoch=DECODE.epoch, health=health))
+    story.tell(ROUTER, ev.WorkerJudged(worker=other.name, worker_epoch=other.epoch, health="dead"))
+    story.accept(R)
+    assert story.judge().violations == []
+    story.tell(ROUTER, ev.WorkerJudged(worker=DECODE.name, worker_epoch=DECODE.epoch, health="dead"))
+    story.tell(ROUTER, ev.WorkerJudged(worker=other.name, worker_epoch=other.epoch, health="alive"))
+    assert [v.problem for v in story.judge().violations] == ["no decode worker served until decode-1 began to serve"]
+
+
+def test_a_gap_that_was_announced_is_counted_and_must_be_over_in_time() -> None:
+    story = Story()
+    story.begin()
+    story.tell(ROUTER, ev.WorkerJudged(worker=DECODE.name, worker_epoch=DECODE.epoch, health="dead"))
+    left_s = story.told[-1].at_s
+    story.accept(R)
+    accepted_s = story.told[story.index(ev.RequestAccepted)].at_s
+
+    def until(end_s: float) -> Excused:
+        return lambda role, from_s, to_s: role is Role.DECODE and from_s >= left_s and to_s <= end_s
+
+    report = story.judge(excused=until(accepted_s))
+    assert (report.violations, report.num_excused) == ([], 1)
+    story.accept(S)
+    report = story.judge(excused=until(accepted_s))
+    assert [v.invariant for v in report.violations] == ["I7"], "it went on when the excuse was over"
+    assert story.judge(excused=lambda role, from_s, to_s: role is Role.PREFILL).num_violations == 1
 
 
 def test_a_gap_ends_with_the_next_life_and_is_told_once() -> None:

@@ -30,6 +30,7 @@ ONE_OF_EACH: list[ev.Event] = [
     ev.GrantEnded(request="r", attempt=1, how="failed", reason="KV_TIMEOUT"),
     ev.ChunkAccepted(request="r", attempt=1, seq=0, epoch=2**63 - 1, named=REF, target=REF),
     ev.ChunkDropped(counter="stale_epoch", epoch=1, named=REF),
+    ev.ReadRefused(request="r", attempt=1, block=REF),
     ev.HandoverSealed(request="r", attempt=1, num_blocks=2),
     ev.HandoverCommitted(request="r", attempt=1),
     ev.CommitAcknowledged(request="r", attempt=1),

@@ -1,0 +1,93 @@
+"""The terms of placement: what a request needs, what a worker offers, which knobs there are, what is chosen. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from tandem.core.latency import LatencyModel
+from tandem.core.types import Role
+from tandem.router.actions import Pair, WorkerKey
+
+
+class PlacementMode(StrEnum):
+    """Which of the two ways placement may take."""
+
+    AUTO = "auto"
+    SPLIT = "split"  # always a pair: for comparisons
+    AGGREGATED = "aggregated"  # always local: the baseline without a prefill pool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementPolicy:
+    """Knobs of the choice."""
+
+    mode: PlacementMode = PlacementMode.AUTO
+    look_ahead_s: float = 0.25
+    min_gain_s: float = 0.005
+    itl_weight: float = 0.25
+    prefill_chunk_s: float = 0.05
+    min_split_tokens: int = 0
+    affinity: float = 1.0
+    affinity_per_waiting: float = 3.0
+    max_affinity_s: float = 0.25
+    max_affinity_share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerView:
+    """One worker that takes work, as placement sees it."""
+
+    key: WorkerKey
+    role: Role
+    model: LatencyModel
+    block_size: int
+    total_blocks: int
+    free_blocks: int
+    max_sequences: int
+    num_sequences: int
+    context_tokens: int
+    queued_prefill_s: float
+    kv_bytes_per_token: float = 0.0  # as seen in hand-overs; 0 until the first
+    layout_fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedPrefix:
+    """Leading prompt tokens that a worker need not compute, and how long it takes to bring them to its device."""
+
+    num_tokens: int
+    fetch_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What a request needs. ``growth_tokens`` is the expected output per sequence."""
+
+    num_prompt_tokens: int  # with the tokens already emitted, when it is continued
+    num_sequences: int
+    growth_tokens: int
+    avoid: frozenset[WorkerKey] = field(default_factory=frozenset)
+    avoid_pairs: frozenset[Pair] = field(default_factory=frozenset)
+    only_local: bool = False
+    cached: Mapping[WorkerKey, CachedPrefix] = field(default_factory=dict)
+    num_waiting: int = 0  # other requests in the router's queue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """The choice, and why. ``prefill`` is None when D computes the prompt itself."""
+
+    prefill: WorkerKey | None
+    decode: WorkerKey
+    reason: str
+    predicted_ttft_s: float
+    predicted_prefill_s: float
+    num_blocks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoCapacity:
+    """Nothing can take the request now. ``never`` says why no worker of this fleet could, however idle."""
+
+    reason: str
+    never: str = ""  # from ``tandem.core.reasons``

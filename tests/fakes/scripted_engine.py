@@ -12,6 +12,7 @@ class ScriptedEngine:
     """Returns queued step results; notes every call."""
 
     num_blocks = 8
+    cache = None
 
     def __init__(self) -> None:
         self.results: list[StepResult | BaseException] = []

@@ -19,6 +19,7 @@ from tandem.engine.results import StepStats
 from tandem.worker_host.inbox import Inbox
 from tandem.worker_host.instruments import WorkerInstruments
 from tandem.worker_host.outbox import Outbox, Send
+from tandem.worker_host.pins import Pins
 from tandem.worker_host.role import RoleService
 
 _log = structlog.get_logger(__name__)
@@ -38,8 +39,10 @@ class EngineLoop:
         estimator: LatencyEstimator,
         instruments: WorkerInstruments,
         clock: Clock,
+        pins: Pins | None = None,
     ) -> None:
         self._engine = engine
+        self._pins = pins or Pins(None)
         self._role = role
         self._outbox = outbox
         self._estimator = estimator
@@ -95,6 +98,7 @@ class EngineLoop:
 
         def close() -> None:
             for key in self._outbox.close_session(session_id):
+                self._pins.forget(key)
                 self._role.abort(Abort(request_id=key.request_id, attempt=key.attempt, reason="ROUTER_LOST"))
 
         self._inbox.post(close)
@@ -139,6 +143,7 @@ class EngineLoop:
                 self._role.abort(held)
             self._fail(key, DRAINING, "this worker is draining", retryable=True)
             return
+        self._pins.begun(command.task)
         try:
             self._role.handle(command)
         except TandemError as error:

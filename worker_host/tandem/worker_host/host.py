@@ -16,11 +16,14 @@ from tandem.core.latency import LatencyEstimator
 from tandem.core.messages import Abort, AttachCommand, Beat, ForwardGrant, Hello, ReserveDecode, StartPrefill
 from tandem.core.types import WorkerInfo
 from tandem.engine.engine import Engine
+from tandem.worker_host.cache_service import WorkerCacheServiceHandler
+from tandem.worker_host.engine_calls import EngineCalls
 from tandem.worker_host.engine_loop import EngineLoop
 from tandem.worker_host.heartbeat import Heartbeat
 from tandem.worker_host.inbox import Inbox
 from tandem.worker_host.instruments import WorkerInstruments
 from tandem.worker_host.outbox import Outbox
+from tandem.worker_host.pins import Pins
 from tandem.worker_host.role import RoleService
 from tandem.worker_host.session import RouterSession
 
@@ -62,7 +65,10 @@ class WorkerHost:
         self._stuck_after_s = stuck_after_s
         self._engine = engine
         self._estimator = estimator
-        inbox, outbox = Inbox(), Outbox(info.epoch)
+        pins = Pins(engine.cache)
+        inbox, outbox = Inbox(), Outbox(info.epoch, amend=pins.amend)
+        self._calls = EngineCalls(inbox)
+        self._clock = clock
         self._role = make_role(engine, outbox, inbox)
         self._loop = EngineLoop(
             engine=engine,
@@ -72,6 +78,7 @@ class WorkerHost:
             estimator=estimator,
             instruments=instruments,
             clock=clock,
+            pins=pins,
         )
         instruments.show_load(info.worker_id, lambda: self._loop.load)
         self._heartbeat = Heartbeat(make_beat=self._make_beat, broadcast=self._broadcast, period_s=beat_period_s)
@@ -120,6 +127,11 @@ class WorkerHost:
         """A command came over a router's stream."""
         if isinstance(command, StartPrefill | ReserveDecode | ForwardGrant | Abort):
             self._loop.command(session.session_id, command)
+
+    def cache_service(self) -> WorkerCacheServiceHandler | None:
+        """Return what serves this worker's prefix cache to routers; None without a cache."""
+        cache = self._engine.cache
+        return None if cache is None else WorkerCacheServiceHandler(cache, self._calls, clock=self._clock)
 
     def describe(self) -> WorkerDescription:
         """Tell who this worker is, how fast, how busy."""

@@ -29,8 +29,10 @@ class Outbox:
     event (failed as a whole, or released) the attempt is forgotten, and anything further about it is dropped.
     """
 
-    def __init__(self, epoch: Epoch) -> None:
+    def __init__(self, epoch: Epoch, *, amend: Callable[[RequestEvent], RequestEvent] = lambda event: event) -> None:
+        """``amend`` sees every event first and returns it, or one with more in it."""
         self._epoch = epoch
+        self._amend = amend
         self._sessions: dict[str, _Pending] = {}
         self._session_of: dict[AttemptKey, str] = {}
 
@@ -74,6 +76,7 @@ class Outbox:
 
     def event(self, event: RequestEvent) -> None:
         """Queue an event; a terminal one unbinds its attempt."""
+        event = self._amend(event)
         key = AttemptKey(request_id=event.request_id, attempt=event.attempt)
         pending = self._pending(key)
         if pending is None:

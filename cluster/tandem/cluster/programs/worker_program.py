@@ -36,6 +36,7 @@ from tandem.rpc.addresses import join_address
 from tandem.rpc.channels import INTERNAL_LIMITS
 from tandem.rpc.metrics_endpoint import metrics_page
 from tandem.rpc.server import RpcServer
+from tandem.rpc.services.cache import worker_cache_service
 from tandem.rpc.services.worker import WORKER_SERVICE, worker_service
 from tandem.rpc.tls import TlsMaterial
 from tandem.worker_host.assembly import BuiltEngine, build_engine
@@ -117,6 +118,9 @@ class WorkerProgram:
         host = self._make_host(built, prepared, estimator, instruments, epoch)
         try:
             server.add(worker_service(WorkerServiceHandler(host)))
+            cache_handler = host.cache_service()
+            if cache_handler is not None:
+                server.add(worker_cache_service(cache_handler))
             address = await server.start()
             host.set_address(config.advertise_address or address)
             host.start()

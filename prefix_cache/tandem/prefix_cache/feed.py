@@ -7,19 +7,12 @@
            └────────────────────────┘ (from a snapshot, where the worker can't replay)
 """
 
-from dataclasses import dataclass
-
 from tandem.core.ids import Epoch, WorkerId
+from tandem.core.kv_events import KvUpdate, SnapshotPart, WatchFrom
 from tandem.prefix_cache.events import NumberedEvent, Replay
 from tandem.prefix_cache.index import CacheHolder, PrefixIndex
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WatchFrom:
-    """What to ask a worker for: events from ``start_sequence`` of life ``epoch``; no epoch = everything."""
-
-    epoch: Epoch | None
-    start_sequence: int
+__all__ = ["KvEventFeed", "WatchFrom"]
 
 
 class KvEventFeed:
@@ -30,13 +23,17 @@ class KvEventFeed:
         self._index = index
         self._holder: CacheHolder | None = None
         self._next = 1
+        self._is_mid_snapshot = False
         self.last_event_s: float | None = None
+        self.num_behind = 0  # events that the worker had made and not told when it last spoke
         self.num_gaps = 0
         self.num_snapshots = 0
 
     def resume(self) -> WatchFrom:
         """Return what to ask for when the stream is opened (again)."""
-        return WatchFrom(epoch=None if self._holder is None else self._holder.epoch, start_sequence=self._next)
+        if self._holder is None or self._is_mid_snapshot:
+            return WatchFrom(epoch=None, start_sequence=1)
+        return WatchFrom(epoch=self._holder.epoch, start_sequence=self._next)
 
     def on_replay(self, replay: Replay, now_s: float) -> bool:
         """Take the answer that begins a stream. False: it doesn't fit; ask again with ``resume``."""
@@ -50,6 +47,20 @@ class KvEventFeed:
             self._next = replay.snapshot.sequence + 1
         self.last_event_s = now_s
         return all(self.on_event(event, now_s) for event in replay.events)
+
+    def on_update(self, update: KvUpdate, now_s: float) -> bool:
+        """Take one message of a stream, also a part of a snapshot. False: break the stream and ask again."""
+        if self._holder is None or self._holder.epoch != update.epoch:
+            self._begin(update.epoch)
+        if update.snapshot is not None and not self._take_part(update.snapshot):
+            return self._lost()
+        if self._is_mid_snapshot and update.events:
+            return self._lost()
+        if not all(self.on_event(event, now_s) for event in update.events):
+            return False
+        self.num_behind = max(update.last_sequence + 1 - self._next, 0)
+        self.last_event_s = now_s - update.waited_s
+        return True
 
     def on_event(self, event: NumberedEvent, now_s: float) -> bool:
         """Take one event; repeats do nothing. False: some are missing, so break the stream and ask again."""
@@ -65,7 +76,7 @@ class KvEventFeed:
         """The worker died or left the directory."""
         if self._holder is not None:
             self._index.forget(self._holder)
-        self._holder, self._next = None, 1
+        self._holder, self._next, self._is_mid_snapshot = None, 1, False
 
     def staleness_s(self, now_s: float) -> float | None:
         """Seconds since the worker was last heard about its cache; None before the first time."""
@@ -74,6 +85,18 @@ class KvEventFeed:
     def _begin(self, epoch: Epoch) -> None:
         self.on_worker_gone()
         self._holder = CacheHolder(self._worker_id, epoch)
+
+    def _take_part(self, part: SnapshotPart) -> bool:
+        if self._holder is None or part.first is self._is_mid_snapshot:
+            return False  # a part without its beginning, or a beginning inside another snapshot
+        if part.first:
+            self.num_snapshots += 1
+            self._index.forget(self._holder)
+        for stored in part.held:
+            self._index.apply(self._holder, stored)
+        self._next = part.sequence + 1
+        self._is_mid_snapshot = not part.last
+        return True
 
     def _starts_late(self, replay: Replay) -> bool:
         return bool(replay.events) and replay.events[0].sequence != 1

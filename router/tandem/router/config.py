@@ -10,9 +10,10 @@ from tandem.core.config.model import ConfigModel
 from tandem.core.ids import Tenant
 from tandem.core.limits import RequestLimits
 from tandem.core.types import PriorityClass
+from tandem.router.cache.config import CacheSection
 from tandem.router.client_stream import StreamBounds
 from tandem.router.health import HealthTimers
-from tandem.router.live import DispatcherPolicy
+from tandem.router.live import DispatcherPolicy, OvertakingPolicy
 from tandem.router.pairs import PairPolicy
 from tandem.router.placement import PlacementMode, PlacementPolicy
 from tandem.router.queue import QueueBounds
@@ -97,6 +98,21 @@ class PlacementSection(ConfigModel):
     min_split_tokens: Annotated[int, Field(ge=0)] = 0
     """Shorter prompts are always computed where they decode."""
 
+    affinity: Annotated[float, Field(ge=0.0, le=100.0)] = 1.0
+    """What a second of work that a cached prefix saves is worth besides the second itself."""
+    affinity_per_waiting: Annotated[float, Field(ge=0.0, le=100.0)] = 3.0
+    """How much more it is worth for each waiting request per prefill worker."""
+    max_affinity_s: Annotated[float, Field(ge=0.0, le=60.0)] = 0.25
+    """How many seconds of predicted time to first token following a cached prefix may cost a request."""
+    max_affinity_share: Annotated[float, Field(ge=0.0, le=10.0)] = 1.0
+    """The same as a share of the lowest predicted time; both together are the bound."""
+    tie_share: Annotated[float, Field(ge=0.0, le=1.0)] | None = 0.02
+    """Costs within this share of the lowest count as equal, and chance decides; nothing = the workers' names do."""
+    max_look: Annotated[int, Field(ge=0, le=256)] = 8
+    """Requests looked at beyond the queue's head while it waits for the prefill worker it likes best; 0 = none."""
+    max_overtakes: Annotated[int, Field(ge=0, le=65536)] = 16
+    """How many of them may pass any one head."""
+
     def policy(self) -> PlacementPolicy:
         """Placement's own form of this section."""
         return PlacementPolicy(
@@ -105,7 +121,16 @@ class PlacementSection(ConfigModel):
             itl_weight=self.itl_weight,
             min_gain_s=self.min_gain_s,
             min_split_tokens=self.min_split_tokens,
+            affinity=self.affinity,
+            affinity_per_waiting=self.affinity_per_waiting,
+            max_affinity_s=self.max_affinity_s,
+            max_affinity_share=self.max_affinity_share,
+            tie_share=self.tie_share,
         )
+
+    def overtaking(self) -> OvertakingPolicy:
+        """The queue's part of this section."""
+        return OvertakingPolicy(max_look=self.max_look, max_overtakes=self.max_overtakes)
 
 
 class TimersSection(ConfigModel):
@@ -198,6 +223,8 @@ class RouterConfig(ConfigModel):
     """Bounds on waiting."""
     placement: PlacementSection = Field(default_factory=PlacementSection)
     """Choice of workers."""
+    cache: CacheSection = Field(default_factory=CacheSection)
+    """What is remembered of the workers' prefix caches."""
     timers: TimersSection = Field(default_factory=TimersSection)
     """Meaning of silence."""
     recovery: RecoverySection = Field(default_factory=RecoverySection)
@@ -217,6 +244,7 @@ class RouterConfig(ConfigModel):
         """The dispatcher's own form of this configuration."""
         return DispatcherPolicy(
             placement=self.placement.policy(),
+            overtaking=self.placement.overtaking(),
             recovery=RecoveryPolicy(suspicion=SuspicionPolicy(doubt_s=self.timers.dead_after_s)),
             pairs=self.recovery.pairs(),
             max_queue_wait_s=self.queue.max_wait_s,

@@ -1,7 +1,7 @@
 """The router's core: admits requests, places them, feeds workers' reports through the ledgers, tells callers.
 
-Runs in one thread (the event loop's) and never waits: it is called, it calls ``send`` and the sinks, it returns. Policy
-is in ``ledger``, ``queue``, ``placement``, ``recovery`` and ``fleet``; this is only the loop that joins them.
+Runs in one thread (the event loop's) and never waits: it is called, it calls ``send`` and the sinks, it returns. It only
+joins the parts that hold the policy: ledger, queue, placement, recovery, fleet.
 """
 
 from collections import Counter
@@ -29,20 +29,24 @@ from tandem.router.actions import (
     WorkerKey,
 )
 from tandem.router.attempt import Stage
+from tandem.router.cache.names import PromptNames
+from tandem.router.cache.view import CacheView
 from tandem.router.client_stream import Overflow, Sink
 from tandem.router.crashes import CrashWatch
 from tandem.router.event_trace import RecordingObserver, RecordingSink
 from tandem.router.fleet import Fleet, FleetChange
 from tandem.router.ledger import RequestLedger
-from tandem.router.live import DispatcherPolicy, Live, entry_of
+from tandem.router.live import DispatcherPolicy, Live, open_live
 from tandem.router.observer import Observer
 from tandem.router.overdue import OverdueWatch
+from tandem.router.overtaking import Overtaking
 from tandem.router.pairs import PairBreakers
 from tandem.router.phases import PhaseClock
 from tandem.router.placement import NoCapacity
 from tandem.router.placer import Chosen, DropHeld, Placer
 from tandem.router.queue import CentralQueue
 from tandem.router.recovery import RetryBudget, error_for
+from tandem.router.serving import ServingWatch
 from tandem.router.timers import Timer, TimerKind, Timers
 from tandem.router.waiting import Waits, lost_while_waiting
 
@@ -62,13 +66,13 @@ class Dispatcher:
         send: Send,
         observer: Observer,
         event_log: EventSink | None = None,
+        cache: CacheView | None = None,
     ) -> None:
         self.fleet = fleet
         self.queue = queue
         self.num_ended: Counter[Outcome] = Counter()
         self.num_stale = 0
-        self.draining = False
-        self.last_no_capacity = ""
+        self.draining, self.last_no_capacity = False, ""
         self._policy = policy
         self._clock = clock
         self._send = send
@@ -76,8 +80,10 @@ class Dispatcher:
         self._event_log = event_log
         self._budget = RetryBudget()
         self.pairs = PairBreakers(policy.pairs)
-        self._placer = Placer(fleet=fleet, pairs=self.pairs, policy=policy.placement)
+        self.serving = ServingWatch()
+        self._placer = Placer(fleet=fleet, pairs=self.pairs, policy=policy.placement, serving=self.serving, cache=cache)
         self._lives: dict[RequestId, Live] = {}
+        self.overtaking = Overtaking(queue=queue, placer=self._placer, lives=self._lives, policy=policy.overtaking)
         self.crashes = CrashWatch(lives=self._lives, queue=queue, policy=policy.recovery.suspicion)
         self._timers = Timers()
         self._waits = Waits(policy, self._timers)
@@ -100,6 +106,7 @@ class Dispatcher:
         deadline_s: float | None,
         arrived_s: float,
         tokenize_ms: float | None = None,
+        names: PromptNames | None = None,
     ) -> None:
         """Take a request. Raises Overloaded when there is no room, Unavailable when the router is draining."""
         if self.draining:
@@ -107,23 +114,14 @@ class Dispatcher:
         now_s = self._clock.now_s()
         num_servers = self.fleet.num_alive(Role.PREFILL) or self.fleet.num_alive(Role.DECODE)
         self.queue.check_room(task.priority, num_servers=num_servers)
-        entry = entry_of(
-            task,
-            expected_tokens=self._placer.expected_tokens(task),
-            work_s=self.fleet.typical_prefill_s(len(task.prompt_token_ids)),
-            deadline_s=deadline_s,
-            arrived_s=arrived_s,
-        )
+        entry = self._placer.entry_of(task, deadline_s=deadline_s, arrived_s=arrived_s)
+        clock = PhaseClock(arrived_s=arrived_s, tokenize_ms=tokenize_ms)
         ledger = RequestLedger(
-            task,
-            deadline_s=deadline_s,
-            policy=self._policy.recovery,
-            budget=self._budget,
-            clock=PhaseClock(arrived_s=arrived_s, tokenize_ms=tokenize_ms),
+            task, deadline_s=deadline_s, policy=self._policy.recovery, budget=self._budget, clock=clock
         )
         sink = sink if self._event_log is None else RecordingSink(sink, task, self._event_log)
         ledger.admitted()
-        live = Live(ledger=ledger, sink=sink, entry=entry, arrived_s=arrived_s, last_put_s=now_s, waiting_since_s=now_s)
+        live = open_live(ledger, sink, entry, now_s=now_s, names=names)
         self._lives[task.request_id] = live
         if deadline_s is not None:
             self._timers.add(deadline_s, Timer(kind=TimerKind.DEADLINE, request_id=task.request_id))
@@ -221,7 +219,7 @@ class Dispatcher:
         self._place(now_s)
 
     def on_directory(self, change: FleetChange) -> None:
-        """Workers left the directory: those whose next life has joined are dead, the others may only be out of sight."""
+        """Workers left the directory: those whose next life has joined are dead, the others may be out of sight."""
         reborn = {info.worker_id for info in change.joined}
         for worker in change.left:
             if worker.worker_id in reborn:
@@ -296,7 +294,7 @@ class Dispatcher:
         self._waits.note_decode_workers(self.fleet.num_alive(Role.DECODE), now_s)
         while (entry := self.queue.peek()) is not None:
             live = self._lives[entry.request_id]
-            choice = self._placer.choose(live, now_s)
+            choice = self._placer.choose(live, now_s, num_waiting=len(self.queue) - 1)
             match choice:
                 case Chosen():
                     self.queue.take(entry)
@@ -309,6 +307,9 @@ class Dispatcher:
                         self.queue.discard(entry.request_id)
                         self._apply(live, live.ledger.failed(error_for(choice.never), now_s), now_s)
                     elif not self._gave_up_waiting(live, now_s):
+                        for other in self.overtaking.find(entry, choice, now_s):
+                            self.queue.take(other.entry)
+                            self._dispatch(other.live, other.chosen, now_s)
                         return
 
     def _gave_up_waiting(self, live: Live, now_s: float) -> bool:
@@ -321,7 +322,7 @@ class Dispatcher:
         choice = live.placement = chosen.placement
         actions = live.ledger.dispatched(prefill=choice.prefill, decode=choice.decode, now_s=now_s)
         if live.ledger.attempt is not None:  # else its deadline has just passed: nothing was begun, nothing would end
-            self._placer.note(live, chosen)
+            self._placer.note(live, chosen, now_s)
             self.crashes.dispatched(live.entry.request_id, now_s)
             self._observer.placed(live.ledger.task, choice, waited_s=now_s - live.arrived_s)
         self._apply(live, actions, now_s)
@@ -351,11 +352,8 @@ class Dispatcher:
                 live.last_put_s = now_s
                 live.sink.put_started(action)
             case PromptComputed():
-                record = self.fleet.get(action.worker)
-                if record is not None:
-                    record.in_flight.settle_prefill(
-                        AttemptKey(request_id=live.entry.request_id, attempt=action.attempt)
-                    )
+                key = AttemptKey(request_id=live.entry.request_id, attempt=action.attempt)
+                self.fleet.settle_prefill(action.worker, key)
                 self._room_changed = True
             case AttemptEnded():
                 key = AttemptKey(request_id=live.entry.request_id, attempt=action.attempt)

@@ -214,6 +214,12 @@ class Fleet:
         """Number of workers of ``role`` that take work."""
         return sum(record.role is role and record.can_take_work for record in self._records.values())
 
+    def settle_prefill(self, worker: WorkerKey, key: AttemptKey) -> None:
+        """Take an attempt's prompt off the in-flight estimate."""
+        record = self.get(worker)
+        if record is not None:
+            record.in_flight.settle_prefill(key)
+
     def end_attempt(self, workers: Iterable[WorkerKey], key: AttemptKey) -> None:
         """Take an attempt off the in-flight estimates."""
         for worker in workers:

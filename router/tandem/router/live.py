@@ -1,17 +1,27 @@
 """What the dispatcher keeps per request, and what placing one asks of workers. Zero I/O."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tandem.core.types import GenerationTask
 from tandem.router.actions import Pair, WorkerKey
+from tandem.router.cache.names import PromptNames
 from tandem.router.client_stream import Sink
 from tandem.router.credits import Charge
 from tandem.router.ledger import RequestLedger
 from tandem.router.lengths import OutputLengths
 from tandem.router.pairs import PairPolicy
-from tandem.router.placement import Demand, Placement, PlacementPolicy
+from tandem.router.placement import CachedPrefix, Demand, Placement, PlacementPolicy
 from tandem.router.queue import QueueEntry
 from tandem.router.recovery import RecoveryPolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OvertakingPolicy:
+    """How far to look beyond the head of the queue while it waits for one prefill worker; see ``overtaking``."""
+
+    max_look: int = 8
+    max_overtakes: int = 16  # of any one head
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +29,7 @@ class DispatcherPolicy:
     """Bounds and knobs of the parts the dispatcher joins."""
 
     placement: PlacementPolicy = field(default_factory=PlacementPolicy)
+    overtaking: OvertakingPolicy = field(default_factory=OvertakingPolicy)
     recovery: RecoveryPolicy = field(default_factory=RecoveryPolicy)
     pairs: PairPolicy = field(default_factory=PairPolicy)
     max_queue_wait_s: float = 120.0
@@ -42,6 +53,14 @@ def entry_of(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class CachedThen:
+    """What the workers held of a request's prompt when it was last looked up."""
+
+    cached: Mapping[WorkerKey, CachedPrefix]
+    at_s: float
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Live:
     """One request that has not ended."""
@@ -55,6 +74,21 @@ class Live:
     avoid: frozenset[WorkerKey] = frozenset()
     avoid_pairs: frozenset[Pair] = frozenset()
     placement: Placement | None = None
+    names: PromptNames | None = None  # of its prompt's blocks; None = nothing can be cached
+    cached_then: CachedThen | None = None
+
+
+def open_live(ledger: RequestLedger, sink: Sink, entry: QueueEntry, *, now_s: float, names: PromptNames | None) -> Live:
+    """A request that was admitted just now."""
+    return Live(
+        ledger=ledger,
+        sink=sink,
+        entry=entry,
+        arrived_s=entry.arrived_s,
+        last_put_s=now_s,
+        waiting_since_s=now_s,
+        names=names,
+    )
 
 
 def demand_of(

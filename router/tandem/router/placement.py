@@ -8,6 +8,7 @@ may hold ``c`` already (``new = t - c``)::
     local(D)   = queued(D) + prefill_D(new, c) · (1 + step_D / chunk)   D keeps stepping between the prompt's chunks
     harm(D)    = itl_weight · prefill_D(new, c) · running(D)        what its running sequences lose meanwhile
     pace(D)    = step_D with the n sequences added, the price of a crowded D
+    cost(D)    = pace(D) + transfer_D(what D lacks) / tokens expected after it
 
 ``w = affinity + affinity_per_waiting · requests waiting per prefill worker``: work that a cache saves is worth more the
 more requests wait for it to be done. Tokens in a slower tier count as held only where fetching them is predicted to be
@@ -15,8 +16,12 @@ faster than computing them.
 
 P is the one with the lowest split(P) + delay(P) among those whose split(P) is at most ``max_affinity_s`` and
 ``max_affinity_share`` of the lowest above the lowest: that is what affinity may cost a request. D is the one with the
-lowest pace(D); ties go to the name. Local prefill must be better by ``min_gain_s``, its harm included: at equal times
-the pair wins, because D stays free for its next tokens.
+lowest cost(D). Local prefill must be better by ``min_gain_s``, its harm included: at equal times the pair wins, because
+D stays free for its next tokens.
+
+Costs within ``tie_share`` of the lowest count as equal: of the equals two are drawn, and the one with less to do wins
+(the power of two choices), so that neither several routers nor a burst of unknown prompts run to the same worker.
+Without a ``draw``, the name decides.
 
 Pairs whose hand-overs fail, or whose KV layouts differ, are left out; when no pair is left, D computes the prompt.
 
@@ -35,16 +40,17 @@ from tandem.router.placement_costs import (
     num_blocks_for,
     num_cached_for,
     predict_compute_s,
+    predict_decode_s,
     predict_handover_s,
     predict_local_s,
     predict_local_ttft_s,
-    predict_pace_s,
 )
 from tandem.router.placement_terms import (
     CachedPrefix,
     Demand,
     NoCapacity,
     Placement,
+    PlacementCause,
     PlacementMode,
     PlacementPolicy,
     WorkerView,
@@ -55,6 +61,7 @@ __all__ = [
     "Demand",
     "NoCapacity",
     "Placement",
+    "PlacementCause",
     "PlacementMode",
     "PlacementPolicy",
     "WorkerView",
@@ -87,7 +94,8 @@ def place(
     if not fitting:
         return _why_nothing_fits(demand, decodes)
     candidates = _preferred(fitting, demand)
-    best_local = _cheapest([_Option(worker=d, cost_s=predict_local_s(demand, d, policy)) for d in candidates])
+    local = sorted((_Option(worker=d, cost_s=predict_local_s(demand, d, policy)) for d in candidates), key=_order)
+    best_local = _drawn(local, demand, policy)[0]
     pair = _cheapest_pair(demand, prefills=prefills, decodes=candidates, blocked=blocked, policy=policy)
     cause = _why_local(
         demand, local_s=best_local.cost_s, pair=pair, prefills=prefills, decodes=candidates, policy=policy
@@ -97,11 +105,12 @@ def place(
     if pair is None:
         return _why_no_pair(prefills, decodes)
     if pair.prefill.worker.queued_prefill_s >= policy.look_ahead_s:
-        return NoCapacity(reason="every prefill worker has its look-ahead full")
+        return _why_no_credit(demand, pair.prefill.worker, prefills, policy)
     return Placement(
         prefill=pair.prefill.worker.key,
         decode=pair.decode.worker.key,
         reason=f"lowest predicted finish: prefill {pair.prefill.cost_s:.3f} s, step {pair.decode.cost_s * 1e3:.1f} ms",
+        cause=PlacementCause.PAIR,
         predicted_ttft_s=pair.prefill.cost_s,
         predicted_prefill_s=predict_compute_s(demand, pair.prefill.worker),
         num_blocks=num_blocks_for(demand, pair.decode.worker.block_size),
@@ -127,11 +136,12 @@ def place_held(
     fitting = [d for d in fits_holder if has_room(demand, d)]
     if not fitting:
         return NoCapacity(reason="no decode worker has room for the KV that is held for it")
-    best = _cheapest([_Option(worker=d, cost_s=predict_pace_s(demand, d)) for d in _preferred(fitting, demand)])
+    best = _cheapest([_Option(worker=d, cost_s=predict_decode_s(demand, d)) for d in _preferred(fitting, demand)])
     return Placement(
         prefill=holder,
         decode=best.worker.key,
         reason="the prefill worker still holds the KV of an earlier attempt",
+        cause=PlacementCause.HELD,
         predicted_ttft_s=0.0,
         predicted_prefill_s=0.0,
         num_blocks=num_blocks_for(demand, best.worker.block_size),
@@ -163,8 +173,9 @@ def _cheapest_pair(
 ) -> _PairOption | None:
     """The cheapest P and the cheapest D; where those two may not be paired, the pair with the lowest sum."""
     weight = policy.affinity + policy.affinity_per_waiting * demand.num_waiting / max(len(prefills), 1)
-    costs_p = _within_bound([_prefill_option(demand, p, weight) for p in prefills], policy)
-    costs_d = sorted((_Option(worker=d, cost_s=predict_pace_s(demand, d)) for d in decodes), key=_order)
+    costs_p = _within_bound([_prefill_option(demand, p, weight) for p in prefills], demand, policy)
+    costs_d = sorted((_Option(worker=d, cost_s=predict_decode_s(demand, d)) for d in decodes), key=_order)
+    costs_d = _drawn(costs_d, demand, policy)
     liked = [option for option in costs_p if option.worker.key not in demand.avoid]
     for options in (liked, costs_p):
         if options and _can_hand_over(options[0].worker, costs_d[0].worker, demand, blocked):
@@ -191,6 +202,12 @@ def _why_no_pair(prefills: Sequence[WorkerView], decodes: Sequence[WorkerView]) 
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _WhyLocal:
+    cause: PlacementCause
+    reason: str
+
+
 def _why_local(
     demand: Demand,
     *,
@@ -199,35 +216,53 @@ def _why_local(
     prefills: Sequence[WorkerView],
     decodes: Sequence[WorkerView],
     policy: PlacementPolicy,
-) -> str | None:
-    """The cause of local prefill in words, or None when a pair is to run it."""
+) -> _WhyLocal | None:
+    """The cause of local prefill, or None when a pair is to run it."""
     if policy.mode is PlacementMode.AGGREGATED:
-        return "the cluster runs aggregated"
+        return _WhyLocal(cause=PlacementCause.MODE, reason="the cluster runs aggregated")
     if demand.only_local:
-        return "several sequences are continued, which only one worker can do"
+        return _WhyLocal(
+            cause=PlacementCause.SEVERAL_SEQUENCES,
+            reason="several sequences are continued, which only one worker can do",
+        )
     if pair is None:
         return _why_no_hand_over(prefills, decodes, policy)
     if policy.mode is PlacementMode.SPLIT:
         return None
     if demand.num_prompt_tokens < policy.min_split_tokens:
-        return "the prompt is too short to be worth a hand-over"
+        return _WhyLocal(cause=PlacementCause.SHORT_PROMPT, reason="the prompt is too short to be worth a hand-over")
     handover_s = predict_handover_s(demand, pair.decode.worker)
     if local_s + policy.min_gain_s < pair.prefill.cost_s + handover_s:
-        return (
-            f"local prefill is predicted to take {local_s:.3f} s with the harm to running sequences, "
-            f"the pair {pair.prefill.cost_s:.3f} s and {handover_s:.3f} s of hand-over"
+        return _WhyLocal(
+            cause=PlacementCause.LOCAL_IS_FASTER,
+            reason=f"local prefill is predicted to take {local_s:.3f} s with the harm to running sequences, "
+            f"the pair {pair.prefill.cost_s:.3f} s and {handover_s:.3f} s of hand-over",
         )
     return None
 
 
 def _why_no_hand_over(
     prefills: Sequence[WorkerView], decodes: Sequence[WorkerView], policy: PlacementPolicy
-) -> str | None:
+) -> _WhyLocal | None:
     if _have_equal_layouts(prefills, decodes):
-        return "the hand-overs of every pair fail at present"
+        return _WhyLocal(cause=PlacementCause.PAIRS_FAIL, reason="the hand-overs of every pair fail at present")
     if policy.mode is PlacementMode.SPLIT:
         return None
-    return "no prefill worker with the same KV layout is alive"
+    return _WhyLocal(
+        cause=PlacementCause.NO_PREFILL_WORKER, reason="no prefill worker with the same KV layout is alive"
+    )
+
+
+def _why_no_credit(
+    demand: Demand, best: WorkerView, prefills: Sequence[WorkerView], policy: PlacementPolicy
+) -> NoCapacity:
+    if all(p.queued_prefill_s >= policy.look_ahead_s for p in prefills):
+        return NoCapacity(reason="every prefill worker has its look-ahead full")
+    return NoCapacity(
+        reason="the prefill worker that would be done first has its look-ahead full",
+        waits_for=best.key,
+        work_s=predict_compute_s(demand, best),
+    )
 
 
 def _have_equal_layouts(prefills: Sequence[WorkerView], decodes: Sequence[WorkerView]) -> bool:
@@ -239,13 +274,33 @@ def _prefill_option(demand: Demand, worker: WorkerView, weight: float) -> _Optio
     return _Option(worker=worker, cost_s=worker.queued_prefill_s + compute_s, delay_s=weight * compute_s)
 
 
-def _within_bound(options: Sequence[_Option], policy: PlacementPolicy) -> list[_Option]:
+def _within_bound(options: Sequence[_Option], demand: Demand, policy: PlacementPolicy) -> list[_Option]:
     """Best first; those that would cost the request too much come last, by its own time alone."""
     lowest_s = min((option.cost_s for option in options), default=0.0)
     bound_s = lowest_s * (1.0 + policy.max_affinity_share) + policy.max_affinity_s
     near = sorted((option for option in options if option.cost_s <= bound_s), key=_order)
     far = [replace(option, delay_s=0.0) for option in options if option.cost_s > bound_s]
-    return [*near, *sorted(far, key=_order)]
+    return [*_drawn(near, demand, policy), *sorted(far, key=_order)]
+
+
+def _drawn(options: list[_Option], demand: Demand, policy: PlacementPolicy) -> list[_Option]:
+    """Best first, as before, but of several equally good ones the less busy of two drawn ones is the first."""
+    if demand.draw is None or policy.tie_share is None or len(options) < 2:
+        return options
+    most_s = _order(options[0])[0] * (1.0 + policy.tie_share)
+    ties = [option for option in options if _order(option)[0] <= most_s]
+    if len(ties) < 2:
+        return options
+    first = ties[demand.draw % len(ties)]
+    others = [option for option in ties if option is not first]
+    second = others[demand.draw // len(ties) % len(others)]
+    chosen = min(first, second, key=_busy)
+    return [chosen, *(option for option in options if option is not chosen)]
+
+
+def _busy(option: _Option) -> tuple[float, int, int]:
+    worker = option.worker
+    return worker.queued_prefill_s, worker.num_sequences, -worker.free_blocks
 
 
 def _why_nothing_fits(demand: Demand, decodes: Sequence[WorkerView]) -> NoCapacity:
@@ -272,12 +327,13 @@ def _order(option: _Option) -> tuple[float, str]:
     return option.cost_s + option.delay_s, option.worker.key.worker_id
 
 
-def _local(demand: Demand, option: _Option, policy: PlacementPolicy, reason: str) -> Placement:
+def _local(demand: Demand, option: _Option, policy: PlacementPolicy, why: _WhyLocal) -> Placement:
     worker = option.worker
     return Placement(
         prefill=None,
         decode=worker.key,
-        reason=reason,
+        reason=why.reason,
+        cause=why.cause,
         predicted_ttft_s=predict_local_ttft_s(demand, worker, policy),
         predicted_prefill_s=predict_compute_s(demand, worker),
         num_blocks=num_blocks_for(demand, worker.block_size),

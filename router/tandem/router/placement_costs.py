@@ -47,6 +47,11 @@ def predict_pace_s(demand: Demand, worker: WorkerView) -> float:
     )
 
 
+def predict_decode_s(demand: Demand, worker: WorkerView) -> float:
+    """That, with the hand-over spread over the tokens that are expected to follow it."""
+    return predict_pace_s(demand, worker) + predict_handover_s(demand, worker) / max(demand.growth_tokens, 1)
+
+
 def predict_local_ttft_s(demand: Demand, worker: WorkerView, policy: PlacementPolicy) -> float:
     """Time until the first token where ``worker`` computes the prompt between its steps."""
     compute_s = predict_compute_s(demand, worker)

@@ -17,6 +17,24 @@ class PlacementMode(StrEnum):
     AGGREGATED = "aggregated"  # always local: the baseline without a prefill pool
 
 
+class PlacementCause(StrEnum):
+    """Why a request is computed where it is: by a pair, or by its decode worker alone."""
+
+    PAIR = "pair"
+    HELD = "held_by_prefill_worker"  # a pair, for the second time
+    MODE = "aggregated_mode"
+    SEVERAL_SEQUENCES = "several_sequences"
+    PAIRS_FAIL = "pairs_fail"
+    NO_PREFILL_WORKER = "no_prefill_worker"
+    SHORT_PROMPT = "short_prompt"
+    LOCAL_IS_FASTER = "local_is_faster"
+
+    @property
+    def is_split(self) -> bool:
+        """Whether KV is handed over."""
+        return self in (PlacementCause.PAIR, PlacementCause.HELD)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementPolicy:
     """Knobs of the choice."""
@@ -31,6 +49,7 @@ class PlacementPolicy:
     affinity_per_waiting: float = 3.0
     max_affinity_s: float = 0.25
     max_affinity_share: float = 1.0
+    tie_share: float | None = 0.02  # costs within this share of the lowest count as equal; None = names decide
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +90,7 @@ class Demand:
     only_local: bool = False
     cached: Mapping[WorkerKey, CachedPrefix] = field(default_factory=dict)
     num_waiting: int = 0  # other requests in the router's queue
+    draw: int | None = None  # a random number that decides between equals; None = their names do
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +100,7 @@ class Placement:
     prefill: WorkerKey | None
     decode: WorkerKey
     reason: str
+    cause: PlacementCause
     predicted_ttft_s: float
     predicted_prefill_s: float
     num_blocks: int
@@ -87,7 +108,13 @@ class Placement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoCapacity:
-    """Nothing can take the request now. ``never`` says why no worker of this fleet could, however idle."""
+    """Nothing can take the request now. ``never`` says why no worker of this fleet could, however idle.
+
+    With ``waits_for`` the request waits for the prefill worker that it likes best, although another has credit; it
+    will bring ``work_s`` seconds of work there.
+    """
 
     reason: str
     never: str = ""  # from ``tandem.core.reasons``
+    waits_for: WorkerKey | None = None
+    work_s: float = 0.0

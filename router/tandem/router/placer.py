@@ -1,15 +1,31 @@
-"""Places one waiting request: what it needs, what the fleet offers, which pairs hand over. Zero I/O."""
+"""Places one waiting request: what it needs, what is cached where, which workers and pairs there are. Zero I/O."""
 
-from dataclasses import dataclass
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from tandem.core.blocks import AttemptKey
 from tandem.core.types import GenerationTask, Role
-from tandem.router.actions import Pair
+from tandem.router.actions import Pair, WorkerKey
+from tandem.router.cache.view import CacheView
 from tandem.router.fleet import Fleet
 from tandem.router.lengths import OutputLengths
-from tandem.router.live import Live, charges_of, demand_of
+from tandem.router.live import CachedThen, Live, charges_of, demand_of, entry_of
 from tandem.router.pairs import PairBreakers
-from tandem.router.placement import Demand, NoCapacity, Placement, PlacementPolicy, place, place_held
+from tandem.router.placement import (
+    CachedPrefix,
+    Demand,
+    NoCapacity,
+    Placement,
+    PlacementPolicy,
+    WorkerView,
+    place,
+    place_held,
+)
+from tandem.router.queue import QueueEntry
+from tandem.router.serving import ServingWatch
+
+_LOOK_UP_AGAIN_S = 0.1  # a request that waits is scored anew with each step of any worker, which a look-up may outlast
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,27 +42,52 @@ class DropHeld:
 
 
 class Placer:
-    """Chooses, and writes what it chose into the in-flight estimates and the breakers."""
+    """Chooses, and writes what it chose into the in-flight estimates, the breakers and the view of the caches."""
 
-    def __init__(self, *, fleet: Fleet, pairs: PairBreakers, policy: PlacementPolicy) -> None:
+    def __init__(
+        self,
+        *,
+        fleet: Fleet,
+        pairs: PairBreakers,
+        policy: PlacementPolicy,
+        serving: ServingWatch,
+        cache: CacheView | None = None,
+    ) -> None:
         self._fleet = fleet
         self._pairs = pairs
         self._policy = policy
+        self._serving = serving
+        self._cache = cache
         self._lengths = OutputLengths()
 
-    def expected_tokens(self, task: GenerationTask) -> int:
-        """Output tokens to expect per sequence."""
-        return self._lengths.expected_tokens(task.tenant, task.stop.max_tokens)
+    def entry_of(self, task: GenerationTask, *, deadline_s: float | None, arrived_s: float) -> QueueEntry:
+        """What the queue has to know of a new request."""
+        return entry_of(
+            task,
+            expected_tokens=self._lengths.expected_tokens(task.tenant, task.stop.max_tokens),
+            work_s=self._fleet.typical_prefill_s(len(task.prompt_token_ids)),
+            deadline_s=deadline_s,
+            arrived_s=arrived_s,
+        )
 
     def learn(self, task: GenerationTask, num_tokens: int) -> None:
         """One sequence ended well, with so many tokens."""
         self._lengths.observe(task.tenant, num_tokens)
 
-    def choose(self, live: Live, now_s: float) -> Chosen | NoCapacity | DropHeld:
-        """Choose where ``live`` goes now."""
+    def choose(
+        self, live: Live, now_s: float, *, num_waiting: int = 0, ahead_s: Mapping[WorkerKey, float] | None = None
+    ) -> Chosen | NoCapacity | DropHeld:
+        """Choose where ``live`` goes now; ``ahead_s`` is work of others that will go to a prefill worker before it."""
         ledger, fleet = live.ledger, self._fleet
-        demand = demand_of(ledger.task, avoid=live.avoid, avoid_pairs=live.avoid_pairs, lengths=self._lengths)
         prefills, decodes = fleet.views(Role.PREFILL), fleet.views(Role.DECODE)
+        if ahead_s:
+            prefills = [replace(p, queued_prefill_s=p.queued_prefill_s + ahead_s.get(p.key, 0.0)) for p in prefills]
+        demand = replace(
+            demand_of(ledger.task, avoid=live.avoid, avoid_pairs=live.avoid_pairs, lengths=self._lengths),
+            cached=self._cached(live, (*prefills, *decodes), now_s),
+            num_waiting=num_waiting,
+            draw=zlib.crc32(live.entry.request_id.encode()),
+        )
         blocked = self._pairs.blocked(now_s)
         choice: Placement | NoCapacity | None
         if ledger.held is not None:
@@ -57,8 +98,8 @@ class Placer:
             return DropHeld()
         return choice if isinstance(choice, NoCapacity) else Chosen(demand=demand, placement=choice)
 
-    def note(self, live: Live, chosen: Chosen) -> None:
-        """Count the attempt on its workers, and as a probe if its pair is on trial."""
+    def note(self, live: Live, chosen: Chosen, now_s: float) -> None:
+        """Count the attempt on its workers, and as a probe if its pair is on trial; expect its prompt to be cached."""
         placement = chosen.placement
         key = AttemptKey(request_id=live.entry.request_id, attempt=live.ledger.task.attempt)
         for worker, charge in charges_of(chosen.demand, placement).items():
@@ -67,3 +108,20 @@ class Placer:
                 record.in_flight.add(key, charge)
         if placement.prefill is not None:
             self._pairs.placed(Pair(prefill=placement.prefill, decode=placement.decode), key)
+        self._serving.note(placement.cause, now_s)
+        self._expect(live, placement, now_s)
+
+    def _cached(self, live: Live, views: Sequence[WorkerView], now_s: float) -> Mapping[WorkerKey, CachedPrefix]:
+        if self._cache is None or live.names is None:
+            return {}
+        then = live.cached_then
+        if then is None or now_s - then.at_s >= _LOOK_UP_AGAIN_S:
+            then = live.cached_then = CachedThen(self._cache.cached(live.names, views, now_s), now_s)
+        return then.cached
+
+    def _expect(self, live: Live, placement: Placement, now_s: float) -> None:
+        if self._cache is None or live.names is None:
+            return
+        workers = [record for key in (placement.prefill, placement.decode) if key and (record := self._fleet.get(key))]
+        self._cache.expect(live.names, [record.view() for record in workers], now_s)
+        live.cached_then = None

@@ -16,6 +16,7 @@ skipped when it surfaces; heaps are rebuilt when more than half of their entries
 """
 
 import heapq
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -128,6 +129,38 @@ class CentralQueue:
             return None
         priority = self._next_class()
         return self._head(priority, self._next_tenant(priority))
+
+    def following(self, head: QueueEntry, most: int) -> list[QueueEntry]:
+        """Return at most ``most`` entries that come after ``head``, as if each had been taken before the next.
+
+        The order of ``peek``, but that batch comes last whatever it has earned.
+        """
+        found = [entry for entry in itertools.islice(self._again.values(), most + 1) if entry is not head]
+        counters = dict(self._counters)
+        for priority in _CLASSES:
+            if len(found) >= most:
+                break
+            found += self._following_in(priority, head, most - len(found), counters)
+        return found[:most]
+
+    def _following_in(
+        self, priority: PriorityClass, head: QueueEntry, most: int, counters: dict[Tenant, float]
+    ) -> list[QueueEntry]:
+        lines = {tenant: self._first_of(priority, tenant, most + 1) for tenant in self._lines[priority]}
+        found: list[QueueEntry] = []
+        while lines and len(found) < most:
+            tenant = min(lines, key=lambda name: (counters[name], name))
+            entry = lines[tenant].pop(0)
+            if not lines[tenant]:
+                del lines[tenant]
+            counters[tenant] += entry.cost_tokens / self._weights.get(tenant, 1.0)
+            if entry is not head:
+                found.append(entry)
+        return found
+
+    def _first_of(self, priority: PriorityClass, tenant: Tenant, most: int) -> list[QueueEntry]:
+        heap = (item for item in self._lines[priority][tenant].heap if item[3] in self._entries)
+        return [self._entries[item[3]] for item in heapq.nsmallest(most, heap)]
 
     def take(self, entry: QueueEntry) -> None:
         """Remove ``entry`` because it was placed, and charge its tenant."""

@@ -11,7 +11,7 @@ from tandem.core.errors import Unavailable
 from tandem.core.types import Outcome, PhaseTimings, Usage
 from tandem.router.actions import Ended
 from tandem.router.metrics import MeasuringObserver
-from tandem.router.placement import Placement
+from tandem.router.placement import Placement, PlacementCause
 from tandem.router.tracing import Tracing
 from tandem.rpc.metrics_endpoint import MetricsEndpoint
 from tests.unit.router.builders import D, P, make_task
@@ -50,7 +50,13 @@ def test_metrics_are_shown_as_prometheus_text() -> None:
     port = endpoint.start("127.0.0.1", 0)
     try:
         placement = Placement(
-            prefill=P, decode=D, reason="x", predicted_ttft_s=0.1, predicted_prefill_s=0.1, num_blocks=1
+            cause=PlacementCause.PAIR,
+            prefill=P,
+            decode=D,
+            reason="x",
+            predicted_ttft_s=0.1,
+            predicted_prefill_s=0.1,
+            num_blocks=1,
         )
         observer.placed(make_task(), placement, waited_s=0.5)
         observer.retried(make_task(), reason="ENGINE_FAILED")

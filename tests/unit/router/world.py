@@ -27,6 +27,7 @@ from tandem.router.fleet import Fleet
 from tandem.router.health import HealthTimers
 from tandem.router.live import DispatcherPolicy
 from tandem.router.observer import SilentObserver
+from tandem.router.placement import PlacementPolicy
 from tandem.router.queue import CentralQueue, QueueBounds
 from tests.unit.router.builders import SteppedClock, make_delta, make_info, make_task
 
@@ -81,7 +82,7 @@ class World:
         self.dispatcher = Dispatcher(
             fleet=Fleet(HealthTimers(), on_health=None if event_log is None else partial(record_health, event_log)),
             queue=CentralQueue(QueueBounds()),
-            policy=policy or DispatcherPolicy(),
+            policy=policy or DispatcherPolicy(placement=PlacementPolicy(tie_share=None)),
             clock=self.clock,
             send=lambda worker, command: self.sent.append((worker, command)),
             observer=SilentObserver(),

@@ -2,13 +2,13 @@
 
 Grouped heads are never repeated in memory: the query heads of one kv head are treated as further query rows (decode) or
 as a batch dimension of stride zero (prefill). Which block holds what never enters the arithmetic, so results do not
-depend on block ids. Softmax runs in float32.
+depend on block ids, and its shape does not depend on the batch (see ``torch_plan``). Softmax runs in float32.
 """
 
 import torch
 import torch.nn.functional as F
 
-from tandem.engine.attention.torch_plan import DecodeGroup, Plan, PrefillChunk, make_plan
+from tandem.engine.attention.torch_plan import MIN_ROWS, DecodeGroup, Plan, PrefillChunk, make_plan
 from tandem.engine.batch import ForwardBatch
 from tandem.engine.kv.pool import KvPool
 from tandem.engine.spec import LayerSpec
@@ -52,8 +52,7 @@ class TorchAttentionBackend:
             result.index_copy_(0, group.rows, attended) if group.rows is not None else result.copy_(attended)
         for chunk in plan.chunks:
             span = slice(chunk.start, chunk.start + chunk.length)
-            context = self._context(layer, key[span], value[span], chunk)
-            _prefill(layer, query[span], context, chunk, result[span])
+            self._prefill(layer, query[span], chunk, result[span])
         return result
 
     def _begin(self, batch: ForwardBatch) -> None:
@@ -78,56 +77,38 @@ class TorchAttentionBackend:
     def _decode(self, layer: LayerSpec, query: torch.Tensor, group: DecodeGroup) -> torch.Tensor:
         """Attend with query [B, num_heads, head_dim]: the heads of one kv head are rows of one small product."""
         gathered = self._gather(layer, group.blocks)
-        context = gathered.view(2, group.size, -1, *self._heads_shape)[:, :, : group.num_tokens].transpose(2, 3)
+        context = gathered.view(2, group.size, -1, *self._heads_shape).transpose(2, 3)
         rows = query.view(group.size, layer.num_kv_heads, -1, layer.head_dim)
-        return _dense(layer, rows, context[0], context[1], group.mask).reshape(query.shape)
+        num_rows = rows.shape[2]
+        if num_rows < MIN_ROWS:
+            rows = F.pad(rows, (0, 0, 0, MIN_ROWS - num_rows))
+        attended = _dense(layer, rows, context[0], context[1], group.mask)
+        return attended[:, :, :num_rows].reshape(query.shape)
 
-    def _context(
-        self, layer: LayerSpec, key: torch.Tensor, value: torch.Tensor, chunk: PrefillChunk
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values [n, num_kv_heads, head_dim] that a chunk attends to."""
-        if chunk.blocks is None:
-            return key, value
-        gathered = self._gather(layer, chunk.blocks)[:, : chunk.num_tokens]
-        return gathered[0], gathered[1]
-
-
-def _prefill(
-    layer: LayerSpec,
-    query: torch.Tensor,
-    context: tuple[torch.Tensor, torch.Tensor],
-    chunk: PrefillChunk,
-    result: torch.Tensor,
-) -> None:
-    """Attend with a chunk's query [m, num_heads, head_dim]; write into ``result``, of the same shape."""
-    kv_heads, group = layer.num_kv_heads, layer.num_heads // layer.num_kv_heads
-    keys, values = (each.transpose(0, 1)[:, None].expand(-1, group, -1, -1) for each in context)
-    shape = (query.shape[0], kv_heads, group, layer.head_dim)
-    queries = query.view(shape).permute(1, 2, 0, 3)  # [kv_heads, group, m, head_dim]
-    target = result.view(shape).permute(1, 2, 0, 3)
-    if not chunk.tiles:
-        target.copy_(_causal(layer, queries, keys, values))
-    for tile in chunk.tiles:
-        rows, seen = slice(tile.first_row, tile.last_row), slice(tile.first_key, tile.last_key)
-        target[:, :, rows] = _dense(layer, queries[:, :, rows], keys[:, :, seen], values[:, :, seen], tile.mask)
-
-
-def _causal(layer: LayerSpec, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Causal attention of a chunk to itself."""
-    if layer.softcap is None:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=layer.scale)
-    length = query.shape[2]
-    mask = torch.full((length, length), float("-inf"), dtype=query.dtype, device=query.device).triu_(1)
-    return _dense(layer, query, key, value, mask)
+    def _prefill(self, layer: LayerSpec, query: torch.Tensor, chunk: PrefillChunk, result: torch.Tensor) -> None:
+        """Attend with a chunk's query [m, num_heads, head_dim]; write into ``result``, of the same shape."""
+        gathered = self._gather(layer, chunk.blocks)
+        kv_heads, group = layer.num_kv_heads, layer.num_heads // layer.num_kv_heads
+        keys, values = (each.transpose(0, 1)[:, None].expand(-1, group, -1, -1) for each in gathered)
+        shape = (query.shape[0], kv_heads, group, layer.head_dim)
+        queries = query.view(shape).permute(1, 2, 0, 3)  # [kv_heads, group, m, head_dim]
+        target = result.view(shape).permute(1, 2, 0, 3)
+        for tile in chunk.tiles:
+            num_rows, seen = tile.last_row - tile.first_row, slice(tile.first_key, tile.last_key)
+            rows = queries[:, :, tile.first_row : tile.last_row]
+            missing = tile.mask.shape[0] - num_rows
+            if missing:
+                rows = F.pad(rows, (0, 0, tile.offset, missing - tile.offset))
+            attended = _dense(layer, rows, keys[:, :, seen], values[:, :, seen], tile.mask)
+            target[:, :, tile.first_row : tile.last_row] = attended[:, :, tile.offset : tile.offset + num_rows]
 
 
 def _dense(
-    layer: LayerSpec, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+    layer: LayerSpec, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
     """softmax(softcap(scale · QKᵀ) + mask)·V for [batch, heads, rows, dim]."""
     if layer.softcap is None:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=layer.scale)
     scores = torch.matmul(query, key.transpose(2, 3)).mul_(layer.scale / layer.softcap).tanh_().mul_(layer.softcap)
-    if mask is not None:
-        scores += mask
+    scores += mask
     return torch.matmul(torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype), value)

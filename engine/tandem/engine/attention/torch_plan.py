@@ -1,7 +1,14 @@
 """How the torch backend attends to one batch: worked out once per forward pass, used by every layer. Indices only.
 
-Decode rows (one query token each) are gathered into padded groups of similar length; each prefill chunk stands alone
-and is cut into tiles of query rows, so that a chunk does not pay for keys that none of a tile's rows may see.
+A row's result must have the same bits whether it is computed in a whole prompt, in a chunk after a cached prefix, or as
+a decode row beside others. So the shape of its product is a function of its position alone. Positions are cut into
+tiles; all rows of a tile see the same keys, up to the tile's end, and a mask hides what a row may not see::
+
+    keys    0 ............................ t0 ....... t0+TILE    with a window: from the tile that holds its start
+    rows                                   t0 ....... t0+TILE    prefill: a whole tile, padded with rows of zeros
+    decode                                     p                 same keys; rows of one width share a product
+
+Kernels give a row the same bits for any number of rows from ``MIN_ROWS`` on; fewer take another path in the library.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,32 +18,31 @@ import torch
 
 from tandem.engine.batch import ForwardBatch
 
-TILE_ROWS = 256
+TILE_TOKENS = 64  # rounded up to whole blocks
+MIN_ROWS = 4
 MAX_GROUP_BLOCKS = 1024  # gathered at a time; bounds the scratch memory and keeps it near the caches
-_MAX_PADDING = 1.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeGroup:
-    """B decode rows whose contexts are gathered as one padded tensor of ``num_blocks`` blocks each."""
+    """B decode rows whose ranges of keys are equally long: ``num_blocks`` gathered blocks each."""
 
     rows: torch.Tensor | None  # [B] rows of the batch; None = all rows in order
     blocks: torch.Tensor  # [B * num_blocks] block ids, row-major
     size: int
-    num_blocks: int
-    num_tokens: int  # gathered tokens that count: the rest of the last block is cut off
-    mask: torch.Tensor | None  # [B, 1, 1, num_tokens] float: 0 or -inf; None = every gathered token counts
+    mask: torch.Tensor  # [B, 1, 1, keys] float: 0 or -inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """Query rows ``first_row : last_row`` of a chunk and the keys ``first_key : last_key`` they may see."""
+    """Rows ``first_row : last_row`` of a chunk, which lie in a whole tile from row ``offset`` on, and their keys."""
 
     first_row: int
     last_row: int
-    first_key: int
+    offset: int
+    first_key: int  # of the chunk's gathered keys
     last_key: int
-    mask: torch.Tensor  # [rows, keys] float: 0 or -inf
+    mask: torch.Tensor  # [tile, keys] float: 0 or -inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +51,8 @@ class PrefillChunk:
 
     start: int
     length: int
-    blocks: torch.Tensor | None  # gathered context; None = no prefix, the chunk's own K and V are the context
-    num_tokens: int  # of the gathered context
-    tiles: tuple[Tile, ...]  # empty = plain causal attention of the chunk to itself
+    blocks: torch.Tensor  # gathered keys and values
+    tiles: tuple[Tile, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,127 +71,113 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Need:
-    """Blocks one decode row must read: ``table[first_block:]``."""
+class _KeyRange:
+    """Keys that the rows of one tile see: both ends are ends of tiles."""
 
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _DecodeRow:
     row: int
-    first_block: int
-    blocks: tuple[int, ...]
-    context_len: int
+    position: int
+    keys: _KeyRange
+    table: tuple[int, ...]
+
+
+class _Planner:
+    """Knows the sizes; one per forward pass and window."""
+
+    def __init__(self, window_tokens: int | None, block_size: int, like: torch.Tensor) -> None:
+        self._window = window_tokens
+        self._block_size = block_size
+        self._tile = block_size * -(-TILE_TOKENS // block_size)
+        self._like = like
+
+    def decode_row(self, row: int, context_len: int, table: tuple[int, ...]) -> _DecodeRow:
+        position = context_len - 1
+        return _DecodeRow(row=row, position=position, keys=self._keys_of(self._tile_of(position)), table=table)
+
+    def groups(self, members: Sequence[_DecodeRow], num_rows: int) -> Iterator[DecodeGroup]:
+        """Rows of equal width together, in the batch's order; not more than the scratch memory takes."""
+        by_width: dict[int, list[_DecodeRow]] = {}
+        for member in members:
+            by_width.setdefault(member.keys.last - member.keys.first, []).append(member)
+        for width, equal in by_width.items():
+            most = max(MAX_GROUP_BLOCKS * self._block_size // width, 1)
+            for first in range(0, len(equal), most):
+                yield self._group(equal[first : first + most], width, num_rows)
+
+    def chunk(self, start: int, length: int, context_len: int, table: tuple[int, ...]) -> PrefillChunk:
+        prefix = context_len - length
+        first_tile, last_tile = self._tile_of(prefix), self._tile_of(context_len - 1)
+        base, end = self._keys_of(first_tile).first, self._keys_of(last_tile).last
+        tiles = []
+        for tile in range(first_tile, last_tile + 1, self._tile):
+            keys = self._keys_of(tile)
+            first, last = max(tile, prefix), min(tile + self._tile, context_len)
+            positions = torch.arange(tile, tile + self._tile)[:, None]
+            tiles.append(
+                Tile(
+                    first_row=first - prefix,
+                    last_row=last - prefix,
+                    offset=first - tile,
+                    first_key=keys.first - base,
+                    last_key=keys.last - base,
+                    mask=self._mask(positions, keys.first, keys.last - keys.first),
+                )
+            )
+        blocks = torch.tensor(self._blocks(table, _KeyRange(first=base, last=end)), device=self._like.device)
+        return PrefillChunk(start=start, length=length, blocks=blocks, tiles=tuple(tiles))
+
+    def _group(self, members: Sequence[_DecodeRow], width: int, num_rows: int) -> DecodeGroup:
+        # Counted from each row's own first key: widths are equal, beginnings need not be.
+        places = torch.tensor([[member.position - member.keys.first] for member in members])
+        flat = [block for member in members for block in self._blocks(member.table, member.keys)]
+        rows = torch.tensor([member.row for member in members], device=self._like.device)
+        return DecodeGroup(
+            rows=None if len(members) == num_rows else rows,
+            blocks=torch.tensor(flat, device=self._like.device),
+            size=len(members),
+            mask=self._mask(places, 0, width)[:, None, None],
+        )
+
+    def _tile_of(self, position: int) -> int:
+        return position - position % self._tile
+
+    def _keys_of(self, tile: int) -> _KeyRange:
+        first = 0 if self._window is None else self._tile_of(max(0, tile - self._window + 1))
+        return _KeyRange(first=first, last=tile + self._tile)
+
+    def _blocks(self, table: tuple[int, ...], keys: _KeyRange) -> list[int]:
+        """Blocks of a range of keys; behind the table's end its last block again: foreign KV may not be finite."""
+        first, last = keys.first // self._block_size, keys.last // self._block_size
+        held = table[first:last]
+        return [*held, *table[-1:] * (last - first - len(held))]
+
+    def _mask(self, places: torch.Tensor, first_key: int, num_keys: int) -> torch.Tensor:
+        """What is added to the scores of rows at ``places`` [R, 1]: -inf where a key may not be seen."""
+        keys = torch.arange(first_key, first_key + num_keys)[None]
+        hidden = keys > places
+        if self._window is not None:
+            hidden |= keys <= places - self._window
+        mask = torch.zeros(hidden.shape, dtype=self._like.dtype).masked_fill_(hidden, float("-inf"))
+        return mask.to(self._like.device)
 
 
 def make_plan(batch: ForwardBatch, window_tokens: int | None, block_size: int, *, like: torch.Tensor) -> Plan:
     """Plan attention for layers of this window, with the type and device of ``like``."""
-    needs: list[_Need] = []
+    planner = _Planner(window_tokens, block_size, like)
+    decoding: list[_DecodeRow] = []
     chunks: list[PrefillChunk] = []
     row = 0
     for length, context_len, table in zip(
         batch.query_lens_list, batch.context_lens_list, batch.block_tables_list, strict=True
     ):
         if length == 1:
-            first = 0 if window_tokens is None else max(0, context_len - window_tokens) // block_size
-            blocks = table[first : -(-context_len // block_size)]
-            needs.append(_Need(row=row, first_block=first, blocks=blocks, context_len=context_len))
+            decoding.append(planner.decode_row(row, context_len, table))
         else:
-            chunks.append(
-                _chunk(
-                    start=row,
-                    length=length,
-                    context_len=context_len,
-                    table=table,
-                    window_tokens=window_tokens,
-                    block_size=block_size,
-                    like=like,
-                )
-            )
+            chunks.append(planner.chunk(row, length, context_len, table))
         row += length
-    groups = tuple(_group(members, row, window_tokens, block_size, like) for members in _similar(needs))
-    return Plan(groups=groups, chunks=tuple(chunks))
-
-
-def _similar(needs: Sequence[_Need]) -> Iterator[list[_Need]]:
-    """Cut the rows into groups whose padding stays small, longest first; rows of a group keep the batch's order."""
-    group: list[_Need] = []
-    held = 0
-    for need in sorted(needs, key=lambda each: -len(each.blocks)):
-        longest = len(group[0].blocks) if group else len(need.blocks)
-        held += len(need.blocks)
-        padded = longest * (len(group) + 1)
-        if group and (padded > _MAX_PADDING * held + 8 or padded > MAX_GROUP_BLOCKS):
-            yield sorted(group, key=lambda each: each.row)
-            group, held = [], len(need.blocks)
-        group.append(need)
-    if group:
-        yield sorted(group, key=lambda each: each.row)
-
-
-def _group(
-    members: list[_Need], num_rows: int, window_tokens: int | None, block_size: int, like: torch.Tensor
-) -> DecodeGroup:
-    num_blocks = max(len(need.blocks) for need in members)
-    starts = [need.first_block * block_size for need in members]
-    lasts = torch.tensor([need.context_len - start for need, start in zip(members, starts, strict=True)])
-    num_tokens = int(lasts.max())
-    tokens = torch.arange(num_tokens)
-    hidden = tokens[None] >= lasts[:, None]
-    if window_tokens is not None:
-        hidden |= tokens[None] < (lasts - window_tokens)[:, None]
-    mask = None
-    if bool(hidden.any()):
-        mask = _additive(hidden, like)[:, None, None]
-    # Padding repeats a row's own last block: a NaN in another sequence's KV must not pass through a masked score.
-    flat = [block for need in members for block in (*need.blocks, *need.blocks[-1:] * (num_blocks - len(need.blocks)))]
-    return DecodeGroup(
-        rows=None if len(members) == num_rows else torch.tensor([need.row for need in members], device=like.device),
-        blocks=torch.tensor(flat, device=like.device),
-        size=len(members),
-        num_blocks=num_blocks,
-        num_tokens=num_tokens,
-        mask=mask,
-    )
-
-
-def _chunk(
-    *,
-    start: int,
-    length: int,
-    context_len: int,
-    table: tuple[int, ...],
-    window_tokens: int | None,
-    block_size: int,
-    like: torch.Tensor,
-) -> PrefillChunk:
-    prefix = context_len - length
-    window = window_tokens if window_tokens is not None and window_tokens < context_len else None
-    if prefix == 0 and window is None:
-        return PrefillChunk(start=start, length=length, blocks=None, num_tokens=length, tiles=())
-    first_block = 0 if window is None else max(0, prefix - window + 1) // block_size
-    base = first_block * block_size if prefix else 0  # the context position of gathered token 0
-    tiles = []
-    for first_row in range(0, length, TILE_ROWS):
-        last_row = min(length, first_row + TILE_ROWS)
-        first_key = 0 if window is None else max(base, prefix + first_row - window + 1)
-        last_key = prefix + last_row
-        positions = torch.arange(prefix + first_row, prefix + last_row)[:, None]
-        keys = torch.arange(first_key, last_key)[None]
-        hidden = keys > positions
-        if window is not None:
-            hidden |= keys <= positions - window
-        tiles.append(
-            Tile(
-                first_row=first_row,
-                last_row=last_row,
-                first_key=first_key - base,
-                last_key=last_key - base,
-                mask=_additive(hidden, like),
-            )
-        )
-    needed = table[first_block : -(-context_len // block_size)]
-    blocks = torch.tensor(needed, device=like.device) if prefix else None
-    return PrefillChunk(start=start, length=length, blocks=blocks, num_tokens=context_len - base, tiles=tuple(tiles))
-
-
-def _additive(hidden: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Turn "may not be seen" into what is added to the scores."""
-    mask = torch.zeros(hidden.shape, dtype=like.dtype).masked_fill_(hidden, float("-inf"))
-    return mask.to(like.device)
+    return Plan(groups=tuple(planner.groups(decoding, row)), chunks=tuple(chunks))

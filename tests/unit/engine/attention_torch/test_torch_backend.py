@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tandem.engine.attention.reference import reference_attention, write_kv
 from tandem.engine.attention.torch_backend import TorchAttentionBackend
-from tandem.engine.attention.torch_plan import TILE_ROWS
+from tandem.engine.attention.torch_plan import TILE_TOKENS
 from tandem.engine.batch import ForwardBatch
 from tandem.engine.kv.pool import KvPool
 from tandem.engine.runner import RunRow, build_batch
@@ -118,7 +118,7 @@ def test_head_shapes_and_block_sizes(heads: int, kv_heads: int, dim: int, block_
 @pytest.mark.parametrize("window", [None, 3, 300])
 def test_chunks_longer_than_a_tile(window: int | None) -> None:
     layer = layer_spec(heads=2, kv_heads=1, dim=8, window=window)
-    compare(layer, [(0, TILE_ROWS + 3), (21, TILE_ROWS + 1)], block_size=16, num_blocks=64)
+    compare(layer, [(0, 4 * TILE_TOKENS + 3), (21, 4 * TILE_TOKENS + 1)], block_size=16, num_blocks=64)
 
 
 @pytest.mark.parametrize("window", [None, 5])

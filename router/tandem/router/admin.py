@@ -8,6 +8,7 @@ from tandem.core.cluster import ClusterStatus, PairState, PairStatus, WorkerStat
 from tandem.core.errors import InvalidArgument, NotFound
 from tandem.core.ids import WorkerId
 from tandem.core.types import Role, WorkerInfo
+from tandem.router.cache.desk import CacheDesk
 from tandem.router.dispatcher import Dispatcher
 from tandem.router.fleet import WorkerRecord
 from tandem.router.health import Health
@@ -30,6 +31,7 @@ class ClusterFront:
         mode: PlacementMode,
         clock: Clock,
         drain: Drain,
+        cache: CacheDesk,
     ) -> None:
         self._model = model
         self._router_id = router_id
@@ -37,6 +39,7 @@ class ClusterFront:
         self._mode = mode
         self._clock = clock
         self._drain = drain
+        self._cache = cache
         self._started_s = clock.now_s()
 
     def why_not_ready(self) -> str:
@@ -69,6 +72,8 @@ class ClusterFront:
             num_isolated=self._dispatcher.crashes.num_isolated,
             num_in_flight=sum(len(record.in_flight) for record in self._dispatcher.fleet.records()),
             num_tasks=len(asyncio.all_tasks()),
+            serving=self._dispatcher.serving.status(self._clock.now_s()),
+            cache_hit_rates=await self._cache.hit_rates(),
         )
 
     async def list_workers(self, call: CallContext) -> Sequence[WorkerStatus]:

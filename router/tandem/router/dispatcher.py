@@ -1,7 +1,7 @@
 """The router's core: admits requests, places them, feeds workers' reports through the ledgers, tells callers.
 
-Runs in one thread (the event loop's) and never waits: it is called, it calls ``send`` and the sinks, it returns. It only
-joins the parts that hold the policy: ledger, queue, placement, recovery, fleet.
+Runs in one thread (the event loop's) and never waits: it is called, it calls ``send`` and the sinks, it returns. It
+only joins the parts that hold the policy: ledger, queue, placement, recovery, fleet.
 """
 
 from collections import Counter
@@ -164,7 +164,7 @@ class Dispatcher:
                 self.num_stale += 1
                 continue
             if isinstance(event, HandoverDone):
-                record.note_transfer(event, len(live.ledger.task.prompt_token_ids))
+                record.note_transfer(event, live.ledger.task)
             if isinstance(event, PrefillDone):
                 record.note_prefill(event, len(live.ledger.task.prompt_token_ids))
             self._apply(live, live.ledger.on_event(worker, event, now_s), now_s)

@@ -1,5 +1,6 @@
 """All workers this router knows: identity, health, load, in-flight estimate and latency model of each. Zero I/O."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from tandem.core.blocks import AttemptKey
 from tandem.core.ids import WorkerId
 from tandem.core.latency import LatencyCoefficients, LatencyEstimator, LatencyModel
 from tandem.core.messages import Beat, HandoverDone, PrefillDone
-from tandem.core.types import Role, WorkerInfo, WorkerLoad
+from tandem.core.types import GenerationTask, Role, WorkerInfo, WorkerLoad
 from tandem.router.actions import WorkerKey
 from tandem.router.credits import InFlight
 from tandem.router.health import Health, HealthTimers, WorkerPulse
@@ -73,10 +74,13 @@ class WorkerRecord:
         if num_prompt_tokens > event.num_cached_tokens and event.compute_ms > 0.0:
             self._prefills.append(_Prefill(num_prompt_tokens - event.num_cached_tokens, event))
 
-    def note_transfer(self, event: HandoverDone, num_prompt_tokens: int) -> None:
+    def note_transfer(self, event: HandoverDone, task: GenerationTask) -> None:
         """Keep one hand-over's time for ``learn``: the part that streaming during the prefill did not hide."""
-        if event.num_bytes > 0 and num_prompt_tokens > 0:
-            self._kv_bytes_per_token = event.num_bytes / num_prompt_tokens
+        if event.num_bytes > 0:
+            num_tokens = len(task.prompt_token_ids) + max((len(tokens) for tokens in task.emitted), default=0)
+            num_in_blocks = max(math.ceil(num_tokens / self.info.block_size), 1) * self.info.block_size
+            # The largest is the right one: a worker that holds the beginning is sent the rest only.
+            self._kv_bytes_per_token = max(self._kv_bytes_per_token, event.num_bytes / num_in_blocks)
             self._transfers.append(event)
 
     def learn(self) -> None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 
 from tandem.core import reasons
+from tandem.core.cache import Flushed
 from tandem.core.clock import Clock
 from tandem.core.errors import Cancelled, DeadlineExceeded, TandemError
 from tandem.core.inference import (
@@ -15,6 +16,8 @@ from tandem.core.inference import (
     StreamEvent,
     TokenizeRequest,
 )
+from tandem.router.cache.desk import CacheDesk
+from tandem.router.cache.naming import PromptNaming
 from tandem.router.client_stream import ClientStream, Collector, Sink, StreamBounds
 from tandem.router.dispatcher import Dispatcher
 from tandem.router.idempotency import Claim, IdempotencyKeys
@@ -37,6 +40,8 @@ class InferenceFront:
         tracing: Tracing,
         gate: WriteGate,
         keys: IdempotencyKeys,
+        naming: PromptNaming,
+        cache: CacheDesk,
     ) -> None:
         self._intake = intake
         self._dispatcher = dispatcher
@@ -45,6 +50,8 @@ class InferenceFront:
         self._tracing = tracing
         self._gate = gate
         self._keys = keys
+        self._naming = naming
+        self._cache = cache
 
     async def generate(self, request: GenerateRequest, call: CallContext) -> Generation:
         """Run a request to its end."""
@@ -92,6 +99,10 @@ class InferenceFront:
         """Text of tokens."""
         return await self._intake.detokenize(request)
 
+    async def flush_prefix_cache(self, call: CallContext) -> Flushed:
+        """Forget every cached prefix of the caller's tenant."""
+        return await self._cache.flush_prefix_cache(call.tenant, call)
+
     async def list_models(self, call: CallContext) -> Sequence[ModelCard]:
         """The one served model."""
         return [self._intake.model.card]
@@ -125,12 +136,18 @@ class InferenceFront:
         if call.deadline_left_s is not None and call.deadline_left_s <= 0.0:
             raise DeadlineExceeded("the deadline had passed when the request arrived", stage="arrival")
         prepared = await self._intake.prepare(request, request_id=call.request_id, tenant=call.tenant)
+        names = await self._naming.names_of(prepared.task)
         if deadline_s is not None and self._clock.now_s() >= deadline_s:
             raise DeadlineExceeded("the deadline passed while the prompt was read", stage="tokenize")
         task = self._tracing.begin(prepared.task, parent=call.traceparent, label=request.label)
         try:
             self._dispatcher.submit(
-                task, sink, deadline_s=deadline_s, arrived_s=arrived_s, tokenize_ms=prepared.tokenize_ms
+                task,
+                sink,
+                deadline_s=deadline_s,
+                arrived_s=arrived_s,
+                tokenize_ms=prepared.tokenize_ms,
+                names=names,
             )
         except TandemError as error:
             self._tracing.refuse(task.request_id, error.reason)

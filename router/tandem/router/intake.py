@@ -9,13 +9,14 @@ import re
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from tandem.core.clock import Clock
 from tandem.core.errors import FailedPrecondition, InternalError, InvalidArgument, ModelError, TandemError
 from tandem.core.ids import RequestId, Tenant
 from tandem.core.inference import (
+    CachePin,
     ChatPrompt,
     DetokenizeRequest,
     GenerateRequest,
@@ -26,7 +27,8 @@ from tandem.core.inference import (
     TokenPrompt,
 )
 from tandem.core.limits import RequestLimits, check_task
-from tandem.core.types import GenerationTask, SamplingParams, StopParams
+from tandem.core.types import GenerationTask, PrefixPin, SamplingParams, StopParams
+from tandem.router.pins import check_pin, num_common
 from tandem.router.served_model import SamplingDefaults, ServedModel
 
 Number = TypeVar("Number", int, float)
@@ -53,12 +55,14 @@ class Intake:
         num_threads: int,
         clock: Clock,
         draw_seed: Callable[[], int] = lambda: secrets.randbits(63),
+        max_pin_ttl_s: float = 3600.0,
     ) -> None:
         self.model = model
         self._limits = limits
         self._default_max_tokens = default_max_tokens
         self._clock = clock
         self._draw_seed = draw_seed
+        self._max_pin_ttl_s = max_pin_ttl_s
         self._threads = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="tokenize")
 
     async def close(self) -> None:
@@ -97,6 +101,7 @@ class Intake:
                 include_stop=request.include_stop,
             ),
             priority=request.priority,
+            pin=None if request.cache_pin is None else await self._pin(request.cache_pin, request.prompt, token_ids),
         )
         check_task(task, self.model.limits, self._limits)
         return Prepared(task=task, tokenize_ms=tokenize_ms)
@@ -116,6 +121,14 @@ class Intake:
             self._threads,
             lambda: self.model.tokenizer.decode(request.token_ids, skip_special_tokens=request.skip_special_tokens),
         )
+
+    async def _pin(self, pin: CachePin, prompt: Prompt, token_ids: tuple[int, ...]) -> PrefixPin:
+        check_pin(pin, prompt, num_tokens=len(token_ids), max_ttl_s=self._max_pin_ttl_s)
+        num_tokens = len(token_ids) if pin.num_tokens is None else pin.num_tokens
+        if pin.num_messages is not None and isinstance(prompt, ChatPrompt):
+            start = replace(prompt, messages=prompt.messages[: pin.num_messages], add_generation_prompt=False)
+            num_tokens = num_common(await self._tokens(start), token_ids)
+        return PrefixPin(num_tokens=num_tokens, ttl_s=pin.ttl_s)
 
     async def _tokens(self, prompt: Prompt, *, add_special_tokens: bool = True) -> tuple[int, ...]:
         match prompt:

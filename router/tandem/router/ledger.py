@@ -70,6 +70,7 @@ class RequestLedger:
         "deadline_s",
         "held",
         "num_cached_tokens",
+        "num_pinned_tokens",
         "num_stale",
         "stage",
         "suspicion",
@@ -92,6 +93,7 @@ class RequestLedger:
         self.children = [ChildStream() for _ in range(task.num_sequences)]
         self.clock = clock
         self.num_cached_tokens = 0
+        self.num_pinned_tokens = 0
         self.num_stale = 0
         self.held: Held | None = None
         self.suspicion = Suspicion(policy.suspicion, self.children)
@@ -267,7 +269,9 @@ class RequestLedger:
         if attempt.prompt_computed:
             return ()
         attempt.prompt_computed = True
-        self.num_cached_tokens = event.num_cached_tokens
+        if not self._started:  # what the caller was told holds: an attempt that is lost costs it nothing more
+            self.num_cached_tokens = min(event.num_cached_tokens, len(self.task.prompt_token_ids))
+        self.num_pinned_tokens = event.num_pinned_tokens
         self.clock.prefilled(event, now_s)
         if self.stage is Stage.PREFILLING:
             if attempt.prefill is None:
@@ -376,6 +380,7 @@ class RequestLedger:
             prompt_tokens=len(self.task.prompt_token_ids),
             cached_tokens=self.num_cached_tokens,
             output_tokens=self.num_emitted,
+            pinned_tokens=self.num_pinned_tokens,
         )
         served = served_by(attempt)
         ended = Ended(

@@ -4,22 +4,25 @@ from opentelemetry.metrics import Meter
 
 from tandem.core.types import GenerationTask
 from tandem.router.actions import Ended, Pair
+from tandem.router.cache.usage import CacheUsage
 from tandem.router.placement import Placement
 from tandem.router.tracing import Tracing
-from tandem.rpc.telemetry import ATTRIBUTE_OUTCOME, ATTRIBUTE_REASON, router_metrics
+from tandem.rpc.telemetry import ATTRIBUTE_CAUSE, ATTRIBUTE_OUTCOME, ATTRIBUTE_REASON, router_metrics
 
 
 class MeasuringObserver:
     """Observer of the dispatcher that fills the instruments and closes the traces."""
 
-    def __init__(self, meter: Meter, tracing: Tracing) -> None:
+    def __init__(self, meter: Meter, tracing: Tracing, usage: CacheUsage | None = None) -> None:
         self._tracing = tracing
         self._metrics = router_metrics(meter)
+        self._usage = usage or CacheUsage()
         self._num_queued = 0
         self._num_running = 0
 
     def placed(self, task: GenerationTask, placement: Placement, *, waited_s: float) -> None:
-        """Record the wait of a first attempt."""
+        """Record the wait of a first attempt, and why it is computed where it is."""
+        self._metrics.placements.add(1, {ATTRIBUTE_CAUSE: placement.cause.value})
         if task.attempt == 0:
             self._metrics.queue_wait_s.record(waited_s)
 
@@ -38,6 +41,10 @@ class MeasuringObserver:
         metrics.requests.add(1, {ATTRIBUTE_OUTCOME: ended.outcome.value, ATTRIBUTE_REASON: reason})
         metrics.prompt_tokens.record(usage.prompt_tokens)
         metrics.output_tokens.record(usage.output_tokens)
+        if ended.error is None:
+            metrics.cached_tokens.add(usage.cached_tokens)
+            metrics.uncached_tokens.add(usage.uncached_tokens)
+            self._usage.note(task.tenant, usage)
         if timings.total_ms is not None:
             metrics.request_duration_s.record(timings.total_ms / 1e3)
         if timings.ttft_ms is not None:

@@ -1,6 +1,7 @@
 """The router as a whole: both gRPC servers, the links, the clock's tick, start and graceful stop."""
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +16,15 @@ from tandem.core.ids import new_epoch
 from tandem.core.latency import LatencyCoefficients
 from tandem.core.messages import Beat, StepReport
 from tandem.core.types import Role, WorkerInfo
+from tandem.prefix_cache.config import PrefixCacheProgram
 from tandem.router.actions import WorkerKey
 from tandem.router.admin import ClusterFront
+from tandem.router.cache.desk import CacheDesk
+from tandem.router.cache.follower import CacheFollower
+from tandem.router.cache.names import PromptNamer
+from tandem.router.cache.naming import PromptNaming
+from tandem.router.cache.usage import CacheUsage
+from tandem.router.cache.view import CacheView
 from tandem.router.config import RouterConfig
 from tandem.router.directory import MemoryDirectory, WorkerDirectory
 from tandem.router.dispatcher import Dispatcher
@@ -39,8 +47,10 @@ from tandem.rpc.channels import INTERNAL_LIMITS, ServerLimits, open_channel
 from tandem.rpc.metrics_endpoint import MetricsEndpoint
 from tandem.rpc.server import RpcServer
 from tandem.rpc.services.admin import cluster_service, registry_service
+from tandem.rpc.services.cache import cache_admin_service
 from tandem.rpc.services.inference import INFERENCE_SERVICE, MODEL_SERVICE, inference_service, model_service
 from tandem.rpc.stubs.worker import WorkerStub
+from tandem.rpc.telemetry import show_cache_index
 
 _log = structlog.get_logger(__name__)
 
@@ -59,7 +69,9 @@ class Router:
         directory: WorkerDirectory,
         *,
         clock: Clock | None = None,
+        cache: PrefixCacheProgram | None = None,
     ) -> None:
+        """``cache`` is what the cluster was told of its prefix cache; without its secret nothing is looked up."""
         self.address = ""
         self.internal_address = ""
         self.metrics_port: int | None = None
@@ -69,6 +81,11 @@ class Router:
         self._internal_tls = config.internal_tls.load() if config.internal_tls is not None else None
         self._tracing = Tracing()
         self._gate = WriteGate()
+        program = cache or PrefixCacheProgram()
+        usage = CacheUsage()
+        self.cache = CacheView(PromptNamer(program), config.cache)
+        self._cache_reading = self.cache.reading(self._clock.now_s())
+        self._follower = CacheFollower(self.cache, clock=self._clock, tls=self._internal_tls, insecure=config.insecure)
         self._metrics = MetricsEndpoint()
         self._links = WorkerLinks(self._make_link)
         self._intake = Intake(
@@ -77,6 +94,7 @@ class Router:
             default_max_tokens=config.limits.default_max_tokens,
             num_threads=config.tokenizer_threads,
             clock=self._clock,
+            max_pin_ttl_s=program.settings.max_pin_ttl_s,
         )
         self._event_log = event_log = _open_log(config, self._clock)
         self.dispatcher = Dispatcher(
@@ -87,8 +105,19 @@ class Router:
             policy=config.dispatcher_policy(),
             clock=self._clock,
             send=self._links.send,
-            observer=MeasuringObserver(self._metrics.meter, self._tracing),
+            observer=MeasuringObserver(self._metrics.meter, self._tracing, usage),
             event_log=event_log,
+            cache=self.cache,
+        )
+        show_cache_index(self._metrics.meter, lambda: self._cache_reading)
+        self.cache_desk = CacheDesk(
+            fleet=self.dispatcher.fleet,
+            view=self.cache,
+            follower=self._follower,
+            usage=usage,
+            clock=self._clock,
+            tls=self._internal_tls,
+            insecure=config.insecure,
         )
         self.cluster = ClusterFront(
             model=model.name,
@@ -97,6 +126,7 @@ class Router:
             mode=config.placement.mode,
             clock=self._clock,
             drain=self._drain_worker,
+            cache=self.cache_desk,
         )
         self._public = self._make_public()
         self._internal = self._make_internal()
@@ -138,6 +168,7 @@ class Router:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(self._public.stop(grace_s=1.0), self._internal.stop(grace_s=1.0))
         await self._links.close()
+        await self._follower.close()
         await self._intake.close()
         self._metrics.stop()
         if self._event_log is not None:
@@ -179,6 +210,8 @@ class Router:
             clock=self._clock,
             tracing=self._tracing,
             gate=self._gate,
+            naming=PromptNaming(self.cache.namer, self.dispatcher.fleet, config.cache),
+            cache=self.cache_desk,
             keys=IdempotencyKeys(
                 ttl_s=config.recovery.idempotency_ttl_s, max_answered=config.recovery.max_idempotency_keys
             ),
@@ -212,6 +245,7 @@ class Router:
             limits=INTERNAL_LIMITS,
         )
         server.add(cluster_service(self.cluster))
+        server.add(cache_admin_service(self.cache_desk))
         if isinstance(self._directory, MemoryDirectory):
             server.add(registry_service(RegistryFront(self._directory)))
         return server
@@ -238,7 +272,7 @@ class Router:
                         if info not in mine:
                             _log.warning("worker_serves_another_model", worker_id=info.worker_id)
                     change = self.dispatcher.fleet.apply(mine)
-                    self._links.change(joined=change.joined, left=change.left)
+                    self._change_links(joined=change.joined, left=change.left)
                     self.dispatcher.on_directory(change)
             except Exception:  # noqa: BLE001  # a directory is a hint: serve on with the workers we know
                 _log.warning("directory_failed", exc_info=True)
@@ -253,12 +287,20 @@ class Router:
                 for worker in self.dispatcher.step():
                     _log.warning("worker_dead", worker_id=worker.worker_id)
                     self._links.restart(worker)
-                self._links.change(joined=(), left=self.dispatcher.fleet.forget_unlisted())
+                    self._follower.forget(worker)
+                self._change_links(joined=(), left=self.dispatcher.fleet.forget_unlisted())
+                self.cache.sweep(self._clock.now_s())
+                self._cache_reading = self.cache.reading(self._clock.now_s())
                 await self._update_health()
                 if self.dispatcher.draining and not self.dispatcher.num_live:
                     self._idle.set()
             except Exception:  # noqa: BLE001  # the loop must survive: without it no deadline would fire any more
                 _log.error("tick_failed", exc_info=True)
+
+    def _change_links(self, *, joined: Sequence[WorkerInfo], left: Sequence[WorkerKey]) -> None:
+        self._links.change(joined=joined, left=left)
+        if self.cache.namer.is_on:
+            self._follower.change(joined=joined, left=left)
 
     async def _update_health(self) -> None:
         ready = not self.cluster.why_not_ready()

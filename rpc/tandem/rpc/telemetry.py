@@ -11,7 +11,7 @@ Who writes what:
   counted in both. A hand-over's time and bytes are D's alone; each side counts the failures it notices, by role.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,6 +37,7 @@ ATTRIBUTE_ATTEMPT: Final = "tandem.attempt"
 ATTRIBUTE_WORKER: Final = "tandem.worker_id"  # on spans and gauges only
 ATTRIBUTE_ROLE: Final = "tandem.role"
 ATTRIBUTE_TRANSPORT: Final = "tandem.transport"
+ATTRIBUTE_CAUSE: Final = "tandem.cause"
 ATTRIBUTE_COMMAND: Final = "tandem.command"
 ATTRIBUTE_MODEL: Final = "gen_ai.request.model"
 
@@ -59,6 +60,9 @@ class RouterMetrics:
     requests: Counter  # by outcome and reason
     attempts: Counter  # by reason, the first attempt of a request not counted
     failed_handovers: Counter  # by reason
+    placements: Counter  # by cause
+    cached_tokens: Counter
+    uncached_tokens: Counter
     queued_requests: UpDownCounter
     running_requests: UpDownCounter
 
@@ -107,6 +111,15 @@ def router_metrics(source: Meter) -> RouterMetrics:
         attempts=source.create_counter("tandem.attempts", unit="{attempt}", description="Attempts after the first."),
         failed_handovers=source.create_counter(
             "tandem.handovers.failed", unit="{handover}", description="Hand-overs that ended an attempt, by reason."
+        ),
+        placements=source.create_counter(
+            "tandem.placements", unit="{attempt}", description="Attempts by why they are computed where they are."
+        ),
+        cached_tokens=source.create_counter(
+            "tandem.request.cached_tokens", unit="{token}", description="Prompt tokens that needed no computing."
+        ),
+        uncached_tokens=source.create_counter(
+            "tandem.request.uncached_tokens", unit="{token}", description="Prompt tokens that were computed."
         ),
         queued_requests=source.create_up_down_counter(
             "tandem.queue.requests", unit="{request}", description="Requests that wait for a worker."
@@ -169,6 +182,45 @@ def show_worker_load(source: Meter, worker_id: WorkerId, read: Callable[[], Work
     gauge("tandem.worker.kv_blocks", "{block}", "KV blocks in all.", lambda load: load.total_blocks)
     gauge("tandem.worker.kv_free_blocks", "{block}", "KV blocks that are free.", lambda load: load.free_blocks)
     gauge("tandem.worker.kv_receiving_blocks", "{block}", "KV blocks on their way.", lambda load: load.receiving_blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheReading:
+    """A router's picture of the caches at one moment. ``stale_s``: age of what is known of each worker's."""
+
+    num_blocks: int
+    num_gaps: int
+    num_snapshots: int
+    stale_s: Mapping[WorkerId, float]
+
+
+def show_cache_index(source: Meter, read: Callable[[], CacheReading]) -> None:
+    """Make the gauges of a router's index; ``read`` is called when somebody looks, from the exporter's thread."""
+
+    def of_all(value: Callable[[CacheReading], int]) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        return lambda _: [Observation(value(read()))]
+
+    def stale(_: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(age_s, {ATTRIBUTE_WORKER: worker}) for worker, age_s in read().stale_s.items()]
+
+    source.create_observable_gauge(
+        "tandem.cache.index.blocks", [of_all(lambda r: r.num_blocks)], unit="{block}", description="Names in the index."
+    )
+    source.create_observable_gauge(
+        "tandem.cache.index.staleness", [stale], unit="s", description="Age of what is known of a worker's cache."
+    )
+    source.create_observable_gauge(
+        "tandem.cache.index.gaps",
+        [of_all(lambda r: r.num_gaps)],
+        unit="{gap}",
+        description="Times that events of a living worker were missing.",
+    )
+    source.create_observable_gauge(
+        "tandem.cache.index.snapshots",
+        [of_all(lambda r: r.num_snapshots)],
+        unit="{snapshot}",
+        description="Snapshots taken of the living workers' caches.",
+    )
 
 
 def _seconds(source: Meter, name: str, description: str) -> Histogram:

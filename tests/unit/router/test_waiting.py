@@ -13,7 +13,7 @@ from tandem.router.fleet import Fleet
 from tandem.router.health import HealthTimers
 from tandem.router.live import DispatcherPolicy
 from tandem.router.placement import Demand, NoCapacity, Placement, PlacementPolicy, place
-from tests.unit.router.builders import D, P, make_info, make_view
+from tests.unit.router.builders import D, P, make_info, make_task, make_view
 from tests.unit.router.ledgers import failed as attempt_failed
 from tests.unit.router.ledgers import handed_over, prefill_done, running
 from tests.unit.router.world import World, done, handed, token
@@ -131,7 +131,7 @@ def test_the_fleet_learns_what_hand_overs_cost() -> None:
     fleet.apply([make_info("decode-0", Role.DECODE)])
     record = fleet.get(D)
     assert record is not None
-    for megabytes in (1, 8, 4, 2, 16) * 10:
+    for megabytes in (1, 8, 16, 4, 2) * 10:  # parts of it where the rest is there: the whole is what counts
         size = megabytes << 20
         record.note_transfer(
             HandoverDone(
@@ -142,8 +142,8 @@ def test_the_fleet_learns_what_hand_overs_cost() -> None:
                 handover_ms=500.0,
                 exposed_ms=2.0 + size / 1e6,  # 2 ms and 1 ms a megabyte
             ),
-            num_prompt_tokens=100,
+            make_task(prompt=100),
         )
         record.learn()
     assert record.model.transfer_s(num_bytes=10_000_000) == pytest.approx(0.012, rel=0.2)
-    assert record.view().kv_bytes_per_token == pytest.approx((16 << 20) / 100)
+    assert record.view().kv_bytes_per_token == pytest.approx((16 << 20) / 112)  # seven blocks

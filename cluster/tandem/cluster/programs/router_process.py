@@ -29,7 +29,7 @@ async def serve(config: RouterProgramConfig) -> None:
     registry = _redis_registry(config.registry)
     directory: WorkerDirectory = MemoryDirectory(MonotonicClock()) if registry is None else RedisDirectory(registry)
     model = await asyncio.to_thread(ServedModel.load, config.model_folder, name=config.router.served_model)
-    router = Router(config.router, model, directory)
+    router = Router(config.router, model, directory, cache=config.cache)
     await router.start()
     report("ready", public_address=router.address, internal_address=router.internal_address)
     telling = asyncio.create_task(_tell_workers(router))

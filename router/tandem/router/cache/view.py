@@ -15,6 +15,7 @@ from tandem.router.cache.config import CacheSection
 from tandem.router.cache.expected import ExpectedPrefixes
 from tandem.router.cache.names import KvForm, PromptNamer, PromptNames
 from tandem.router.placement import CachedPrefix, WorkerView
+from tandem.rpc.telemetry import CacheReading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +121,17 @@ class CacheView:
             num_behind=feed.num_behind,
             num_gaps=feed.num_gaps,
             num_snapshots=feed.num_snapshots,
+        )
+
+    def reading(self, now_s: float) -> CacheReading:
+        """What metrics show."""
+        feeds = self._feeds
+        ages_s = {worker.worker_id: feed.staleness_s(now_s) for worker, feed in feeds.items()}
+        return CacheReading(
+            num_blocks=len(self._index),
+            num_gaps=sum(feed.num_gaps for feed in feeds.values()),
+            num_snapshots=sum(feed.num_snapshots for feed in feeds.values()),
+            stale_s={worker: age_s for worker, age_s in ages_s.items() if age_s is not None},
         )
 
     # --- inside ------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """A worker's prefix cache, as a router sees it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import grpc.aio
 
@@ -21,10 +21,10 @@ class WorkerCacheStub:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._channel = channel
 
-    async def watch_kv_events(self, start: WatchFrom) -> AsyncIterator[KvUpdate]:
+    async def watch_kv_events(self, start: WatchFrom) -> AsyncGenerator[KvUpdate, None]:
         """Yield what the worker holds and what changes, until it ends the stream; close the iterator to leave.
 
-        Raises the Tandem error that the stream ended with: NotImplemented's for a worker without a cache.
+        Raises the Tandem error that the stream ended with; its reason is UNIMPLEMENTED for a worker without a cache.
         """
         method = self._channel.unary_stream(
             f"/{CACHE_SERVICE}/WatchKvEvents", request_serializer=None, response_deserializer=None

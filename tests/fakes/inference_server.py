@@ -10,9 +10,19 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from tandem.core.cache import (
+    CacheStatus,
+    Flushed,
+    IndexStatus,
+    TenantBlocks,
+    TenantUsage,
+    TierStats,
+    WatchedCache,
+    WorkerCacheStats,
+)
 from tandem.core.cluster import ClusterStatus, WorkerStatus
 from tandem.core.errors import NotFound
-from tandem.core.ids import WorkerId
+from tandem.core.ids import Tenant, WorkerId
 from tandem.core.inference import (
     ChatPrompt,
     DetokenizeRequest,
@@ -32,12 +42,14 @@ from tandem.core.inference import (
     TokenizeRequest,
     TokenPrompt,
 )
-from tandem.core.types import FinishReason, PhaseTimings, Usage
+from tandem.core.kv_events import Tier
+from tandem.core.types import FinishReason, PhaseTimings, Role, Usage
 from tandem.rpc.access import AccessControl
 from tandem.rpc.channels import ServerLimits
 from tandem.rpc.context import CallContext
 from tandem.rpc.server import RpcServer
 from tandem.rpc.services.admin import cluster_service
+from tandem.rpc.services.cache import cache_admin_service
 from tandem.rpc.services.inference import inference_service, model_service
 from tandem.rpc.tls import TlsMaterial
 
@@ -69,6 +81,7 @@ class FakeInference:
     calls: list[CallContext] = field(default_factory=list)
     requests: list[GenerateRequest] = field(default_factory=list)
     num_closed: int = 0
+    flushed: list[Tenant | None] = field(default_factory=list)
     begun: threading.Event = field(default_factory=threading.Event)
     closed: threading.Event = field(default_factory=threading.Event)
 
@@ -130,6 +143,11 @@ class FakeInference:
         """Spell the ids."""
         return " ".join(str(token_id) for token_id in request.token_ids)
 
+    async def flush_prefix_cache(self, call: CallContext) -> Flushed:
+        """Claim to forget; note whose it was."""
+        self.flushed.append(call.tenant)
+        return Flushed(num_blocks=7, num_workers=2, num_missed=1)
+
     async def list_models(self, call: CallContext) -> Sequence[ModelCard]:
         """Return the one model."""
         return [CARD]
@@ -159,6 +177,44 @@ class FakeCluster:
     async def drain_worker(self, worker_id: WorkerId, timeout_s: float, call: CallContext) -> int:
         """Know nobody."""
         raise NotFound(f"no worker {worker_id!r}")
+
+
+class FakeCache:
+    """A prefix cache of one worker."""
+
+    def __init__(self, flushed: list[Tenant | None]) -> None:
+        self._flushed = flushed
+
+    async def get_cache_status(self, call: CallContext) -> CacheStatus:
+        """Return fixed numbers."""
+        device = TierStats(tier=Tier.DEVICE, num_blocks=8, num_hit_tokens=600)
+        stats = WorkerCacheStats(
+            num_blocks=8,
+            num_idle=6,
+            num_kept=2,
+            num_prompts=10,
+            num_asked_tokens=1000,
+            num_cached_tokens=600,
+            num_evicted=3,
+            tiers=(device,),
+            tenants=(TenantBlocks(tenant=Tenant("acme"), num_blocks=8),),
+        )
+        watched = WatchedCache(
+            worker_id=WorkerId("prefill-0"), role=Role.PREFILL, watching=True, stale_s=0.5, num_gaps=4, stats=stats
+        )
+        silent = WatchedCache(worker_id=WorkerId("decode-0"), role=Role.DECODE, watching=False)
+        usage = TenantUsage(tenant=Tenant("acme"), num_requests=10, cached_tokens=600, uncached_tokens=400)
+        return CacheStatus(
+            enabled=True,
+            index=IndexStatus(num_blocks=8, max_blocks=1000, num_expected=1),
+            workers=(silent, watched),
+            tenants=(usage,),
+        )
+
+    async def flush_prefix_cache(self, tenant: Tenant | None, call: CallContext) -> Flushed:
+        """Claim to forget; note whose it was."""
+        self._flushed.append(tenant)
+        return Flushed(num_blocks=8, num_workers=2)
 
 
 @dataclass(kw_only=True)
@@ -202,6 +258,7 @@ def fake_inference_server(
         server.add(inference_service(handler))
         server.add(model_service(handler))
         server.add(cluster_service(FakeCluster()))
+        server.add(cache_admin_service(FakeCache(handler.flushed)))
         bound = await server.start()
         stop.append(asyncio.Event())
         loop = asyncio.get_running_loop()

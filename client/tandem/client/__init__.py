@@ -13,6 +13,7 @@ from tandem.client.async_stream import AsyncGenerationStream
 from tandem.client.requests import ChatOptions, GenerateOptions, Message
 from tandem.client.sync_client import Client
 from tandem.client.sync_stream import GenerationStream
+from tandem.core.cache import CacheStatus, Flushed
 from tandem.core.cluster import ClusterStatus, WorkerState, WorkerStatus
 from tandem.core.errors import (
     Cancelled,
@@ -34,6 +35,7 @@ from tandem.core.errors import (
     Unavailable,
 )
 from tandem.core.inference import (
+    CachePin,
     GeneratedSequence,
     Generation,
     ModelCard,
@@ -58,6 +60,8 @@ from tandem.rpc.tls import TlsMaterial, read_tls
 __all__ = [
     "AsyncClient",
     "AsyncGenerationStream",
+    "CachePin",
+    "CacheStatus",
     "Cancelled",
     "ChatMessage",
     "ChatOptions",
@@ -68,6 +72,7 @@ __all__ = [
     "DuplicateRequest",
     "FailedPrecondition",
     "FinishReason",
+    "Flushed",
     "GenerateOptions",
     "GeneratedSequence",
     "Generation",

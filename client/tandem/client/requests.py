@@ -6,6 +6,7 @@ from typing import TypedDict, Unpack
 
 from tandem.core.errors import InvalidArgument
 from tandem.core.inference import (
+    CachePin,
     ChatPrompt,
     GenerateRequest,
     Prompt,
@@ -37,7 +38,8 @@ class GenerateOptions(ChatOptions, total=False):
     ``seed`` makes sampling repeatable. ``logprobs`` is the number of alternatives per position (0 = the chosen token
     only). ``label`` is your own name for the request; it shows in the server's logs. ``idempotency_key`` is your own
     name for this one call, which the server then never runs twice; without one, each call gets a random key of its own,
-    so that the client's retries are safe.
+    so that the client's retries are safe. ``cache_pin`` keeps the start of the prompt cached for a while, for later
+    requests that begin with it; the usage of the answer says how much is pinned.
     """
 
     model: str
@@ -60,6 +62,7 @@ class GenerateOptions(ChatOptions, total=False):
     priority: PriorityClass | str
     label: str
     idempotency_key: str
+    cache_pin: CachePin
 
 
 def build_generate(
@@ -83,6 +86,7 @@ def build_generate(
         priority=_priority(options.get("priority", PriorityClass.STANDARD)),
         label=_text("label", options.get("label", "")),
         idempotency_key=_text("idempotency_key", options.get("idempotency_key", "")) or secrets.token_hex(16),
+        cache_pin=_pin(options.get("cache_pin")),
     )
 
 
@@ -159,6 +163,22 @@ def _sampling(options: GenerateOptions) -> SamplingOptions:
         seed=_optional_unsigned("seed", options.get("seed"), most=_UINT64),
         num_logprobs=_optional_unsigned("logprobs", options.get("logprobs")),
     )
+
+
+def _pin(pin: CachePin | None) -> CachePin | None:
+    if pin is None:
+        return None
+    if not isinstance(pin, CachePin):
+        raise InvalidArgument("cache_pin", f"is a {type(pin).__name__}", remedy="give a tandem.client.CachePin")
+    if not isinstance(pin.ttl_s, int | float):
+        raise InvalidArgument("cache_pin.ttl_s", f"is {pin.ttl_s!r}", remedy="give seconds")
+    if pin.num_tokens is not None and pin.num_messages is not None:
+        raise InvalidArgument(
+            "cache_pin.num_tokens", "is given together with num_messages", remedy="give one of the two, or neither"
+        )
+    _optional_unsigned("cache_pin.num_tokens", pin.num_tokens)
+    _optional_unsigned("cache_pin.num_messages", pin.num_messages)
+    return pin
 
 
 def _priority(priority: PriorityClass | str) -> PriorityClass:

@@ -22,8 +22,10 @@ from tandem.client.requests import (
 from tandem.client.retry import RetryBudget
 from tandem.client.settings import DEFAULT_RETRIES, DEFAULT_TIMEOUT_S, Settings
 from tandem.client.sync_stream import GenerationStream, StreamCall
+from tandem.core.cache import CacheStatus, Flushed
 from tandem.core.cluster import ClusterStatus
 from tandem.core.errors import FailedPrecondition, TandemError, Unavailable
+from tandem.core.ids import Tenant
 from tandem.core.inference import DetokenizeRequest, Generation, ModelCard
 from tandem.rpc.channels import open_sync_channel
 from tandem.rpc.errors import rpc_errors
@@ -165,6 +167,27 @@ class Client:
         With keys configured it takes an operator's.
         """
         return self._call(public.GET_STATUS, None)
+
+    def flush_prefix_cache(self) -> Flushed:
+        """Forget every cached prefix of your tenant, pinned ones included, on all workers.
+
+        What running requests read is let go when they end. With ``num_missed`` workers above 0, ask again.
+        """
+        return self._call(public.FLUSH_OWN_CACHE, None)
+
+    def cache_status(self) -> CacheStatus:
+        """Return the numbers of the prefix cache, from a client of the router's internal address.
+
+        With keys configured it takes an operator's.
+        """
+        return self._call(public.GET_CACHE_STATUS, None)
+
+    def flush_cache_of(self, tenant: str | None) -> Flushed:
+        """Forget the cached prefixes of any tenant (None = of all), from a client of the router's internal address.
+
+        With keys configured it takes an operator's.
+        """
+        return self._call(public.FLUSH_CACHE, None if tenant is None else Tenant(tenant))
 
     def wait_until_ready(self, timeout_s: float = 60.0) -> None:
         """Return when the server serves requests. Raises Unavailable when it does not within ``timeout_s``."""

@@ -13,6 +13,8 @@ from tandem.core import errors
 EXPORTS = [
     "AsyncClient",
     "AsyncGenerationStream",
+    "CachePin",
+    "CacheStatus",
     "Cancelled",
     "ChatMessage",
     "ChatOptions",
@@ -23,6 +25,7 @@ EXPORTS = [
     "DuplicateRequest",
     "FailedPrecondition",
     "FinishReason",
+    "Flushed",
     "GenerateOptions",
     "GeneratedSequence",
     "Generation",

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from tandem.cluster.cli import options as opt
+from tandem.cluster.cli.cache import cache_app
 from tandem.cluster.cli.errors import run_guarded
 from tandem.cluster.cli.policy import policy_app
 
@@ -28,6 +29,7 @@ certs_app = typer.Typer(help="Certificates for development.", no_args_is_help=Tr
 keys_app = typer.Typer(help="Bearer keys of callers.", no_args_is_help=True)
 app.add_typer(certs_app, name="certs")
 app.add_typer(keys_app, name="keys")
+app.add_typer(cache_app, name="cache")
 app.add_typer(policy_app, name="policy")
 
 

@@ -19,7 +19,9 @@ _PHASES = (
 
 def generation_json(generation: Generation) -> dict[str, Any]:
     """Return an answer as plain values."""
-    return asdict(generation)
+    shown = asdict(generation)
+    shown["usage"]["uncached_tokens"] = generation.usage.uncached_tokens
+    return shown
 
 
 def timing_lines(timings: PhaseTimings) -> list[str]:
@@ -38,7 +40,8 @@ def served_line(workers: ServedBy, *, transport: str) -> str:
 
 def usage_line(usage: Usage, timings: PhaseTimings) -> str:
     """Say how many tokens there were, and how fast the answer came."""
-    text = f"{usage.prompt_tokens} prompt tokens, {usage.output_tokens} output tokens"
+    cached = f" ({usage.cached_tokens} cached)" if usage.cached_tokens else ""
+    text = f"{usage.prompt_tokens} prompt tokens{cached}, {usage.output_tokens} output tokens"
     if timings.total_ms is not None and timings.ttft_ms is not None and usage.output_tokens > 1:
         rest_s = (timings.total_ms - timings.ttft_ms) / 1e3
         if rest_s > 0:

@@ -40,10 +40,26 @@ def status_lines(status: ClusterStatus) -> list[str]:
         f"{status.model}  {ready}  ({status.router_id}, up {_duration(status.uptime_s)})",
         f"{status.num_running} running, {status.num_queued} queued" + (f"; ended: {ended}" if ended else ""),
     ]
+    lines += [*_serving_lines(status), *_cache_lines(status)]
     if status.workers:
         head = ("worker", "role", "state", "running", "waiting", "free blocks", "address", "pid")
         lines += ["", *table(head, [_row(worker) for worker in status.workers])]
     return lines
+
+
+def _serving_lines(status: ClusterStatus) -> list[str]:
+    serving = status.serving
+    if not serving.cause:
+        return []
+    cause = serving.cause.replace("_", " ")
+    return [f"serving: {serving.mode.value} for {_duration(serving.since_s)} (mostly: {cause})"]
+
+
+def _cache_lines(status: ClusterStatus) -> list[str]:
+    if not status.cache_hit_rates:
+        return []
+    rates = ", ".join(f"{tier} {rate:.1%}" for tier, rate in status.cache_hit_rates.items())
+    return [f"prompt tokens from the cache: {rates}"]
 
 
 def _row(worker: WorkerStatus) -> list[str]:

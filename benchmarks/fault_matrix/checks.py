@@ -42,9 +42,10 @@ async def _holds(scene: Scene, name: str) -> str:
         is_gone = await asyncio.to_thread(_is_gone, scene, name)
         return "" if is_gone else f"{name} does not say what it holds ({error})"
     load = worker.load
-    if load.free_blocks == load.total_blocks and not worker.holdings.num_attempts:
+    num_held = load.total_blocks - load.free_blocks - load.pinned_blocks
+    if not num_held and not worker.holdings.num_attempts:
         return ""
-    return f"{name} still holds {load.total_blocks - load.free_blocks} blocks, {worker.holdings.num_attempts} attempts"
+    return f"{name} still holds {num_held} blocks, {worker.holdings.num_attempts} attempts"
 
 
 def _is_gone(scene: Scene, name: str) -> bool:

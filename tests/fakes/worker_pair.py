@@ -201,7 +201,7 @@ class WorkerPair:
     @staticmethod
     def _is_idle(worker: _Worker) -> bool:
         load = worker.engine.load()
-        return load.free_blocks == load.total_blocks and worker.host.num_attempts == 0
+        return load.free_blocks + load.pinned_blocks == load.total_blocks and worker.host.num_attempts == 0
 
     def start(self, task: GenerationTask, source: KvSource) -> Result:
         """Begin a request, split over both workers or on the decode worker alone."""

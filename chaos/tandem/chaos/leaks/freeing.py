@@ -10,17 +10,31 @@ from pathlib import Path
 import msgspec
 
 from tandem.chaos.cluster.records import RequestRecord
-from tandem.core.event_log.events import BlocksAllocated, BlocksFreed, RequestAccepted
+from tandem.core.event_log.events import (
+    BlocksAllocated,
+    BlocksBorrowed,
+    BlocksCached,
+    BlocksFreed,
+    BlocksReturned,
+    RequestAccepted,
+)
 from tandem.core.event_log.record import decode_line
 
-_NEEDED = (b'"blocks_allocated"', b'"blocks_freed"', b'"request_accepted"')
+_NEEDED = (
+    b'"blocks_allocated"',
+    b'"blocks_borrowed"',
+    b'"blocks_cached"',
+    b'"blocks_returned"',
+    b'"blocks_freed"',
+    b'"request_accepted"',
+)
 
 
 @dataclass(slots=True, kw_only=True)
 class HeldBlocks:
-    """What the logs say about one request's blocks on all workers."""
+    """What the logs say about one request's blocks on all workers, its own and those that the caches lent it."""
 
-    num_open: int = 0  # blocks that were never freed
+    num_open: int = 0  # blocks that were never freed or given back
     last_freed_s: float = float("-inf")
 
 
@@ -35,6 +49,12 @@ class BlockHistory:
         """Fill in the ids of requests whose callers left before they were told."""
         for record in records:
             record.request_id = record.request_id or self.request_of.get(record.traceparent, "")
+
+    def gave_back(self, request: str, num_blocks: int, at_s: float) -> None:
+        """A request holds so many blocks less from now on."""
+        held = self.held[request]
+        held.num_open -= num_blocks
+        held.last_freed_s = max(held.last_freed_s, at_s)
 
     def freed_after_s(self, record: RequestRecord) -> float | None:
         """Seconds from the cancel until the last block was free; infinite if one never was, None if none was held."""
@@ -71,10 +91,17 @@ def _read(path: Path, history: BlockHistory) -> None:
                 case BlocksAllocated(request=request, blocks=blocks):
                     history.held.setdefault(request, HeldBlocks()).num_open += len(blocks)
                     owner.update({(ref.block_id, ref.generation): request for ref in blocks})
+                case BlocksBorrowed(request=request, blocks=blocks):
+                    history.held.setdefault(request, HeldBlocks()).num_open += len(blocks)
+                case BlocksCached(blocks=blocks):
+                    for ref in blocks:
+                        owner.pop((ref.block_id, ref.generation), None)  # its request returns it, and need not free it
+                case BlocksReturned(request=request, blocks=blocks):
+                    history.gave_back(request, len(blocks), record.t)
                 case BlocksFreed(blocks=blocks):
                     for ref in blocks:
-                        held = history.held[owner.pop((ref.block_id, ref.generation))]
-                        held.num_open -= 1
-                        held.last_freed_s = max(held.last_freed_s, record.t)
+                        request_of = owner.pop((ref.block_id, ref.generation), None)
+                        if request_of is not None:
+                            history.gave_back(request_of, 1, record.t)
                 case _:
                     continue

@@ -36,14 +36,14 @@ def problems_of(seen: Observation, baseline: Baseline) -> list[str]:
 
 
 def check_blocks(seen: Observation) -> list[str]:
-    """L1: free blocks = total on every worker."""
+    """L1: on every worker all blocks can be had, but those that a request pinned in the prefix cache."""
     problems = []
     for name, worker in seen.workers.items():
         if worker is None:
             problems.append(f"L1 {name} does not answer")
             continue
         load = worker.load
-        if load.free_blocks != load.total_blocks or load.receiving_blocks:
+        if load.free_blocks + load.pinned_blocks != load.total_blocks or load.receiving_blocks:
             problems.append(
                 f"L1 {name}: {load.free_blocks} of {load.total_blocks} blocks are free, {load.receiving_blocks} receive"
             )
@@ -81,7 +81,9 @@ def check_counters(seen: Observation) -> list[str]:
         problems.append(f"L3 {seen.status.num_isolated} suspected requests wait for their trial")
     for worker in seen.status.workers:
         load = worker.load
-        if worker.state is WorkerState.READY and load is not None and load.free_blocks != load.total_blocks:
+        if worker.state is not WorkerState.READY or load is None:
+            continue
+        if load.free_blocks + load.pinned_blocks != load.total_blocks:
             name = worker.info.worker_id
             problems.append(f"L3 the router believes that {name} has {load.free_blocks} of {load.total_blocks} free")
     return problems

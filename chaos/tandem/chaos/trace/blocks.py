@@ -16,7 +16,7 @@ _MASK = (1 << 32) - 1
 class _Block:
     """One block's present use, as its events tell it."""
 
-    __slots__ = ("attempt", "generation", "history", "pins", "request", "state")
+    __slots__ = ("attempt", "generation", "history", "pins", "readers", "request", "state")
 
     def __init__(self) -> None:
         self.generation: int | None = None  # of the last allocation
@@ -24,6 +24,7 @@ class _Block:
         self.request = ""
         self.attempt = 0
         self.pins = 0
+        self.readers: set[tuple[str, int]] = set()  # attempts that read a cached block
         self.history: deque[Seen] = deque(maxlen=_HISTORY)
 
     def is_use(self, ref: BlockRef) -> bool:
@@ -31,7 +32,9 @@ class _Block:
         return self.state != "free" and self.generation == ref.generation
 
     def is_of(self, request: str, attempt: int) -> bool:
-        """Whether that attempt was given the block."""
+        """Whether that attempt was given the block, or reads it as the cache's."""
+        if self.state == "cached":
+            return (request, attempt) in self.readers
         return self.request == request and self.attempt == attempt
 
     def __str__(self) -> str:
@@ -39,6 +42,9 @@ class _Block:
             return "it was never allocated"
         if self.state == "free":
             return f"it is free since generation {self.generation}"
+        if self.state == "cached":
+            readers = ", ".join(f"{request} attempt {attempt}" for request, attempt in sorted(self.readers))
+            return f"it is cached, read by {readers or 'nobody'}, generation {self.generation}"
         return f"it is {self.state} for request {self.request} attempt {self.attempt}, generation {self.generation}"
 
 
@@ -71,7 +77,45 @@ class BlockBook:
             self._findings.checked("I3")
             if not block.is_use(ref) or not block.is_of(event.request, event.from_attempt):
                 self._broken("I3", seen, ref, f"{name_block(ref)} changes hands, but {block}")
-            block.request, block.attempt = event.request, event.attempt
+            if block.state == "cached":
+                block.readers.discard((event.request, event.from_attempt))
+                block.readers.add((event.request, event.attempt))
+            else:
+                block.request, block.attempt = event.request, event.attempt
+            block.history.append(seen)
+
+    def cached(self, seen: Seen, event: ev.BlocksCached) -> None:
+        """I1: only what its attempt computed or received in full may be read by others; nobody may still write to it."""
+        for ref in event.blocks:
+            block = self._block(ref)
+            self._findings.checked("I1")
+            complete = block.state in ("filling", "sealed", "committed")
+            if not block.is_use(ref) or not block.is_of(event.request, event.attempt) or not complete:
+                owner = f"request {event.request} attempt {event.attempt}"
+                self._broken("I1", seen, ref, f"{name_block(ref)} of {owner} is cached, but {block}")
+            block.state, block.readers = "cached", {(event.request, event.attempt)}
+            block.history.append(seen)
+
+    def borrowed(self, seen: Seen, event: ev.BlocksBorrowed) -> None:
+        """I1: only cached blocks are lent, in their present generation."""
+        for ref in event.blocks:
+            block = self._block(ref)
+            self._findings.checked("I1")
+            if not block.is_use(ref) or block.state != "cached":
+                owner = f"request {event.request} attempt {event.attempt}"
+                self._broken("I1", seen, ref, f"{name_block(ref)} is lent to {owner}, but {block}")
+            block.readers.add((event.request, event.attempt))
+            block.history.append(seen)
+
+    def returned(self, seen: Seen, event: ev.BlocksReturned) -> None:
+        """I3: only what was lent comes back."""
+        for ref in event.blocks:
+            block = self._block(ref)
+            self._findings.checked("I3")
+            if not block.is_use(ref) or not block.is_of(event.request, event.attempt) or block.state != "cached":
+                owner = f"request {event.request} attempt {event.attempt}"
+                self._broken("I3", seen, ref, f"{name_block(ref)} is returned by {owner}, but {block}")
+            block.readers.discard((event.request, event.attempt))
             block.history.append(seen)
 
     def sealed(self, seen: Seen, event: ev.BlocksSealed) -> None:
@@ -108,15 +152,18 @@ class BlockBook:
                 self._broken("I3", seen, ref, f"{name_block(ref)} is freed, but {block}")
             if block.pins:
                 self._broken("I6", seen, ref, f"{name_block(ref)} is freed with {block.pins} pins")
+            if block.state == "cached" and block.readers:
+                self._broken("I3", seen, ref, f"{name_block(ref)} is freed, but {block}")
             block.state, block.pins = "free", 0
+            block.readers = set()
             block.history.append(seen)
 
     def pinned(self, seen: Seen, event: ev.BlockPinned) -> None:
         """I6: only a block of this attempt, in the state that the purpose needs."""
         block = self._block(event.block)
         self._findings.checked("I6")
-        needed = "sealed" if event.purpose == "read" else "receiving"
-        if not block.is_use(event.block) or not block.is_of(event.request, event.attempt) or block.state != needed:
+        needed = ("sealed", "cached") if event.purpose == "read" else ("receiving",)
+        if not block.is_use(event.block) or not block.is_of(event.request, event.attempt) or block.state not in needed:
             owner = f"request {event.request} attempt {event.attempt}"
             what = f"{name_block(event.block)} is pinned to {event.purpose} it for {owner}"
             self._broken("I6", seen, event.block, f"{what}, but {block}")
@@ -155,14 +202,14 @@ class BlockBook:
         block.history.append(seen)
 
     def stepped(self, seen: Seen, event: ev.DecodeStep) -> None:
-        """I1: every block read is committed, present, and of the reader's own attempt."""
+        """I1: every block read is committed and of the reader's own attempt, or cached and lent to it; and present."""
         for row in event.rows:
             self._findings.checked("I1")
             for ref in row.blocks:
                 block = self._blocks.get(ref.block_id)
                 if (
                     block is not None
-                    and block.state == "committed"
+                    and block.state in ("committed", "cached")
                     and block.generation == ref.generation
                     and block.is_of(row.request, row.attempt)
                 ):

@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
@@ -13,6 +14,8 @@ from tandem.engine.attention.backend import AttentionBackend
 from tandem.engine.batch import ForwardBatch
 from tandem.engine.models.hf_attention import IMPLEMENTATION, PagedPort, connect, unsupported
 from tandem.engine.spec import LayerSpec
+
+_MIN_CPU_ROWS = 16
 
 
 class TransformersDecoder:
@@ -39,15 +42,21 @@ class TransformersDecoder:
         self._port.batch = batch
         try:
             output = self._model(
-                input_ids=batch.token_ids[None],
-                position_ids=batch.positions[None],
+                input_ids=_padded(batch.token_ids)[None],
+                position_ids=_padded(batch.positions)[None],
                 use_cache=False,
-                logits_to_keep=batch.logit_rows,
+                logits_to_keep=_padded(batch.logit_rows),
             )
         finally:
             self._port.batch = None
         logits: torch.Tensor = output.logits[0]
-        return logits
+        return logits[: batch.logit_rows.shape[0]]
+
+
+def _padded(rows: torch.Tensor) -> torch.Tensor:
+    """Zeros behind a few rows on a CPU: products of fewer rows have other last bits there than those of many."""
+    missing = _MIN_CPU_ROWS - rows.shape[0] if rows.device.type == "cpu" else 0
+    return F.pad(rows, (0, missing)) if missing > 0 else rows
 
 
 def _load(prepared: PreparedModel, config: PreTrainedConfig, dtype: torch.dtype) -> torch.nn.Module:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from transformers import AttentionInterface
 
 from tandem.core.errors import ModelError
@@ -52,8 +53,12 @@ class PagedPort:
         """See AttentionPort."""
         if self.batch is None:
             raise RuntimeError("attention was called outside a forward pass")
+        num_tokens = self.batch.num_tokens
         query, key, value = (each.squeeze(0).transpose(0, 1) for each in (call.query, call.key, call.value))
-        return self._backend.attend(self._layers[call.layer_index], query, key, value, self.batch)
+        num_padded = query.shape[0] - num_tokens
+        query, key, value = query[:num_tokens], key[:num_tokens], value[:num_tokens]
+        attended = self._backend.attend(self._layers[call.layer_index], query, key, value, self.batch)
+        return F.pad(attended, (0, 0, 0, 0, 0, num_padded)) if num_padded else attended
 
 
 def connect(model: torch.nn.Module, port: AttentionPort) -> None:

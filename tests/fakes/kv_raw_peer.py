@@ -10,7 +10,7 @@ from xxhash import xxh3_128_digest
 from tandem.kvtransfer import KvGrant, KvLayout
 from tandem.kvtransfer.chunks import ChunkPlan
 from tandem.kvtransfer.codec import encode, encode_chunk
-from tandem.kvtransfer.digest import derive_keys, seal_mac
+from tandem.kvtransfer.digest import SealedRange, derive_keys, seal_mac
 from tandem.kvtransfer.frames import Chunk, Frame, Hello, HelloAck, Open, Seal
 from tandem.kvtransfer.identity import transfer_tag
 from tandem.kvtransfer.reader import FrameReader
@@ -83,7 +83,9 @@ class RawPeer:
             self.keys,
             fingerprint=self.layout.fingerprint,
             token_digest=token_digest,
-            num_blocks=self.plan.num_blocks,
+            sent=SealedRange(
+                num_blocks=self.plan.num_blocks, first_ordinal=self.grant.first_ordinal, claim=self.grant.claim
+            ),
             digests=digests,
             payload=payload,
         )

@@ -102,6 +102,8 @@ class HandoverDone:
     transport: str
     handover_ms: float  # from the grant to the verified seal, on D's clock
     exposed_ms: float  # the part after P sealed: what streaming during prefill could not hide
+    num_skipped_blocks: int = 0  # D had them in its cache: they were not sent
+    num_skipped_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

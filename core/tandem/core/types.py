@@ -185,7 +185,7 @@ class WorkerInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseTimings:
-    """Where one request's time went, in milliseconds; None where a phase did not happen.
+    """Where one request's time went, in milliseconds, and what its hand-over moved; None where a phase did not happen.
 
     TTFT = tokenize + queue + prefill (P sends the first token at once, so the hand-over is not part of it).
     """
@@ -197,6 +197,8 @@ class PhaseTimings:
     first_decode_ms: float | None = None  # from commit at D to D's first token
     ttft_ms: float | None = None
     total_ms: float | None = None
+    handover_bytes: int | None = None  # KV that went from P to D
+    handover_skipped_bytes: int | None = None  # … that did not, because D had it in its cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

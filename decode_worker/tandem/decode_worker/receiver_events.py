@@ -5,6 +5,7 @@ from typing import Protocol
 
 from tandem.core.blocks import AttemptKey, BlockRef
 from tandem.kvtransfer.grant import KvGrant
+from tandem.kvtransfer.skipped import SkippedPrefix
 from tandem.kvtransfer.stats import TransferStats
 from tandem.worker_host.inbox import Inbox
 
@@ -17,8 +18,15 @@ class KvReceiver(Protocol):
         """Hand-overs that are not over."""
         ...
 
-    def expect(self, key: AttemptKey, refs: Sequence[BlockRef], token_digest: bytes, deadline_left_s: float) -> KvGrant:
-        """Allow one sender to fill ``refs``."""
+    def expect(
+        self,
+        key: AttemptKey,
+        refs: Sequence[BlockRef],
+        token_digest: bytes,
+        deadline_left_s: float,
+        skipped: SkippedPrefix | None,
+    ) -> KvGrant:
+        """Allow one sender to fill ``refs``, which come after ``skipped``."""
         ...
 
     def abort(self, key: AttemptKey, reason: str) -> None:

@@ -12,6 +12,7 @@ from .layout import KvLayout
 from .memory import DestinationBlocks, SourceBlocks
 from .receiver import KvReceiverService, ReceiverEvents
 from .sender import KvSenderService, SenderEvents
+from .skipped import SkippedPrefix
 from .stats import TransferStats
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "ProtocolViolation",
     "ReceiverEvents",
     "SenderEvents",
+    "SkippedPrefix",
     "SourceBlocks",
     "TransferKey",
     "TransferStats",

@@ -50,7 +50,7 @@ _BODY_BYTES: Final = HEADER_BYTES - _PREFIX.size
 
 _HELLO = struct.Struct("<32sQQ")
 _HELLO_ACK = struct.Struct("<BQII")
-_OPEN = struct.Struct("<16sQQIII")
+_OPEN = struct.Struct("<16sQQIIII")
 _CHUNK = struct.Struct("<16sQIIIIII16s")
 _CHUNK_BODY = struct.Struct(f"<16sQIIIIII16s{_BODY_BYTES - _CHUNK.size}s")
 _CHUNK_FILL: Final = bytes(_BODY_BYTES - _CHUNK.size)
@@ -212,12 +212,17 @@ def _encode_seal(f: Seal) -> tuple[FrameType, bytes, bytes]:
 
 
 def _encode_open(f: Open) -> tuple[FrameType, bytes, bytes]:
-    body = _OPEN.pack(_tag(f.tag), f.src_epoch, f.epoch, f.attempt, f.num_blocks, f.chunk_bytes)
+    body = _OPEN.pack(_tag(f.tag), f.src_epoch, f.epoch, f.attempt, f.num_blocks, f.chunk_bytes, f.first_ordinal)
     return FrameType.OPEN, body, f.request_id.encode()
 
 
 def _encode_chunk_frame(f: Chunk) -> tuple[FrameType, bytes, bytes]:
     raise ValueError("use encode_chunk: a chunk's payload never passes through here")
+
+
+def _decode_open(body: bytes, payload: bytes) -> Frame:
+    *named, first_ordinal = _OPEN.unpack_from(body)
+    return Open(*named, _text(payload, "request_id"), first_ordinal)
 
 
 def _decode_hello(body: bytes, payload: bytes) -> Frame:
@@ -262,7 +267,7 @@ _ENCODERS: dict[type, Callable[..., tuple[FrameType, bytes, bytes]]] = {
 _DECODERS: dict[FrameType, tuple[int, Callable[[bytes, bytes], Frame]]] = {
     FrameType.HELLO: (_HELLO.size, _decode_hello),
     FrameType.HELLO_ACK: (_HELLO_ACK.size, _decode_hello_ack),
-    FrameType.OPEN: (_OPEN.size, lambda b, p: Open(*(*_OPEN.unpack_from(b), _text(p, "request_id")))),
+    FrameType.OPEN: (_OPEN.size, _decode_open),
     FrameType.SEAL: (_SEAL.size, lambda b, p: Seal(*(*_SEAL.unpack_from(b), p))),
     FrameType.COMMIT: (_TAGGED.size, lambda b, p: Commit(*(*_TAGGED.unpack_from(b), _text(p, "reason")))),
     FrameType.COMMIT_ACK: (_TAGGED.size, lambda b, p: CommitAck(*_TAGGED.unpack_from(b))),

@@ -3,14 +3,18 @@
 import threading
 from dataclasses import dataclass, fields, replace
 
+from .stats import TransferStats
+
 
 @dataclass(slots=True, kw_only=True)
 class Counters:
-    """Counts since the service started. Refusals are counted where they were dropped."""
+    """Counts since the service started. Refusals count where they were dropped, what was skipped at the commit."""
 
     num_chunks: int = 0
     num_bytes: int = 0
     num_committed: int = 0
+    blocks_skipped: int = 0
+    bytes_skipped: int = 0
     num_failed: int = 0
     stale_epoch: int = 0
     stale_generation: int = 0
@@ -42,6 +46,13 @@ class CounterBox:
         with self._lock:
             self._counts.num_chunks += 1
             self._counts.num_bytes += num_bytes
+
+    def add_committed(self, stats: TransferStats) -> None:
+        """Count one hand-over that ended well, and what of it needed no sending."""
+        with self._lock:
+            self._counts.num_committed += 1
+            self._counts.blocks_skipped += stats.num_skipped_blocks
+            self._counts.bytes_skipped += stats.num_skipped_bytes
 
     def snapshot(self) -> Counters:
         """Return a copy."""

@@ -3,9 +3,11 @@
 ::
 
     chunk digest d_i = XXH3-128(payload_i, seed(secret))
-    seal MAC         = BLAKE3-keyed(key(secret), layout fp ‖ token digest ‖ num_blocks ‖ d_0 ‖ d_1 ‖ … ‖ payload)
+    seal MAC         = BLAKE3-keyed(key(secret), layout fp ‖ token digest ‖ range ‖ claim ‖ d_0 ‖ d_1 ‖ … ‖ payload)
+    range         = first_ordinal, num_blocks: what was granted, and so what was sent
 
-The list d_0 … d_n is in block order, so the seal binds bytes *and* places. See docs/adr/0003-kv-digest.md.
+The list d_0 … d_n is in block order, so the seal binds bytes *and* places. ``claim`` stands for
+the blocks before ``first_ordinal``, which the receiver held already (see ``skipped``). See docs/adr/0003-kv-digest.md.
 """
 
 import struct
@@ -33,12 +35,22 @@ def derive_keys(secret: bytes) -> DigestKeys:
     return DigestKeys(seed=int.from_bytes(material[:8], "little"), mac_key=bytes(material[8:]))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedRange:
+    """Blocks ``first_ordinal`` … ``first_ordinal + num_blocks - 1`` of the KV, sent; ``claim`` for those before."""
+
+    num_blocks: int
+    first_ordinal: int = 0
+    claim: bytes = b""
+
+
 def seal_mac(
-    keys: DigestKeys, *, fingerprint: str, token_digest: bytes, num_blocks: int, digests: bytes, payload: bytes
+    keys: DigestKeys, *, fingerprint: str, token_digest: bytes, sent: SealedRange, digests: bytes, payload: bytes
 ) -> bytes:
     """Return the 32-byte MAC of a whole hand-over; every variable part is preceded by its length."""
     mac = blake3(key=keys.mac_key)
-    for part in (fingerprint.encode(), token_digest, struct.pack("<I", num_blocks), digests, payload):
+    place = struct.pack("<II", sent.first_ordinal, sent.num_blocks)
+    for part in (fingerprint.encode(), token_digest, place, sent.claim, digests, payload):
         mac.update(struct.pack("<Q", len(part)))
         mac.update(part)
     return bytes(mac.digest())

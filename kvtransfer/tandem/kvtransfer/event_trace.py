@@ -46,6 +46,7 @@ def trace_grant(sink: EventSink, grant: KvGrant) -> None:
             attempt=grant.attempt,
             blocks=grant.blocks,
             deadline_left_s=grant.deadline_left_s,
+            num_skipped=grant.first_ordinal,
         )
     )
 

@@ -49,6 +49,7 @@ class Open:
     num_blocks: int
     chunk_bytes: int
     request_id: str
+    first_ordinal: int = 0  # blocks of the KV before the granted ones, which the receiver holds
 
 
 @dataclass(slots=True)

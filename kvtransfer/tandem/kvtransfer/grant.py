@@ -1,4 +1,8 @@
-"""The receiver's permission to send: which blocks, where to, until when. Opaque bytes to everybody between the two."""
+"""The receiver's permission to send: which blocks, where to, until when. Opaque bytes to everybody between the two.
+
+It names only the blocks that the receiver lacks: ``blocks[i]`` is block ``first_ordinal + i`` of the KV, and ``claim``
+stands for those before (see ``skipped``).
+"""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -10,6 +14,7 @@ from tandem.core.ids import RequestId
 
 from .errors import ProtocolViolation
 from .identity import MAX_REQUEST_ID_BYTES, SECRET_BYTES, TransferKey
+from .skipped import CLAIM_BYTES
 
 __all__ = [
     "MAX_CHUNK_BYTES",
@@ -41,7 +46,7 @@ class KvEndpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KvGrant:
-    """The right to write exactly ``blocks`` of one worker's one life, in transfer order.
+    """The right to write exactly ``blocks`` of one worker's one life, in transfer order: none when D has all.
 
     ``secret`` is the capability: 128 random bits, never logged, never sent over the KV link.
     """
@@ -56,6 +61,8 @@ class KvGrant:
     endpoints: tuple[KvEndpoint, ...]
     secret: bytes = field(repr=False)
     deadline_left_s: float
+    first_ordinal: int = 0
+    claim: bytes = field(default=b"", repr=False)
 
     @property
     def key(self) -> TransferKey:
@@ -78,6 +85,8 @@ class KvGrant:
                 ),
                 secret=self.secret,
                 deadline_left_s=self.deadline_left_s,
+                first_ordinal=self.first_ordinal,
+                claim=self.claim,
             )
         )
 
@@ -90,6 +99,7 @@ class KvGrant:
             wire = _DECODER.decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ProtocolViolation(f"grant: {error}") from error
+        _check_range(wire)
         return cls(
             request_id=wire.request_id,
             attempt=wire.attempt,
@@ -103,6 +113,8 @@ class KvGrant:
             ),
             secret=wire.secret,
             deadline_left_s=wire.deadline_left_s,
+            first_ordinal=wire.first_ordinal,
+            claim=wire.claim,
         )
 
 
@@ -122,11 +134,21 @@ class _WireGrant(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     layout: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
     worker_id: _Name
     epoch: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
-    blocks: Annotated[tuple[tuple[_U32, _U32], ...], msgspec.Meta(min_length=1, max_length=MAX_GRANT_BLOCKS)]
+    blocks: Annotated[tuple[tuple[_U32, _U32], ...], msgspec.Meta(max_length=MAX_GRANT_BLOCKS)]
     chunk_bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_CHUNK_BYTES)]
     endpoints: Annotated[tuple[_WireEndpoint, ...], msgspec.Meta(min_length=1, max_length=MAX_ENDPOINTS)]
     secret: Annotated[bytes, msgspec.Meta(min_length=SECRET_BYTES, max_length=SECRET_BYTES)]
     deadline_left_s: Annotated[float, msgspec.Meta(ge=0, le=MAX_DEADLINE_S)]
+    first_ordinal: Annotated[int, msgspec.Meta(ge=0, le=MAX_GRANT_BLOCKS)]
+    claim: Annotated[bytes, msgspec.Meta(max_length=CLAIM_BYTES)]
+
+
+def _check_range(wire: _WireGrant) -> None:
+    num_blocks = wire.first_ordinal + len(wire.blocks)
+    if not 1 <= num_blocks <= MAX_GRANT_BLOCKS:
+        raise ProtocolViolation(f"grant: first_ordinal {wire.first_ordinal} with {len(wire.blocks)} blocks")
+    if len(wire.claim) != (CLAIM_BYTES if wire.first_ordinal else 0):
+        raise ProtocolViolation(f"grant: first_ordinal {wire.first_ordinal} with a claim of {len(wire.claim)} bytes")
 
 
 _DECODER = msgspec.msgpack.Decoder(_WireGrant)

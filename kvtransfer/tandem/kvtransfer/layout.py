@@ -9,7 +9,7 @@ from tandem.core.errors import InvalidArgument
 
 from .errors import LayoutMismatch
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 
 _DTYPE_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int8": 1}
 

@@ -29,6 +29,7 @@ from .machine.receiver import HandoverReceiver
 from .memory import DestinationBlocks
 from .receiver_link import LinkOwner, LinkSettings, ReceiverLink, ReceivingTransfer
 from .recent import RecentSet
+from .skipped import SkippedPrefix, prefix_claim
 from .stats import TransferStats
 from .threads import ServiceThread, ThreadFactory
 from .transport.door import Door, DoorSettings, ListeningDoor, Welcome
@@ -118,15 +119,26 @@ class KvReceiverService:
         return self._door.endpoints
 
     def expect(
-        self, key: TransferKey, refs: Sequence[BlockRef], token_digest: bytes, deadline_left_s: float | None
+        self,
+        key: TransferKey,
+        refs: Sequence[BlockRef],
+        token_digest: bytes,
+        deadline_left_s: float | None,
+        skipped: SkippedPrefix | None = None,
     ) -> KvGrant:
-        """Grant these blocks, in prompt order, to whoever gets the returned grant.
+        """Grant these blocks, in prompt order, to whoever gets the returned grant; ``skipped`` are those before them.
 
-        The blocks must be RECEIVING for ``key`` in the block table already. Raises InvalidArgument for a key that was
-        used before, or no blocks; Unavailable after ``close``.
+        The blocks must be RECEIVING for ``key`` in the block table already, and the skipped ones must stay readable for
+        it until the hand-over is over. Raises InvalidArgument for a key that was used before, no blocks at all, or
+        skipped ones without a name; Unavailable after ``close``.
         """
-        if not 1 <= len(refs) <= MAX_GRANT_BLOCKS:
+        num_skipped = skipped.num_blocks if skipped is not None else 0
+        if not 1 <= num_skipped + len(refs) <= MAX_GRANT_BLOCKS:
             raise InvalidArgument("refs", f"{len(refs)} blocks", remedy=f"grant between 1 and {MAX_GRANT_BLOCKS}")
+        secret = self._draw_secret()
+        claim = prefix_claim(secret, fingerprint=self._fingerprint, skipped=skipped)
+        if num_skipped and not claim:
+            raise InvalidArgument("skipped", f"{num_skipped} blocks without the name of the last one")
         grant = KvGrant(
             request_id=key.request_id,
             attempt=key.attempt,
@@ -136,10 +148,12 @@ class KvReceiverService:
             blocks=tuple(refs),
             chunk_bytes=min(MAX_CHUNK_BYTES, self._block_bytes),
             endpoints=self._door.endpoints,
-            secret=self._draw_secret(),
+            secret=secret,
             deadline_left_s=MAX_DEADLINE_S
             if deadline_left_s is None
             else min(max(0.0, deadline_left_s), MAX_DEADLINE_S),
+            first_ordinal=num_skipped,
+            claim=claim,
         )
         with self._lock:
             if self._is_closed:
@@ -281,7 +295,7 @@ class KvReceiverService:
         except Exception:
             self.apply(transfer, ev.AbortAsked(reasons.ENGINE))
             raise
-        self._counters.add("num_committed")
+        self._counters.add_committed(stats)
         self.apply(transfer, ev.Adopted())
 
     def _call(self, callback: Callable[[], None]) -> None:
@@ -301,6 +315,8 @@ class KvReceiverService:
             num_chunks=transfer.machine.num_chunks_landed,
             total_s=self._clock.now_s() - transfer.expected_at_s,
             exposed_s=sender_lag_s,
+            num_skipped_blocks=transfer.machine.num_blocks_skipped,
+            num_skipped_bytes=transfer.machine.num_blocks_skipped * self._block_bytes,
         )
 
     def _tick(self) -> None:

@@ -27,6 +27,7 @@ from .machine.sender import HandoverSender
 from .memory import SourceBlocks
 from .recent import RecentSet
 from .sender_link import LinkOwner, LinkSettings, SenderLink, SendingTransfer
+from .skipped import SkippedPrefix, prefix_claim
 from .stats import TransferStats
 from .threads import ServiceThread, ThreadFactory
 from .timers import LeaseTimers
@@ -92,8 +93,11 @@ class KvSenderService:
         self._make_link = make_link
         self._thread = make_thread("kv-send-events", self._tick, timers.scan_period_s)
 
-    def grant(self, grant: KvGrant) -> None:
+    def grant(self, grant: KvGrant, prefix_key: bytes = b"") -> None:
         """Take a receiver's grant; streaming starts with the blocks offered so far.
+
+        ``prefix_key`` names this side's last block before ``grant.first_ordinal``; if it is not the block that the
+        receiver means, the hand-over fails as KV_PREFIX. Empty: nothing is left out, or no such block has a name here.
 
         Raises LayoutMismatch, before any byte is sent, if the receiver stores KV differently; the hand-over is then
         over and gets no callback. Repeated grants and grants of an aborted hand-over do nothing.
@@ -111,10 +115,14 @@ class KvSenderService:
             transfer.tag = transfer_tag(grant.secret, grant.key, dst_epoch=grant.dst_epoch)
             self._by_tag[transfer.tag] = transfer
             transfer.link = self._link_for(grant)
-            self.apply(transfer, ev.Granted(grant))
+            skipped = SkippedPrefix(num_blocks=grant.first_ordinal, last_key=prefix_key)
+            claim = prefix_claim(grant.secret, fingerprint=self._fingerprint, skipped=skipped)
+            self.apply(transfer, ev.Granted(grant, claim))
 
     def offer(self, key: TransferKey, ordinal: int, ref: BlockRef) -> None:
         """Block ``ordinal`` (0, 1, … in prompt order) of this hand-over is final and may be sent. Repeats do nothing.
+
+        Offer all, also those that a grant may leave out: they are sent only where the receiver lacks them.
 
         The blocks must stay the request's own until a callback or ``abort``; the service pins one per chunk.
         """
@@ -268,8 +276,9 @@ class KvSenderService:
             case ev.RenewLease():
                 self._leases.on_event(self._clock.now_s(), LeaseRenewed(transfer.key))
             case ev.Committed():
-                self._counters.add("num_committed")
-                self._call(partial(self._events.on_committed, transfer.key, self._stats(transfer)))
+                stats = self._stats(transfer)
+                self._counters.add_committed(stats)
+                self._call(partial(self._events.on_committed, transfer.key, stats))
             case ev.Failed(reason, retryable):
                 self._counters.add("num_failed")
                 self._call(partial(self._events.on_failed, transfer.key, reason, retryable))
@@ -300,6 +309,8 @@ class KvSenderService:
             num_chunks=machine.num_chunks_sent,
             total_s=now_s - machine.granted_at_s,
             exposed_s=now_s - sealed_at_s,
+            num_skipped_blocks=machine.num_blocks_skipped,
+            num_skipped_bytes=machine.num_blocks_skipped * self._block_bytes,
         )
 
     def _tick(self) -> None:

@@ -243,6 +243,7 @@ class SenderLink:
                     len(grant.blocks),
                     grant.chunk_bytes,
                     grant.request_id,
+                    grant.first_ordinal,
                 )
             case ev.SendSeal(num_blocks, num_chunks, num_bytes, mac, payload, sealed_at_s):
                 lag_us = int((self._settings.clock.now_s() - sealed_at_s) * 1e6)

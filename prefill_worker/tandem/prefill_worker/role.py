@@ -9,6 +9,7 @@ from tandem.core.reasons import (
     FINISHED,
     KV_NOT_HELD,
     KV_PEER_LOST,
+    KV_PREFIX,
     KV_TIMEOUT,
     NO_BLOCKS,
     NO_SLOT,
@@ -26,10 +27,12 @@ from tandem.worker_host.first_tokens import encode_first_tokens
 from tandem.worker_host.inbox import Inbox
 from tandem.worker_host.instruments import WorkerInstruments
 from tandem.worker_host.outbox import Outbox
-from tandem.worker_host.token_digest import digest_tokens
+from tandem.worker_host.token_digest import digest_tokens, handed_over_tokens
 
 _FAILED = "the KV hand-over failed"
-_HOLDABLE = frozenset({KV_PEER_LOST, KV_TIMEOUT, NO_BLOCKS, NO_SLOT, DRAINING, WORKER_LOST})  # D's or the way's fault
+_HOLDABLE = frozenset(
+    {KV_PEER_LOST, KV_PREFIX, KV_TIMEOUT, NO_BLOCKS, NO_SLOT, DRAINING, WORKER_LOST}
+)  # D's or the way's fault
 _HOLD_S = LEASE_RENEWAL_S
 
 
@@ -126,10 +129,17 @@ class PrefillRole:
             return  # aborted or finished meanwhile: D was told by whoever ended it
         try:
             grant = KvGrant.from_bytes(command.grant)
-            self._sender.grant(grant)
+            self._sender.grant(grant, self._prefix_key(key, grant.first_ordinal))
         except TandemError as error:
             self._sender.abort(key, error.reason)
             self._on_transfer_failed(key, error.reason, error.retryable, str(error))
+
+    def _prefix_key(self, key: AttemptKey, num_blocks: int) -> bytes:
+        """Name block ``num_blocks - 1`` of this worker's own copy of the prompt; empty: there is no such block."""
+        cache, task = self._engine.cache, self._prompts[key].task
+        if cache is None or not num_blocks:
+            return b""
+        return cache.name_at(task.tenant, handed_over_tokens(task), num_blocks) or b""
 
     def _seal(self, sealed: SealedPrefill) -> None:
         if all(token.finished for token in sealed.first_tokens):

@@ -17,12 +17,15 @@ class KvSender(Protocol):
         """Hand-overs that are not over."""
         ...
 
-    def grant(self, grant: KvGrant) -> None:
-        """Take D's grant; raises LayoutMismatch before any byte is sent."""
+    def grant(self, grant: KvGrant, prefix_key: bytes) -> None:
+        """Take D's grant; raises LayoutMismatch before any byte is sent.
+
+        ``prefix_key`` is P's own name of the last block that the grant leaves out.
+        """
         ...
 
     def offer(self, key: AttemptKey, ordinal: int, ref: BlockRef) -> None:
-        """Block ``ordinal`` of the prompt is complete."""
+        """Block ``ordinal`` of the prompt is complete, computed or cached; it goes out if the grant names it."""
         ...
 
     def seal(self, key: AttemptKey, *, num_blocks: int, token_digest: bytes, payload: bytes) -> None:

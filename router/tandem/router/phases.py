@@ -17,8 +17,10 @@ class PhaseClock:
         "_first_decode_ms",
         "_first_token_s",
         "_handed_over_s",
+        "_handover_bytes",
         "_handover_ms",
         "_prefill_ms",
+        "_skipped_bytes",
         "_tokenize_ms",
         "_wait_ms",
         "is_waiting",
@@ -33,6 +35,8 @@ class PhaseClock:
         self._wait_ms = 0.0
         self._prefill_ms: float | None = None
         self._handover_ms: float | None = None
+        self._handover_bytes: int | None = None
+        self._skipped_bytes: int | None = None
         self._first_decode_ms: float | None = None
         self.is_waiting = True  # False once no token can tell anything new: keeps the hot path short
 
@@ -52,6 +56,8 @@ class PhaseClock:
         if self._handed_over_s is None:
             self._handed_over_s = now_s
             self._handover_ms = event.exposed_ms
+            self._handover_bytes = event.num_bytes
+            self._skipped_bytes = event.num_skipped_bytes
 
     def token(self, now_s: float, *, from_decode: bool) -> None:
         """A token was forwarded."""
@@ -74,4 +80,6 @@ class PhaseClock:
             first_decode_ms=self._first_decode_ms,
             ttft_ms=None if self._first_token_s is None else (self._first_token_s - self._arrived_s) * 1e3,
             total_ms=(now_s - self._arrived_s) * 1e3,
+            handover_bytes=self._handover_bytes,
+            handover_skipped_bytes=self._skipped_bytes,
         )

@@ -36,11 +36,18 @@ REFUSALS: Final = frozenset(
 """The worker took nothing on, which says nothing about the request."""
 
 PAIR_FAILURES: Final = frozenset(
-    {reasons.KV_TIMEOUT, reasons.KV_PEER_LOST, reasons.KV_INTEGRITY, reasons.KV_PROTOCOL, reasons.KV_LAYOUT}
+    {
+        reasons.KV_TIMEOUT,
+        reasons.KV_PEER_LOST,
+        reasons.KV_INTEGRITY,
+        reasons.KV_PREFIX,
+        reasons.KV_PROTOCOL,
+        reasons.KV_LAYOUT,
+    }
 )
 """What a failed hand-over says about the pair."""
 
-REUSABLE: Final = (REFUSALS | {reasons.KV_TIMEOUT, reasons.KV_PEER_LOST}) - {reasons.KV_NOT_HELD}
+REUSABLE: Final = (REFUSALS | {reasons.KV_TIMEOUT, reasons.KV_PEER_LOST, reasons.KV_PREFIX}) - {reasons.KV_NOT_HELD}
 """Failures of D after which what P has computed is as good as before."""
 
 
@@ -184,6 +191,12 @@ def error_for(reason: str) -> TandemError:
         return FailedPrecondition(
             "the prefill and the decode workers store KV differently: run all with one model revision and one engine "
             "configuration",
+            reason=reason,
+        )
+    if reason == reasons.KV_PREFIX:
+        return FailedPrecondition(
+            "the prefill and the decode workers name cached blocks differently: give all the same prefix cache secret "
+            "and public prefixes",
             reason=reason,
         )
     if reason in REFUSALS:

@@ -26,6 +26,7 @@ from tandem.decode_worker.role import DecodeRole
 from tandem.engine.engine import Engine
 from tandem.engine.results import StepResult
 from tandem.kvtransfer.grant import KvEndpoint, KvGrant
+from tandem.kvtransfer.skipped import SkippedPrefix
 from tandem.kvtransfer.stats import TransferStats
 from tandem.worker_host.first_tokens import encode_first_tokens
 from tandem.worker_host.inbox import Inbox
@@ -59,8 +60,15 @@ class _Receiver:
         self.calls: list[tuple[object, ...]] = []
         self.refuse_with: TandemError | None = None
 
-    def expect(self, key: AttemptKey, refs: Sequence[BlockRef], token_digest: bytes, deadline_left_s: float) -> KvGrant:
-        self.calls.append(("expect", key, tuple(refs), token_digest, deadline_left_s))
+    def expect(
+        self,
+        key: AttemptKey,
+        refs: Sequence[BlockRef],
+        token_digest: bytes,
+        deadline_left_s: float,
+        skipped: SkippedPrefix | None,
+    ) -> KvGrant:
+        self.calls.append(("expect", key, tuple(refs), token_digest, deadline_left_s, skipped))
         if self.refuse_with is not None:
             raise self.refuse_with
         return KvGrant(
@@ -123,7 +131,7 @@ def test_a_reservation_is_granted_with_blocks_digest_and_deadline() -> None:
     bench = _Bench()
     bench.reserve()
     assert bench.role.role is Role.DECODE
-    assert bench.receiver.calls == [("expect", KEY, (BlockRef(3, 1), BlockRef(4, 1)), digest_tokens(TASK), 9.0)]
+    assert bench.receiver.calls == [("expect", KEY, (BlockRef(3, 1), BlockRef(4, 1)), digest_tokens(TASK), 9.0, None)]
     (event,) = bench.events()
     assert isinstance(event, Granted)
     assert KvGrant.from_bytes(event.grant).blocks == (BlockRef(3, 1), BlockRef(4, 1))

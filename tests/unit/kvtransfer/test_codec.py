@@ -36,7 +36,7 @@ CHUNKS = st.builds(
 CONTROL: st.SearchStrategy[Frame] = st.one_of(
     st.builds(Hello, st.binary(min_size=32, max_size=32), U64, U64, NAME),
     st.builds(HelloAck, st.sampled_from(HelloStatus), U64, U32, U32, NAME),
-    st.builds(Open, TAG, U64, U64, U32, U32, U32, NAME),
+    st.builds(Open, TAG, U64, U64, U32, U32, U32, NAME, U32),
     st.builds(Seal, TAG, U64, U32, U32, U64, U32, st.binary(min_size=32, max_size=32), st.binary(max_size=200)),
     st.builds(Commit, TAG, U64, NAME),
     st.builds(CommitAck, TAG, U64),
@@ -97,7 +97,7 @@ def test_noise_is_refused(data: bytes) -> None:
 @given(st.binary(min_size=HEADER_BYTES, max_size=HEADER_BYTES))
 def test_noise_with_a_good_checksum_decodes_or_is_refused(data: bytes) -> None:
     try:
-        frame = decode_all(forge(data, 0, b"TKV1\x01"))
+        frame = decode_all(forge(data, 0, b"TKV1\x02"))
     except ProtocolViolation:
         return
     assert isinstance(frame, Chunk | SlotsFreed | CommitAck | Credit | Beat | Commit | Abort | HelloAck | Hello | Open)
@@ -120,7 +120,7 @@ def test_inline_chunk_length_must_equal_the_payload_length() -> None:
     ("at", "value", "problem"),
     [
         (0, b"TKV2", "not a KV frame"),
-        (4, b"\x02", "version 2"),
+        (4, b"\x03", "version 3"),
         (5, b"\xff", "type 255"),
         (6, b"\x01", "payload"),
         (8, b"\xff\xff\xff\xff", "payload"),

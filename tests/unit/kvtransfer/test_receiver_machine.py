@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tandem.core import reasons
 from tandem.core.blocks import BlockRef
-from tandem.kvtransfer.digest import derive_keys, seal_mac
+from tandem.kvtransfer.digest import SealedRange, derive_keys, seal_mac
 from tandem.kvtransfer.frames import Chunk, Open, Seal
 from tandem.kvtransfer.machine import receiver_events as rx
 from tandem.kvtransfer.machine.receiver import HandoverReceiver, ReceiverState
@@ -34,7 +34,7 @@ def seal_of(num_blocks: int = 2, *, payload: bytes = b"pay", token_digest: bytes
         derive_keys(b"s" * 16),
         fingerprint="0" * 64,
         token_digest=token_digest,
-        num_blocks=num_blocks,
+        sent=SealedRange(num_blocks=num_blocks),
         digests=digests,
         payload=payload,
     )

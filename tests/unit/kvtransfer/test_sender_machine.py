@@ -7,7 +7,7 @@ import pytest
 
 from tandem.core import reasons
 from tandem.core.blocks import BlockRef
-from tandem.kvtransfer.digest import derive_keys, seal_mac
+from tandem.kvtransfer.digest import SealedRange, derive_keys, seal_mac
 from tandem.kvtransfer.machine import sender_events as tx
 from tandem.kvtransfer.machine.sender import CREDIT_WINDOW_CHUNKS, HandoverSender, SenderState
 from tandem.kvtransfer.timing import IDLE_FLOOR_S
@@ -49,7 +49,8 @@ def test_grant_offers_and_seal_come_in_any_order(order: tuple[int, ...]) -> None
     assert isinstance(actions[-1], tx.SendSeal)
     digests = b"".join(bytes([seq] * 16) for seq in range(6))
     keys = derive_keys(b"s" * 16)
-    mac = seal_mac(keys, fingerprint="0" * 64, token_digest=b"tok", num_blocks=2, digests=digests, payload=b"pay")
+    sent = SealedRange(num_blocks=2)
+    mac = seal_mac(keys, fingerprint="0" * 64, token_digest=b"tok", sent=sent, digests=digests, payload=b"pay")
     assert seals[0].mac == mac
 
 

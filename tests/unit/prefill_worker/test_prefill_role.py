@@ -71,7 +71,7 @@ class _Sender:
         self.calls: list[tuple[object, ...]] = []
         self.refuse_with: TandemError | None = None
 
-    def grant(self, grant: KvGrant) -> None:
+    def grant(self, grant: KvGrant, prefix_key: bytes = b"") -> None:
         self.calls.append(("grant", grant))
         if self.refuse_with is not None:
             raise self.refuse_with

@@ -12,7 +12,9 @@ def digest_tokens(task: GenerationTask) -> bytes:
 
     A hand-over with emitted tokens has one child (recovery of several goes to local prefill), so child 0 is all.
     """
-    tokens = array.array("q", task.prompt_token_ids)
-    if task.emitted:
-        tokens.extend(task.emitted[0])
-    return blake3.blake3(tokens.tobytes()).digest()
+    return blake3.blake3(array.array("q", handed_over_tokens(task)).tobytes()).digest()
+
+
+def handed_over_tokens(task: GenerationTask) -> tuple[int, ...]:
+    """Return the tokens whose KV is handed over."""
+    return (*task.prompt_token_ids, *task.emitted[0]) if task.emitted else task.prompt_token_ids

@@ -72,7 +72,12 @@ def role_factory(
             )
 
         return DecodeRole(
-            engine=engine, outbox=outbox, inbox=inbox, instruments=instruments, make_receiver=make_receiver
+            engine=engine,
+            outbox=outbox,
+            inbox=inbox,
+            instruments=instruments,
+            make_receiver=make_receiver,
+            clock=clock,
         )
 
     return make_prefill if config.role is Role.PREFILL else make_decode

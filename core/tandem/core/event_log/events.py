@@ -130,12 +130,16 @@ class BlockUnpinned(_Event, frozen=True, tag="block_unpinned"):
 
 
 class GrantMade(_Event, frozen=True, tag="grant_made"):
-    """The receiver allows a sender to fill these blocks; the grant must end within ``deadline_left_s`` (+ 1 s)."""
+    """The receiver allows a sender to fill these blocks; the grant must end within ``deadline_left_s`` (+ 1 s).
+
+    ``num_skipped`` blocks come before them in the KV, which the receiver has borrowed from its cache.
+    """
 
     request: str
     attempt: int
     blocks: tuple[BlockRef, ...]
     deadline_left_s: float
+    num_skipped: int = 0
 
 
 class GrantEnded(_Event, frozen=True, tag="grant_ended"):

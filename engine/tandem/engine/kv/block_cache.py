@@ -37,6 +37,7 @@ class CacheSetup:
     secret: bytes
     epoch: Epoch
     layout_fingerprint: str = ""  # of the pool's KV; whoever builds the engine fills it in
+    is_shared_secret: bool = True  # other workers have the same: names of blocks mean something to them
 
     def __repr__(self) -> str:
         return f"CacheSetup(epoch={self.epoch})"
@@ -72,6 +73,7 @@ class BlockCache:
         self._counters = CacheCounters()
         self.recompute_cost: RecomputeCost = _even_cost
         self.events = KvEventLog(setup.epoch, capacity=settings.event_ring_size)
+        self.is_shared_secret = setup.is_shared_secret
 
     # --- finding and lending -----------------------------------------------------------------------------------------
 
@@ -94,6 +96,16 @@ class BlockCache:
             num_blocks = next((i for i, key in enumerate(keys[:num_blocks]) if key in self._flushed), num_blocks)
         refs = [self._refs[key] for key in keys[:num_blocks]]
         return Found(num_blocks=num_blocks, num_busy=len(refs) - self._table.num_idle_of(refs))
+
+    def name_of(self, ref: BlockRef) -> BlockKey:
+        """Return the name of a cached block; KeyError for any other."""
+        return self._names[ref.block_id]
+
+    def name_at(self, tenant: Tenant, token_ids: Sequence[int], num_blocks: int) -> BlockKey | None:
+        """Return what block ``num_blocks - 1`` of a prompt is called, cached or not; None: the prompt is too short."""
+        if not 1 <= num_blocks <= len(token_ids) // self._block_size:
+            return None
+        return self._keyer(tenant).keys(token_ids[: num_blocks * self._block_size])[-1]
 
     def lend(self, key: AttemptKey, chain: Chain, num_blocks: int) -> tuple[BlockRef, ...]:
         """Let ``key`` read the first ``num_blocks`` of the chain, which were found just now."""

@@ -5,8 +5,9 @@
     EXPECTING ──Open──► RECEIVING ──bitmap full, seal fits──► VERIFIED ──adopted──► COMMITTED ──CommitAck──► DONE
         └───────────────────┴── abort, bad digest, bad seal, lost link, idle, deadline ──► DONE
 
-A chunk has exactly one legal place (``ChunkPlan``) and one legal block reference (the grant's): ``_refusal`` is the
-one function where both are checked.
+Chunks, bitmap and seal speak of the granted blocks alone; those before them are here already, and the seal binds the
+claim that stands for them. A chunk has exactly one legal place (``ChunkPlan``) and one legal block reference (the
+grant's): ``_refusal`` is the one function where both are checked.
 """
 
 import hmac
@@ -16,7 +17,7 @@ from typing import Any
 
 from tandem.core import reasons
 from tandem.kvtransfer.chunks import ChunkPlace, ChunkPlan
-from tandem.kvtransfer.digest import DIGEST_BYTES, derive_keys, seal_mac
+from tandem.kvtransfer.digest import DIGEST_BYTES, SealedRange, derive_keys, seal_mac
 from tandem.kvtransfer.frames import Chunk, Seal
 from tandem.kvtransfer.grant import KvGrant
 from tandem.kvtransfer.timing import COMMIT_REPEAT_S, LEASE_S, TOTAL_AFTER_SEAL_S, IdleTimer
@@ -116,6 +117,11 @@ class HandoverReceiver:
         return self._num_landed == (self._plan.num_chunks + 1) // 2
 
     @property
+    def num_blocks_skipped(self) -> int:
+        """Blocks of the KV that were here already."""
+        return self._grant.first_ordinal
+
+    @property
     def num_bytes_landed(self) -> int:
         """Payload bytes that lie in their blocks."""
         return self._num_bytes
@@ -128,6 +134,8 @@ class HandoverReceiver:
 
     def _on_opened(self, now_s: float, event: Opened) -> list[ReceiverAction]:
         frame = event.frame
+        if frame.first_ordinal != self._grant.first_ordinal:
+            return self._abort(reasons.KV_PREFIX, retryable=True)
         is_same = (
             (frame.request_id, frame.attempt) == (self.key.request_id, self.key.attempt)
             and frame.num_blocks == self._plan.num_blocks
@@ -201,7 +209,11 @@ class HandoverReceiver:
             self.keys,
             fingerprint=self._grant.layout_fingerprint,
             token_digest=self._token_digest,
-            num_blocks=self._plan.num_blocks,
+            sent=SealedRange(
+                num_blocks=self._plan.num_blocks,
+                first_ordinal=self._grant.first_ordinal,
+                claim=self._grant.claim,
+            ),
             digests=digests,
             payload=seal.payload,
         )

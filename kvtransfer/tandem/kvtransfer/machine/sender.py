@@ -5,9 +5,15 @@
     COLLECTING ──grant──► STREAMING ──all sent, sealed──► SEALED ──Commit──► DONE
         └────────────┴──── abort, lost link, stale source, timeout ────┴───► DONE
 
-Grant, offers and seal may come in any order; a chunk leaves as soon as its block and a credit are there.
+Grant, offers and seal may come in any order; a chunk leaves as soon as its block and a credit are there. Offers name
+all blocks of the KV; only those that the grant names leave:
+
+    ordinal     0   1   2   3   4
+    offered    [x] [x] [x] [x] [t]
+    granted             [0] [1] [2]      first_ordinal = 2; what is before it the receiver holds, by the claim
 """
 
+import hmac
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
@@ -15,7 +21,7 @@ from typing import Any
 
 from tandem.core import reasons
 from tandem.kvtransfer.chunks import ChunkPlan
-from tandem.kvtransfer.digest import DIGEST_BYTES, DigestKeys, derive_keys, seal_mac
+from tandem.kvtransfer.digest import DIGEST_BYTES, DigestKeys, SealedRange, derive_keys, seal_mac
 from tandem.kvtransfer.grant import BlockRef, KvGrant
 from tandem.kvtransfer.identity import TransferKey
 from tandem.kvtransfer.timing import TOTAL_AFTER_SEAL_S, IdleTimer
@@ -73,6 +79,8 @@ class HandoverSender:
         self._fingerprint = fingerprint
         self._block_bytes = block_bytes
         self._targets: tuple[BlockRef, ...] = ()
+        self._first_ordinal = 0
+        self._claim = b""
         self._sources: dict[int, BlockRef] = {}
         self._seal: Sealed | None = None
         self._ready: deque[int] = deque()
@@ -116,6 +124,11 @@ class HandoverSender:
         return sum(place.length for place in places if place is not None)
 
     @property
+    def num_blocks_skipped(self) -> int:
+        """Blocks that the receiver held already; 0 before the grant."""
+        return self._first_ordinal
+
+    @property
     def seed(self) -> int:
         """Seed of this transfer's chunk digests; 0 before the grant."""
         return self._keys.seed
@@ -133,15 +146,18 @@ class HandoverSender:
         self.state = SenderState.STREAMING
         self.granted_at_s = now_s
         self._targets = grant.blocks
+        self._first_ordinal, self._claim = grant.first_ordinal, event.claim
         self._keys = derive_keys(grant.secret)
         self._deadline_s = min(self._deadline_s, now_s + grant.deadline_left_s)  # a seal may have come before
         self._plan = ChunkPlan(
             num_blocks=len(grant.blocks), block_bytes=self._block_bytes, chunk_bytes=grant.chunk_bytes
         )
-        if any(ordinal >= len(grant.blocks) for ordinal in self._sources) or self._seal_disagrees():
+        if not hmac.compare_digest(event.claim, grant.claim):
+            return self._refuse_prefix()
+        if any(ordinal >= self._num_blocks for ordinal in self._sources) or self._seal_disagrees():
             return self._refuse()
         for ordinal in self._sources:
-            self._ready.extend(self._plan.seqs_of_block(ordinal))
+            self._make_ready(ordinal)
         return [SendOpen(), *self._pump(now_s), *self._seal_when_complete(now_s)]
 
     def _on_offer(self, now_s: float, event: Offered) -> list[SenderAction]:
@@ -150,9 +166,9 @@ class HandoverSender:
         self._sources[event.ordinal] = event.ref
         if self.state is SenderState.COLLECTING:
             return []
-        if not 0 <= event.ordinal < self._plan.num_blocks:
+        if not 0 <= event.ordinal < self._num_blocks:
             return self._refuse()
-        self._ready.extend(self._plan.seqs_of_block(event.ordinal))
+        self._make_ready(event.ordinal)
         return self._pump(now_s)
 
     def _on_seal(self, now_s: float, event: Sealed) -> list[SenderAction]:
@@ -220,7 +236,7 @@ class HandoverSender:
             if place is None:
                 continue
             self._num_emitted += 1
-            source, target = self._sources[place.ordinal], self._targets[place.ordinal]
+            source, target = self._sources[self._first_ordinal + place.ordinal], self._targets[place.ordinal]
             actions.append(SendChunk(seq, source, target, place.offset, place.length))
         return actions
 
@@ -230,30 +246,44 @@ class HandoverSender:
 
     def _seal_when_complete(self, now_s: float) -> list[SenderAction]:
         seal = self._seal
-        is_complete = len(self._digests) == self._plan.num_chunks > 0
+        is_complete = len(self._digests) == self._plan.num_chunks
         if seal is None or self.sealed_at_s is None or self.state is not SenderState.STREAMING or not is_complete:
             return []
         self.state = SenderState.SEALED
         self._rest_if_all_landed(now_s)
+        num_blocks = self._plan.num_blocks
         digests = b"".join(self._digests[seq] for seq in range(self._plan.num_chunks))
         mac = seal_mac(
             self._keys,
             fingerprint=self._fingerprint,
             token_digest=seal.token_digest,
-            num_blocks=seal.num_blocks,
+            sent=SealedRange(num_blocks=num_blocks, first_ordinal=self._first_ordinal, claim=self._claim),
             digests=digests,
             payload=seal.payload,
         )
-        num_bytes = seal.num_blocks * self._block_bytes
+        num_bytes = num_blocks * self._block_bytes
         num_chunks = len(digests) // DIGEST_BYTES
-        return [SendSeal(seal.num_blocks, num_chunks, num_bytes, mac, seal.payload, self.sealed_at_s)]
+        return [SendSeal(num_blocks, num_chunks, num_bytes, mac, seal.payload, self.sealed_at_s)]
+
+    @property
+    def _num_blocks(self) -> int:
+        """Blocks of the KV by the grant, skipped ones included."""
+        return self._first_ordinal + self._plan.num_blocks
+
+    def _make_ready(self, ordinal: int) -> None:
+        if ordinal >= self._first_ordinal:
+            self._ready.extend(self._plan.seqs_of_block(ordinal - self._first_ordinal))
 
     def _seal_disagrees(self) -> bool:
-        return self._seal is not None and self._seal.num_blocks != self._plan.num_blocks
+        return self._seal is not None and self._seal.num_blocks != self._num_blocks
 
     def _refuse(self) -> list[SenderAction]:
         """The two workers count this prompt's blocks differently: no retry on the same pair can help."""
         return [SendAbort(reasons.KV_INTEGRITY), *self._fail(reasons.KV_INTEGRITY, retryable=False)]
+
+    def _refuse_prefix(self) -> list[SenderAction]:
+        """The receiver would leave out what it does not hold. Open first: an Abort names only what was opened."""
+        return [SendOpen(), SendAbort(reasons.KV_PREFIX), *self._fail(reasons.KV_PREFIX, retryable=True)]
 
     def _fail(self, reason: str, *, retryable: bool) -> list[SenderAction]:
         self.state = SenderState.DONE

@@ -12,14 +12,15 @@ from tandem.kvtransfer.grant import BlockRef, KvGrant
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The receiver's grant came."""
+    """The receiver's grant came; ``claim`` is this side's own for the blocks that the grant leaves out."""
 
     grant: KvGrant
+    claim: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """The block at this position of the transfer is computed and will not change."""
+    """The block at this position of the KV is computed (or was cached) and will not change."""
 
     ordinal: int
     ref: BlockRef
@@ -27,7 +28,7 @@ class Offered:
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """The engine is done: so many blocks, of these tokens, with these first tokens."""
+    """The engine is done: so many blocks, skipped ones included, of these tokens, with these first tokens."""
 
     num_blocks: int
     token_digest: bytes

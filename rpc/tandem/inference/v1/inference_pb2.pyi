@@ -177,7 +177,7 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., uncached_tokens: _Optional[int] = ..., pinned_tokens: _Optional[int] = ...) -> None: ...
 
 class Timing(_message.Message):
-    __slots__ = ("tokenize_ms", "queue_ms", "prefill_ms", "handover_ms", "first_decode_ms", "ttft_ms", "total_ms")
+    __slots__ = ("tokenize_ms", "queue_ms", "prefill_ms", "handover_ms", "first_decode_ms", "ttft_ms", "total_ms", "handover_bytes", "handover_skipped_bytes")
     TOKENIZE_MS_FIELD_NUMBER: _ClassVar[int]
     QUEUE_MS_FIELD_NUMBER: _ClassVar[int]
     PREFILL_MS_FIELD_NUMBER: _ClassVar[int]
@@ -185,6 +185,8 @@ class Timing(_message.Message):
     FIRST_DECODE_MS_FIELD_NUMBER: _ClassVar[int]
     TTFT_MS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_MS_FIELD_NUMBER: _ClassVar[int]
+    HANDOVER_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HANDOVER_SKIPPED_BYTES_FIELD_NUMBER: _ClassVar[int]
     tokenize_ms: float
     queue_ms: float
     prefill_ms: float
@@ -192,7 +194,9 @@ class Timing(_message.Message):
     first_decode_ms: float
     ttft_ms: float
     total_ms: float
-    def __init__(self, tokenize_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., prefill_ms: _Optional[float] = ..., handover_ms: _Optional[float] = ..., first_decode_ms: _Optional[float] = ..., ttft_ms: _Optional[float] = ..., total_ms: _Optional[float] = ...) -> None: ...
+    handover_bytes: int
+    handover_skipped_bytes: int
+    def __init__(self, tokenize_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., prefill_ms: _Optional[float] = ..., handover_ms: _Optional[float] = ..., first_decode_ms: _Optional[float] = ..., ttft_ms: _Optional[float] = ..., total_ms: _Optional[float] = ..., handover_bytes: _Optional[int] = ..., handover_skipped_bytes: _Optional[int] = ...) -> None: ...
 
 class ServedBy(_message.Message):
     __slots__ = ("prefill_worker_id", "decode_worker_id")

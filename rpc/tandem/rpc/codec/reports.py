@@ -95,6 +95,8 @@ def _encode_event(event: RequestEvent) -> pb.RequestEvent:
                 transport=event.transport,
                 handover_ms=event.handover_ms,
                 exposed_ms=event.exposed_ms,
+                num_skipped_blocks=event.num_skipped_blocks,
+                num_skipped_bytes=event.num_skipped_bytes,
             )
             return pb.RequestEvent(handover_done=handover)
         case AttemptFailed():
@@ -137,6 +139,8 @@ def _decode_event(message: pb.RequestEvent) -> RequestEvent:
                 transport=handover.transport,
                 handover_ms=handover.handover_ms,
                 exposed_ms=handover.exposed_ms,
+                num_skipped_blocks=handover.num_skipped_blocks,
+                num_skipped_bytes=handover.num_skipped_bytes,
             )
         case "attempt_failed":
             failed = message.attempt_failed

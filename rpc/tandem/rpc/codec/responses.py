@@ -27,7 +27,17 @@ FINISH = EnumCodec(
         FinishReason.CANCELLED: pb.FINISH_REASON_CANCELLED,
     }
 )
-_PHASES = ("tokenize_ms", "queue_ms", "prefill_ms", "handover_ms", "first_decode_ms", "ttft_ms", "total_ms")
+_PHASES = (
+    "tokenize_ms",
+    "queue_ms",
+    "prefill_ms",
+    "handover_ms",
+    "first_decode_ms",
+    "ttft_ms",
+    "total_ms",
+    "handover_bytes",
+    "handover_skipped_bytes",
+)
 
 
 def encode_generation(generation: Generation) -> pb.GenerateResponse:

@@ -214,20 +214,24 @@ class PrefillDone(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., wait_ms: _Optional[float] = ..., compute_ms: _Optional[float] = ..., num_cached_tokens: _Optional[int] = ..., num_pinned_tokens: _Optional[int] = ...) -> None: ...
 
 class HandoverDone(_message.Message):
-    __slots__ = ("request_id", "attempt", "num_bytes", "transport", "handover_ms", "exposed_ms")
+    __slots__ = ("request_id", "attempt", "num_bytes", "transport", "handover_ms", "exposed_ms", "num_skipped_blocks", "num_skipped_bytes")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
     TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     HANDOVER_MS_FIELD_NUMBER: _ClassVar[int]
     EXPOSED_MS_FIELD_NUMBER: _ClassVar[int]
+    NUM_SKIPPED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    NUM_SKIPPED_BYTES_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     attempt: int
     num_bytes: int
     transport: str
     handover_ms: float
     exposed_ms: float
-    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., num_bytes: _Optional[int] = ..., transport: _Optional[str] = ..., handover_ms: _Optional[float] = ..., exposed_ms: _Optional[float] = ...) -> None: ...
+    num_skipped_blocks: int
+    num_skipped_bytes: int
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., num_bytes: _Optional[int] = ..., transport: _Optional[str] = ..., handover_ms: _Optional[float] = ..., exposed_ms: _Optional[float] = ..., num_skipped_blocks: _Optional[int] = ..., num_skipped_bytes: _Optional[int] = ...) -> None: ...
 
 class AttemptFailed(_message.Message):
     __slots__ = ("request_id", "attempt", "reason", "message", "retryable", "child", "held")

@@ -367,20 +367,17 @@ def _found(cached: dict[bytes, BlockRef], word: Word) -> list[bytes]:
 
 def in_order(world: DeltaWorld) -> None:
     """Deliver everything that is on its way as a link does, until nothing moves."""
-    for _ in range(200):
-        for key in list(world.sending):
-            world.carry_out(key)
-        if not world.net:
-            return
-        world.arrive(*world.net.pop(0))
+    _deliver_all(world, lambda _: 0)
 
 
 def shuffled(world: DeltaWorld, seed: int) -> None:
-    """The same in any order; a chunk before the Open, or a Seal, is lost then."""
-    rng = random.Random(seed)
-    for _ in range(200):
+    """The same in any order; a chunk or a Seal that comes before the Open is lost then."""
+    _deliver_all(world, random.Random(seed).randrange)
+
+
+def _deliver_all(world: DeltaWorld, choose: Callable[[int], int]) -> None:
+    for _ in range(300):
         for key in list(world.sending):
             world.carry_out(key)
-        if not world.net:
-            return
-        world.arrive(*world.net.pop(rng.randrange(len(world.net))))
+        if world.net:
+            world.arrive(*world.net.pop(choose(len(world.net))))

@@ -103,6 +103,57 @@ class ReferencesIgnored(BlockTable):
         super().release(key, refs)
 
 
+class EvictedUnderReaders(BlockTable):
+    """Mutant: a cached block goes although somebody reads it."""
+
+    def evict(self, refs: Iterable[BlockRef]) -> None:
+        refs = list(refs)
+        references, kept = self._references, self._kept
+        self._references, self._kept = [0] * self.num_blocks, set()
+        try:
+            super().evict(refs)
+        finally:
+            self._references, self._kept = references, kept
+
+
+class CachedBeforeComplete(BlockTable):
+    """Mutant: a block that is still being received is lent to others."""
+
+    def cache(self, key: AttemptKey, refs: Iterable[BlockRef]) -> None:
+        refs = list(refs)
+        for ref in self._checked(key, refs):
+            if self._state[ref] is BlockState.RECEIVING:
+                self._set_state(ref, BlockState.COMMITTED)
+        super().cache(key, refs)
+
+
+class PinOfAnybodysCached(BlockTable):
+    """Mutant: a sender may copy a cached block out that its attempt does not read (any more)."""
+
+    def _pin(self, ref: BlockRef, key: AttemptKey, state: BlockState) -> bool:
+        if state is BlockState.SEALED and self._state[ref.block_id] is BlockState.CACHED:
+            self._pins[ref.block_id] += 1
+            self._judge(ref.block_id)
+            return self._generation[ref.block_id] == ref.generation
+        return super()._pin(ref, key, state)
+
+
+class IdleWhilePinned(BlockTable):
+    """Mutant: a cached block counts as one that can be had while a sender copies it."""
+
+    def _judge(self, block_id: int) -> None:
+        pins, self._pins[block_id] = self._pins[block_id], 0
+        super()._judge(block_id)
+        self._pins[block_id] = pins
+
+
+class LentByName(BlockTable):
+    """Mutant: whoever names a block that was cached once gets what lies there now."""
+
+    def borrow(self, key: AttemptKey, refs: Iterable[BlockRef]) -> tuple[BlockRef, ...]:
+        return super().borrow(key, self._refs(ref.block_id for ref in refs))
+
+
 def machine(table: type[BlockTable], size: int) -> type[BlockTableMachine]:
     return type(f"{table.__name__}{size}", (BlockTableMachine,), {"make_table": table, "num_blocks": size})
 
@@ -125,7 +176,12 @@ def test_table_survives(size: int) -> None:
         (CommitOfAnything, "under a writer"),
         (LateUnpinCounts, "was told wrong"),
         (LastUnpinForgotten, "free blocks is wrong|waits for an unpin"),
-        (ReferencesIgnored, "references are miscounted|a live reference was refused|free blocks is wrong"),
+        (ReferencesIgnored, "references are miscounted|a live reference was refused|free blocks is wrong|wrong"),
+        (EvictedUnderReaders, "evicted what somebody needs|KV block table"),
+        (CachedBeforeComplete, "not complete"),
+        (PinOfAnybodysCached, "not there to be read|has \\d pins"),
+        (IdleWhilePinned, "to be had is wrong|is idle and not known"),
+        (LentByName, "lent what is not cached"),
     ],
 )
 def test_mutant_is_found(mutant: type[BlockTable], problem: str, size: int) -> None:

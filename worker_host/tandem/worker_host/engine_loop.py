@@ -42,7 +42,7 @@ class EngineLoop:
         pins: Pins | None = None,
     ) -> None:
         self._engine = engine
-        self._pins = pins or Pins(None)
+        self._pins = Pins(None) if pins is None else pins
         self._role = role
         self._outbox = outbox
         self._estimator = estimator

@@ -203,12 +203,16 @@ class ChaosCluster:
 
     async def status(self) -> ClusterStatus:
         """The cluster as the router sees it. Raises TandemError while the router can't be reached."""
+        return await self.operator().status()
+
+    def operator(self) -> AsyncClient:
+        """Return the operator's SDK, of the router's internal address; it is closed with the cluster."""
         if self._operator_client is None:
             key = None if self._operator is None else self._operator.text
             self._operator_client = AsyncClient(
                 self.internal_address, api_key=key, retries=0, timeout_s=_CALL_S, insecure=self.options.insecure
             )
-        return await self._operator_client.status()
+        return self._operator_client
 
     async def worker(self, worker_id: str) -> WorkerStatus:
         """One worker as the router sees it. Raises Unavailable while the router does not know it."""

@@ -16,6 +16,7 @@ from tandem.core.event_log.events import (
     BlocksCached,
     BlocksFreed,
     BlocksReturned,
+    Event,
     RequestAccepted,
 )
 from tandem.core.event_log.record import decode_line
@@ -28,6 +29,7 @@ _NEEDED = (
     b'"blocks_freed"',
     b'"request_accepted"',
 )
+_Owners = dict[tuple[int, int], str]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,7 +78,7 @@ def read_block_history(paths: Sequence[Path]) -> BlockHistory:
 
 
 def _read(path: Path, history: BlockHistory) -> None:
-    owner: dict[tuple[int, int], str] = {}
+    owner: _Owners = {}
     with path.open("rb") as file:
         for line in file:
             if not any(kind in line for kind in _NEEDED):
@@ -85,23 +87,28 @@ def _read(path: Path, history: BlockHistory) -> None:
                 record = decode_line(line)
             except msgspec.MsgspecError:
                 continue  # torn by a kill
-            match record.event:
-                case RequestAccepted(request=request, traceparent=traceparent):
-                    history.request_of[traceparent] = request
-                case BlocksAllocated(request=request, blocks=blocks):
-                    history.held.setdefault(request, HeldBlocks()).num_open += len(blocks)
-                    owner.update({(ref.block_id, ref.generation): request for ref in blocks})
-                case BlocksBorrowed(request=request, blocks=blocks):
-                    history.held.setdefault(request, HeldBlocks()).num_open += len(blocks)
-                case BlocksCached(blocks=blocks):
-                    for ref in blocks:
-                        owner.pop((ref.block_id, ref.generation), None)  # its request returns it, and need not free it
-                case BlocksReturned(request=request, blocks=blocks):
-                    history.gave_back(request, len(blocks), record.t)
-                case BlocksFreed(blocks=blocks):
-                    for ref in blocks:
-                        request_of = owner.pop((ref.block_id, ref.generation), None)
-                        if request_of is not None:
-                            history.gave_back(request_of, 1, record.t)
-                case _:
-                    continue
+            if isinstance(record.event, RequestAccepted):
+                history.request_of[record.event.traceparent] = record.event.request
+            else:
+                _note(record.event, record.t, owner, history)
+
+
+def _note(event: Event, at_s: float, owner: _Owners, history: BlockHistory) -> None:
+    match event:
+        case BlocksAllocated(request=request, blocks=blocks):
+            history.held.setdefault(request, HeldBlocks()).num_open += len(blocks)
+            owner.update({(ref.block_id, ref.generation): request for ref in blocks})
+        case BlocksBorrowed(request=request, blocks=blocks):
+            history.held.setdefault(request, HeldBlocks()).num_open += len(blocks)
+        case BlocksCached(blocks=blocks):
+            for ref in blocks:
+                owner.pop((ref.block_id, ref.generation), None)  # its request returns it, and need not free it
+        case BlocksReturned(request=request, blocks=blocks):
+            history.gave_back(request, len(blocks), at_s)
+        case BlocksFreed(blocks=blocks):
+            for ref in blocks:
+                request_of = owner.pop((ref.block_id, ref.generation), None)
+                if request_of is not None:
+                    history.gave_back(request_of, 1, at_s)
+        case _:
+            return

@@ -85,7 +85,7 @@ class BlockBook:
             block.history.append(seen)
 
     def cached(self, seen: Seen, event: ev.BlocksCached) -> None:
-        """I1: only what its attempt computed or received in full may be read by others; nobody may still write to it."""
+        """I1: only what its attempt computed or received, and nobody else's, may be lent from now on."""
         for ref in event.blocks:
             block = self._block(ref)
             self._findings.checked("I1")

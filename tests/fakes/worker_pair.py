@@ -37,6 +37,7 @@ from tandem.core.prepared_model import PreparedModel
 from tandem.core.types import FinishReason, GenerationTask, KvSource, Role, TokenDelta, WorkerInfo
 from tandem.engine.config import EngineConfig
 from tandem.engine.engine import Engine
+from tandem.engine.kv.block_cache import CacheSetup
 from tandem.rpc.telemetry import meter
 from tandem.worker_host.assembly import build_engine
 from tandem.worker_host.host import WorkerHost
@@ -101,9 +102,10 @@ class _Worker:
         measured_by: Meter | None,
         *,
         event_log: Path | None = None,
+        cache: CacheSetup | None = None,
     ) -> None:
         clock = MonotonicClock()
-        built = build_engine(prepared, engine, clock=clock)
+        built = build_engine(prepared, engine, clock=clock, cache=cache)
         program = WorkerProgramConfig(
             worker_id=f"{role.value}-0",
             role=role,
@@ -160,11 +162,21 @@ class WorkerPair:
         decode_engine: EngineConfig | None = None,
         measured_by: Meter | None = None,
         event_log: Path | None = None,
+        caches: tuple[CacheSetup | None, CacheSetup | None] = (None, None),
     ) -> None:
+        """``caches``: of the prefill and of the decode worker."""
         settings = engine or EngineConfig(num_blocks=96, max_batched_tokens=32)
-        self.prefill = _Worker(prepared, Role.PREFILL, settings, transports, measured_by, event_log=event_log)
+        self.prefill = _Worker(
+            prepared, Role.PREFILL, settings, transports, measured_by, event_log=event_log, cache=caches[0]
+        )
         self.decode = _Worker(
-            prepared, Role.DECODE, decode_engine or settings, transports, measured_by, event_log=event_log
+            prepared,
+            Role.DECODE,
+            decode_engine or settings,
+            transports,
+            measured_by,
+            event_log=event_log,
+            cache=caches[1],
         )
         self.beats: list[Beat] = []
         self.hold_grants = False

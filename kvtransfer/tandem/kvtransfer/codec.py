@@ -221,8 +221,8 @@ def _encode_chunk_frame(f: Chunk) -> tuple[FrameType, bytes, bytes]:
 
 
 def _decode_open(body: bytes, payload: bytes) -> Frame:
-    *named, first_ordinal = _OPEN.unpack_from(body)
-    return Open(*named, _text(payload, "request_id"), first_ordinal)
+    named = _OPEN.unpack_from(body)
+    return Open(*(*named[:-1], _text(payload, "request_id"), named[-1]))
 
 
 def _decode_hello(body: bytes, payload: bytes) -> Frame:

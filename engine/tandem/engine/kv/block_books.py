@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from tandem.core.blocks import AttemptKey, BlockRef
 from tandem.core.event_log import EventSink
 from tandem.core.event_log.events import BlocksFreed
-from tandem.engine.kv.block_state import BlockState, IntegrityError
+from tandem.engine.kv.block_state import BlockCounts, BlockState, IntegrityError
 from tandem.engine.kv.borrowers import Borrowers
 from tandem.engine.kv.free_runs import FreeRuns
 
@@ -73,6 +73,21 @@ class BlockBooks:
         if self.events is not None and self._freed:
             self.events.record(BlocksFreed(blocks=tuple(self._freed)))
             self._freed.clear()
+
+    def _counts(self) -> BlockCounts:
+        num = self._num_in_state
+        return BlockCounts(
+            total=self.num_blocks,
+            free=num[BlockState.FREE],
+            filling=num[BlockState.FILLING],
+            sealed=num[BlockState.SEALED],
+            receiving=num[BlockState.RECEIVING],
+            committed=num[BlockState.COMMITTED],
+            released=num[BlockState.RELEASED],
+            cached=num[BlockState.CACHED],
+            idle=len(self._idle),
+            kept=len(self._kept),
+        )
 
     def _check(self) -> None:
         owners = {block_id: key for key, block_ids in self._owned.items() for block_id in block_ids}

@@ -267,6 +267,12 @@ class BlockTable(BlockBooks):
             return len(self._runs) + len(self._idle)
 
     @property
+    def num_kept_idle(self) -> int:
+        """Cached blocks that could be had if they were not kept."""
+        with self._lock:
+            return sum(not (self._references[block_id] or self._pins[block_id]) for block_id in self._kept)
+
+    @property
     def num_readers(self) -> int:
         """Attempts that read cached blocks."""
         with self._lock:
@@ -280,19 +286,7 @@ class BlockTable(BlockBooks):
     def counts(self) -> BlockCounts:
         """Blocks per state at this moment."""
         with self._lock:
-            num = self._num_in_state
-            return BlockCounts(
-                total=self.num_blocks,
-                free=num[BlockState.FREE],
-                filling=num[BlockState.FILLING],
-                sealed=num[BlockState.SEALED],
-                receiving=num[BlockState.RECEIVING],
-                committed=num[BlockState.COMMITTED],
-                released=num[BlockState.RELEASED],
-                cached=num[BlockState.CACHED],
-                idle=len(self._idle),
-                kept=len(self._kept),
-            )
+            return self._counts()
 
     def num_references(self, ref: BlockRef) -> int:
         """References to the block, 0 if ``ref`` is of an earlier use."""

@@ -4,6 +4,7 @@ A pin covers the run of blocks from the start of a prompt. One that is asked for
 blocks, which are kept until the last of them ends.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ class Keeps:
         self._keeps: dict[tuple[Tenant, BlockKey], Keep] = {}  # by the last block, which names the whole run
         self._counts: Counter[BlockKey] = Counter()
         self._tenant_counts: dict[Tenant, Counter[BlockKey]] = {}
+        self._next_end_s = math.inf  # no pin ends before
 
     @property
     def num_blocks(self) -> int:
@@ -49,7 +51,7 @@ class Keeps:
 
     def add(self, tenant: Tenant, names: Sequence[BlockKey], ttl_s: float) -> Made:
         """Keep as many of ``names``, from the first on, as the quotas allow."""
-        counts, own = self._counts, self._tenant_counts.setdefault(tenant, Counter())
+        counts, own = self._counts, self._tenant_counts.get(tenant, Counter())
         room, own_room = self._max_blocks - len(counts), self._max_tenant_blocks - len(own)
         num_blocks = 0
         for name in names:
@@ -67,8 +69,10 @@ class Keeps:
         elif kept:
             counts.update(kept)
             own.update(kept)
+            self._tenant_counts[tenant] = own
         if kept:
             self._keeps[tenant, kept[-1]] = Keep(names=kept, until_s=until_s)
+            self._next_end_s = min(self._next_end_s, until_s)
         return Made(num_blocks=num_blocks, names=new)
 
     def drop(self, tenant: Tenant) -> tuple[BlockKey, ...]:
@@ -81,10 +85,12 @@ class Keeps:
 
     def expired(self) -> tuple[BlockKey, ...]:
         """End the pins whose time is over; return the blocks that nothing keeps any more."""
-        if not self._keeps:
-            return ()
         now_s = self._clock.now_s()
-        return self._end([which for which, keep in self._keeps.items() if keep.until_s <= now_s])
+        if now_s < self._next_end_s:
+            return ()
+        ended = self._end([which for which, keep in self._keeps.items() if keep.until_s <= now_s])
+        self._next_end_s = min((keep.until_s for keep in self._keeps.values()), default=math.inf)
+        return ended
 
     def _end(self, ended: Sequence[tuple[Tenant, BlockKey]]) -> tuple[BlockKey, ...]:
         free: dict[BlockKey, None] = {}

@@ -36,7 +36,19 @@ class KvMemory:
     @property
     def num_free(self) -> int:
         """Blocks that can be had now: free ones, and cached ones that nobody reads."""
+        if self.cache is not None:
+            self.cache.expire()
         return self.table.num_available
+
+    @property
+    def num_free_without_pins(self) -> int:
+        """Like ``num_free``, if no prefix were pinned."""
+        return self.num_free + self.table.num_kept_idle
+
+    def yield_pins(self, num_blocks: int) -> None:
+        """Let go of pinned prefixes if ``num_blocks`` can't be had beside them."""
+        if self.cache is not None and num_blocks > self.num_free:
+            self.cache.unkeep_all()
 
     def blocks_for(self, num_tokens: int) -> int:
         """Blocks that hold ``num_tokens`` tokens."""
@@ -94,7 +106,7 @@ class KvMemory:
         self._clear(refs)
 
     def _make_room(self, num_blocks: int) -> None:
-        if self.cache is not None and num_blocks <= self.table.num_available:  # else the allocation is refused anyway
+        if self.cache is not None and num_blocks <= self.num_free:  # else the allocation is refused anyway
             self.cache.make_room(num_blocks)
 
     def _clear(self, refs: Sequence[BlockRef]) -> None:

@@ -141,7 +141,7 @@ class Scheduler:
         queued = sum(self._memory.blocks_for(s.num_tokens) for s in self.waiting)
         return may_admit(
             BlockDemand(now_blocks=num_blocks, growth_blocks=growth_blocks),
-            free_blocks=self._memory.num_free - queued,
+            free_blocks=self._num_free() - queued,
             others_growth_blocks=self._others_growth(),
             is_alone=self._is_alone(),
             margin=self._config.growth_margin,
@@ -220,7 +220,7 @@ class Scheduler:
         num_needed = num_blocks - self._reuse.found(sequence).num_busy
         return may_admit(
             BlockDemand(now_blocks=num_needed, growth_blocks=self._growth(sequence, num_blocks)),
-            free_blocks=self._memory.num_free,
+            free_blocks=self._num_free(),
             others_growth_blocks=self._others_growth(),
             is_alone=self._is_alone(),
             margin=self._config.growth_margin,
@@ -228,6 +228,7 @@ class Scheduler:
 
     def _first_blocks(self, sequence: Sequence) -> tuple[BlockRef, ...]:
         num_blocks = self._memory.blocks_for(sequence.num_tokens) - len(sequence.blocks)
+        self._memory.yield_pins(num_blocks)
         if sequence.attempt.kind is AttemptKind.PREFILL:
             return self._memory.allocate(sequence.key, num_blocks, BlockState.FILLING, Placement.PACKED)
         return self._memory.allocate(sequence.key, num_blocks, BlockState.COMMITTED)
@@ -260,6 +261,10 @@ class Scheduler:
             num_waiting=sum(s.num_slots for s in candidates),
             oldest_wait_s=max((now_s - s.attempt.arrived_s for s in candidates), default=0.0),
         )
+
+    def _num_free(self) -> int:
+        """Blocks to be had; a pin makes nobody wait for it who would otherwise run."""
+        return self._memory.num_free_without_pins if self._is_alone() else self._memory.num_free
 
     def _is_alone(self) -> bool:
         return not (self.decoding or self.prefilling or self.arrived or self._reserved)

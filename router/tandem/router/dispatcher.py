@@ -114,7 +114,7 @@ class Dispatcher:
         now_s = self._clock.now_s()
         num_servers = self.fleet.num_alive(Role.PREFILL) or self.fleet.num_alive(Role.DECODE)
         self.queue.check_room(task.priority, num_servers=num_servers)
-        entry = self._placer.entry_of(task, deadline_s=deadline_s, arrived_s=arrived_s)
+        entry = self._placer.entry_of(task, names, deadline_s=deadline_s, arrived_s=arrived_s)
         clock = PhaseClock(arrived_s=arrived_s, tokenize_ms=tokenize_ms)
         ledger = RequestLedger(
             task, deadline_s=deadline_s, policy=self._policy.recovery, budget=self._budget, clock=clock

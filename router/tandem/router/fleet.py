@@ -208,11 +208,13 @@ class Fleet:
         """Workers of ``role`` that take work."""
         return [record.view() for record in self._records.values() if record.role is role and record.can_take_work]
 
-    def typical_prefill_s(self, num_tokens: int) -> float:
+    def typical_prefill_s(self, num_tokens: int, *, num_cached_tokens: int = 0) -> float:
         """Prefill time of a prompt on the fastest worker that would compute it; 0 while there is none."""
+        num_new = num_tokens - num_cached_tokens
         workers = [r for r in self._records.values() if r.can_take_work]
         prefills = [r for r in workers if r.role is Role.PREFILL] or workers
-        return min((r.model.prefill_s(num_new_tokens=num_tokens) for r in prefills), default=0.0)
+        times_s = (r.model.prefill_s(num_new_tokens=num_new, num_cached_tokens=num_cached_tokens) for r in prefills)
+        return min(times_s, default=0.0)
 
     def num_alive(self, role: Role) -> int:
         """Number of workers of ``role`` that take work."""

@@ -1,12 +1,13 @@
 """Places one waiting request: what it needs, what is cached where, which workers and pairs there are. Zero I/O."""
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from tandem.core.blocks import AttemptKey
 from tandem.core.types import GenerationTask, Role
 from tandem.router.actions import Pair, WorkerKey
+from tandem.router.cache.names import PromptNames
 from tandem.router.cache.view import CacheView
 from tandem.router.fleet import Fleet
 from tandem.router.lengths import OutputLengths
@@ -18,7 +19,6 @@ from tandem.router.placement import (
     NoCapacity,
     Placement,
     PlacementPolicy,
-    WorkerView,
     place,
     place_held,
 )
@@ -60,12 +60,18 @@ class Placer:
         self._cache = cache
         self._lengths = OutputLengths()
 
-    def entry_of(self, task: GenerationTask, *, deadline_s: float | None, arrived_s: float) -> QueueEntry:
-        """What the queue has to know of a new request."""
+    def entry_of(
+        self, task: GenerationTask, names: PromptNames | None, *, deadline_s: float | None, arrived_s: float
+    ) -> QueueEntry:
+        """What the queue has to know of a new request; what is cached of its prompt is no work."""
+        num_tokens = len(task.prompt_token_ids)
+        cached = self._look_up(names, arrived_s)
+        num_cached = max((prefix.num_tokens for prefix in cached.values()), default=0)
+        num_cached = min(num_cached, num_tokens - 1)
         return entry_of(
             task,
             expected_tokens=self._lengths.expected_tokens(task.tenant, task.stop.max_tokens),
-            work_s=self._fleet.typical_prefill_s(len(task.prompt_token_ids)),
+            work_s=self._fleet.typical_prefill_s(num_tokens, num_cached_tokens=num_cached),
             deadline_s=deadline_s,
             arrived_s=arrived_s,
         )
@@ -84,7 +90,7 @@ class Placer:
             prefills = [replace(p, queued_prefill_s=p.queued_prefill_s + ahead_s.get(p.key, 0.0)) for p in prefills]
         demand = replace(
             demand_of(ledger.task, avoid=live.avoid, avoid_pairs=live.avoid_pairs, lengths=self._lengths),
-            cached=self._cached(live, (*prefills, *decodes), now_s),
+            cached=self._cached(live, now_s),
             num_waiting=num_waiting,
             draw=zlib.crc32(live.entry.request_id.encode()),
         )
@@ -111,13 +117,16 @@ class Placer:
         self._serving.note(placement.cause, now_s)
         self._expect(live, placement, now_s)
 
-    def _cached(self, live: Live, views: Sequence[WorkerView], now_s: float) -> Mapping[WorkerKey, CachedPrefix]:
-        if self._cache is None or live.names is None:
-            return {}
+    def _cached(self, live: Live, now_s: float) -> Mapping[WorkerKey, CachedPrefix]:
         then = live.cached_then
         if then is None or now_s - then.at_s >= _LOOK_UP_AGAIN_S:
-            then = live.cached_then = CachedThen(self._cache.cached(live.names, views, now_s), now_s)
+            then = live.cached_then = CachedThen(self._look_up(live.names, now_s), now_s)
         return then.cached
+
+    def _look_up(self, names: PromptNames | None, now_s: float) -> Mapping[WorkerKey, CachedPrefix]:
+        if self._cache is None or names is None:
+            return {}
+        return self._cache.cached(names, (*self._fleet.views(Role.PREFILL), *self._fleet.views(Role.DECODE)), now_s)
 
     def _expect(self, live: Live, placement: Placement, now_s: float) -> None:
         if self._cache is None or live.names is None:

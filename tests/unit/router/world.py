@@ -20,6 +20,8 @@ from tandem.core.messages import (
 )
 from tandem.core.types import FinishReason, GenerationTask, Role, TokenDelta, WorkerLoad
 from tandem.router.actions import Ended, Started, WorkerKey
+from tandem.router.cache.names import PromptNames
+from tandem.router.cache.view import CacheView
 from tandem.router.client_stream import Overflow
 from tandem.router.dispatcher import Dispatcher
 from tandem.router.event_trace import record_health
@@ -75,8 +77,10 @@ class World:
         max_sequences: int = 8,
         policy: DispatcherPolicy | None = None,
         event_log: EventSink | None = None,
+        cache: CacheView | None = None,
     ) -> None:
         self.clock = SteppedClock()
+        self._cache = cache
         self.num_reports = 0
         self.sent: list[tuple[WorkerKey, Command]] = []
         self.dispatcher = Dispatcher(
@@ -87,6 +91,7 @@ class World:
             send=lambda worker, command: self.sent.append((worker, command)),
             observer=SilentObserver(),
             event_log=event_log,
+            cache=cache,
         )
         self.max_sequences = max_sequences
         infos = [
@@ -102,9 +107,12 @@ class World:
     ) -> Sink:
         sink = sink or Sink()
         now_s = self.clock.now_s()
+        made = make_task(request_id=RequestId(name), **task)
+        names = None if self._cache is None else PromptNames(tenant=made.tenant, token_ids=made.prompt_token_ids)
         self.dispatcher.submit(
-            make_task(request_id=RequestId(name), **task),
+            made,
             sink,
+            names=names,
             deadline_s=None if deadline_in_s is None else now_s + deadline_in_s,
             arrived_s=now_s,
         )

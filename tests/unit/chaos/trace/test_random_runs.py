@@ -45,7 +45,9 @@ class Attempt:
 class Worker:
     """Plays a decode worker over a real block table, correctly, at random."""
 
-    def __init__(self, seed: int, num_blocks: int) -> None:
+    def __init__(self, seed: int, num_blocks: int, *, caches: bool = False) -> None:
+        self._caches = caches
+        self._cached: list[BlockRef] = []
         self.log = Recorded()
         self.table = BlockTable(num_blocks, events=self.log)
         self._draw = random.Random(seed)
@@ -54,9 +56,11 @@ class Worker:
         self._number = 0
 
     def run(self, num_steps: int) -> None:
+        acts = [self._reserve, self._local, self._write, self._land, self._decode, self._end]
+        if self._caches:
+            acts += [self._cache, self._borrow, self._evict]
         for _ in range(num_steps):
-            act = self._draw.choice((self._reserve, self._local, self._write, self._land, self._decode, self._end))
-            act()
+            self._draw.choice(acts)()
         for attempt in list(self._attempts):
             self._finish(attempt)
         for ref in self._orphans:
@@ -117,6 +121,27 @@ class Worker:
             rows = [ev.StepRow(a.key.request_id, a.key.attempt, 0, 16, tuple(a.refs)) for a in running]
             self.log.record(ev.DecodeStep(rows=tuple(rows)))
 
+    def _cache(self) -> None:
+        for attempt in self._some(committed=True):
+            own = [ref for ref in attempt.refs if ref not in self._cached]
+            self.table.cache(attempt.key, own)
+            self._cached += own
+
+    def _borrow(self) -> None:
+        for attempt in self._some(committed=True):
+            lent = [ref for ref in self._cached if ref not in attempt.refs and self._draw.random() < 0.5]
+            self.table.borrow(attempt.key, lent)
+            attempt.refs += lent
+            if lent and self._draw.random() < 0.5:
+                assert self.table.pin(lent[0], attempt.key)
+                assert self.table.unpin(lent[0])
+
+    def _evict(self) -> None:
+        idle = [ref for ref in self._cached if not self.table.num_references(ref)]
+        for ref in idle[:2]:
+            self.table.evict([ref])
+            self._cached.remove(ref)
+
     def _end(self) -> None:
         if self._attempts:
             self._finish(self._draw.choice(self._attempts))
@@ -136,16 +161,16 @@ class Worker:
         return [self._draw.choice(fitting)] if fitting else []
 
 
-def played(seed: int, num_blocks: int, num_steps: int = 60) -> Recorded:
-    worker = Worker(seed, num_blocks)
+def played(seed: int, num_blocks: int, num_steps: int = 60, *, caches: bool = False) -> Recorded:
+    worker = Worker(seed, num_blocks, caches=caches)
     worker.run(num_steps)
     return worker.log
 
 
-@given(seed=st.integers(0, 2**32), num_blocks=st.sampled_from((1, 2, 3, 8, 32)))
+@given(seed=st.integers(0, 2**32), num_blocks=st.sampled_from((1, 2, 3, 8, 32)), caches=st.booleans())
 @settings(max_examples=150, deadline=None)
-def test_valid_histories_pass(seed: int, num_blocks: int) -> None:
-    log = played(seed, num_blocks)
+def test_valid_histories_pass(seed: int, num_blocks: int, caches: bool) -> None:
+    log = played(seed, num_blocks, caches=caches)
     report = judge(log)
     assert [str(violation) for violation in report.violations] == []
     assert report.is_complete
@@ -159,6 +184,40 @@ def test_valid_histories_hold_everything() -> None:
         counts[kind] > 20
         for kind in ("blocks_allocated", "blocks_freed", "blocks_committed", "block_pinned", "chunk_accepted")
     ), counts
+
+
+def test_valid_histories_of_caches_hold_everything() -> None:
+    counts: Counter[str] = Counter()
+    for seed in range(20):
+        counts.update(judge(played(seed, 8, caches=True)).counts)
+    assert all(counts[kind] > 20 for kind in ("blocks_cached", "blocks_borrowed", "blocks_returned")), counts
+
+
+@pytest.mark.parametrize(
+    ("kind", "invariants"),
+    [(ev.BlocksCached, {"I1", "I3"}), (ev.BlocksBorrowed, {"I1", "I3", "I6"}), (ev.BlocksReturned, {"I3"})],
+)
+@given(seed=st.integers(0, 2**32), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_an_event_of_the_cache_left_out_is_missed(
+    kind: type[ev.Event], invariants: set[str], seed: int, data: st.DataObject
+) -> None:
+    log = played(seed, 3, caches=True)
+    places = [place for place, event in enumerate(log) if isinstance(event, kind) and _matters(log, place)]
+    if not places:
+        return
+    place = data.draw(st.sampled_from(places))
+    found = {violation.invariant for violation in judge([*log[:place], *log[place + 1 :]]).violations}
+    assert found & invariants
+
+
+def _matters(log: list[ev.Event], place: int) -> bool:
+    """Whether somebody returns or frees one of these blocks later: else nobody can miss the event."""
+    event = log[place]
+    assert isinstance(event, ev.BlocksCached | ev.BlocksBorrowed | ev.BlocksReturned)
+    awaited = ev.BlocksFreed if isinstance(event, ev.BlocksReturned) else ev.BlocksReturned
+    later = {ref for e in log[place + 1 :] if isinstance(e, awaited) for ref in e.blocks}
+    return bool(later & set(event.blocks))
 
 
 def _swap_block(event: ev.Event) -> ev.Event:

@@ -14,6 +14,7 @@ import grpc.aio
 from tandem.core.clock import MonotonicClock
 from tandem.core.types import Role
 from tandem.inference.v1 import inference_pb2 as pb
+from tandem.prefix_cache.config import PrefixCacheProgram
 from tandem.router.config import RouterConfig
 from tandem.router.directory import MemoryDirectory
 from tandem.router.served_model import ServedModel
@@ -82,13 +83,17 @@ class Cluster:
 
 @asynccontextmanager
 async def cluster(
-    folder: Path, workers: Sequence[FakeWorker], config: RouterConfig | None = None
+    folder: Path,
+    workers: Sequence[FakeWorker],
+    config: RouterConfig | None = None,
+    *,
+    cache: PrefixCacheProgram | None = None,
 ) -> AsyncIterator[Cluster]:
     """Run a router with ``workers`` until the block ends; wait until all of them are attached."""
     save_model(folder)
     directory = MemoryDirectory(MonotonicClock(), sweep_every_s=0.05)
     model = ServedModel.load(folder, name=MODEL)
-    router = Router(config or RouterConfig(port=0), model, directory)
+    router = Router(config or RouterConfig(port=0), model, directory, cache=cache)
     await router.start()
     async with grpc.aio.insecure_channel(router.address) as channel:
         found = Cluster(router=router, workers={}, directory=directory, channel=channel)

@@ -42,8 +42,16 @@ def _flip(kind: Kind, name: str, *flags: str, quick: bool = False) -> Run:
     return Run(kind=kind, model="flip", name=name, flags=flags, quick=quick)
 
 
+def _delta(kind: Kind, name: str, *flags: str, quick: bool = False) -> Run:
+    return Run(kind=kind, model="delta", name=name, flags=flags, quick=quick)
+
+
 RUNS: tuple[Run, ...] = (
     _flip(Kind.BASE, "role switch"),
+    _delta(Kind.BASE, "delta: D leaves out what it has cached", quick=True),
+    _delta(Kind.BASE, "delta: D's index is broken", "BAD_INDEX"),
+    _delta(Kind.BASE, "delta: P sends other blocks than were granted", "FROM_ZERO"),
+    _delta(Kind.REACHED, "delta: KV with a borrowed block is adopted", "REACH_DELTA", quick=True),
     _kv(Kind.BASE, "two requests, cancel", TWO_REQUESTS, "NCANCEL=1"),
     _kv(Kind.BASE, "two requests, D dies", TWO_REQUESTS, "NCRASH_D=1"),
     _kv(Kind.BASE, "two requests, a flipped byte", TWO_REQUESTS, "NFLIP=1"),
@@ -94,6 +102,11 @@ RUNS: tuple[Run, ...] = (
     _one(Kind.MUTANT, "R9 done is local completion", *_ONE_SIDED, "QUAR", "QGRANT"),
     _one(Kind.MUTANT, "R9 taken back on a timer", *_DRAINED, "QTIMEOUT"),
     _one(Kind.MUTANT, "R9 a writer dies silently: a leak", *_DRAINED, "SDIE"),
+    _delta(Kind.MUTANT, "delta: what is left out is not borrowed: torn KV", "NO_BORROW", quick=True),
+    _delta(Kind.MUTANT, "delta: what was borrowed is not given back: a leak", "NO_RETURN"),
+    _delta(Kind.MUTANT, "delta: nobody compares claims: foreign KV", "BAD_INDEX", "NO_CLAIM", quick=True),
+    _delta(Kind.MUTANT, "delta: a claim of what was asked for: foreign KV", "BAD_INDEX", "ASKED_CLAIM"),
+    _delta(Kind.MUTANT, "delta: the seal leaves its range out: torn KV", "FROM_ZERO", "NO_RANGE"),
     _flip(Kind.MUTANT, "flip: no fencing term", "NO_FENCE"),
     _flip(Kind.MUTANT, "flip: no claim before reading", "NO_CLAIM"),
     _flip(Kind.MUTANT, "flip: no order within a term", "NO_SEQ", quick=True),

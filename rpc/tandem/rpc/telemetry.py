@@ -77,6 +77,7 @@ class WorkerMetrics:
     decode_tokens: Counter
     handover_duration_s: Histogram  # by transport
     handover_bytes: Counter  # by transport
+    handover_skipped_bytes: Counter  # by transport
     handover_failures: Counter  # by role and reason
     attempt_failures: Counter  # by role and reason; refusals and failed hand-overs among them
     preemptions: Counter
@@ -149,6 +150,9 @@ def worker_metrics(source: Meter) -> WorkerMetrics:
         ),
         handover_duration_s=_seconds(source, "tandem.kv.handover.duration", "From the grant to the verified seal."),
         handover_bytes=source.create_counter("tandem.kv.handover.bytes", unit="By", description="KV bytes received."),
+        handover_skipped_bytes=source.create_counter(
+            "tandem.kv.handover.skipped", unit="By", description="KV bytes not sent: the decode worker had them cached."
+        ),
         handover_failures=source.create_counter(
             "tandem.kv.handover.failures", unit="{handover}", description="Hand-overs that failed, by reason."
         ),

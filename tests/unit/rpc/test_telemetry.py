@@ -49,13 +49,14 @@ def test_instruments_have_standard_names_units_and_words() -> None:
         worker.cached_tokens,
         worker.decode_tokens,
         worker.handover_bytes,
+        worker.handover_skipped_bytes,
         worker.handover_failures,
         worker.attempt_failures,
         worker.preemptions,
     ):
         counter.add(1)
     measured = _measured(provider, reader)
-    assert len(measured) == 24
+    assert len(measured) == 25
     for name, (unit, words) in measured.items():
         assert re.fullmatch(r"(gen_ai\.server|tandem)\.[a-z_.]+", name)
         assert unit in {"s", "By"} or re.fullmatch(r"\{[a-z]+\}", unit)

@@ -80,11 +80,15 @@ def test_hand_overs_are_told_apart_by_transport() -> None:
             TransferStats(transport=transport, num_bytes=num_bytes, num_chunks=1, total_s=0.5, exposed_s=0.1)
         )
     assert bench.measured.sums("tandem.kv.handover.bytes") == {labels(transport="shm"): 101, labels(transport="tcp"): 7}
+    assert bench.measured.sums("tandem.kv.handover.skipped") == {}
+    stats = TransferStats(transport="shm", num_bytes=0, num_chunks=0, total_s=0.5, exposed_s=0.1, num_skipped_bytes=9)
+    bench.instruments.handed_over(stats)
+    assert bench.measured.sums("tandem.kv.handover.skipped") == {labels(transport="shm"): 9}
     assert bench.measured.counts("tandem.kv.handover.duration") == {
-        labels(transport="shm"): 2,
+        labels(transport="shm"): 3,
         labels(transport="tcp"): 1,
     }
-    assert bench.measured.sums("tandem.kv.handover.duration")[labels(transport="shm")] == pytest.approx(1.0)
+    assert bench.measured.sums("tandem.kv.handover.duration")[labels(transport="shm")] == pytest.approx(1.5)
 
 
 def test_a_failed_hand_over_is_a_failed_attempt_as_well() -> None:

@@ -62,6 +62,8 @@ class WorkerInstruments:
         labels = {ATTRIBUTE_TRANSPORT: stats.transport}
         self._metrics.handover_duration_s.record(stats.total_s, labels)
         self._metrics.handover_bytes.add(stats.num_bytes, labels)
+        if stats.num_skipped_bytes:
+            self._metrics.handover_skipped_bytes.add(stats.num_skipped_bytes, labels)
 
     def handover_failed(self, reason: str) -> None:
         """A hand-over can't succeed any more, and its attempt with it."""

@@ -97,12 +97,12 @@ class LastUnpinForgotten(BlockTable):
 class ReferencesIgnored(BlockTable):
     """Mutant: the first child that ends frees what its siblings read."""
 
-    def release(self, key: AttemptKey, refs: Iterable[BlockRef]) -> None:
+    def release(self, key: AttemptKey, refs: Iterable[BlockRef]) -> tuple[BlockRef, ...]:
         refs = list(refs)
         for ref in refs:
             if self._generation[ref.block_id] == ref.generation and self._owner[ref.block_id] == key:
                 self._references[ref.block_id] = 1
-        super().release(key, refs)
+        return super().release(key, refs)
 
 
 class EvictedUnderReaders(BlockTable):

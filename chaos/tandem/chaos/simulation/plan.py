@@ -1,12 +1,14 @@
 """What one seed's cluster, callers and troubles are like: everything is drawn here, before anything runs."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tandem.chaos.simulation.worker_parts import WorkerPlan
 from tandem.chaos.simulation.workload import WorkloadPlan
 from tandem.core.types import Role
 from tandem.engine.config import Batching, EngineConfig
+from tandem.prefix_cache.config import PrefixCacheConfig
+from tandem.prefix_cache.eviction.choice import EvictionName
 from tandem.router.config import PlacementSection, QueueSection, RouterConfig
 from tandem.router.placement import PlacementMode
 
@@ -94,6 +96,16 @@ def draw_plan(rng: random.Random, *, is_calm: bool) -> ClusterPlan:
         through_codec=rng.random() < 0.2,
         skew=0.0 if is_calm or rng.random() < 0.7 else 0.02,
         mean_gap_s=rng.choice((1.0, 2.0, 5.0)),
+    )
+
+
+def with_caches(plan: ClusterPlan, rng: random.Random) -> ClusterPlan:
+    """Return the same cluster with prefix caches, and callers whose prompts begin alike."""
+    cache = PrefixCacheConfig(eviction=rng.choice(list(EvictionName)), tenant_share=rng.choice((0.3, 0.5, 1.0)))
+    return replace(
+        plan,
+        workers=tuple(replace(worker, cache=cache) for worker in plan.workers),
+        workload=replace(plan.workload, prompts_begin_alike=True),
     )
 
 

@@ -9,12 +9,13 @@ from functools import partial
 
 from tandem.chaos.simulation.cluster import SimCluster
 from tandem.chaos.simulation.faults import unleash
-from tandem.chaos.simulation.plan import ClusterPlan, Timeline, draw_plan
+from tandem.chaos.simulation.plan import ClusterPlan, Timeline, draw_plan, with_caches
 from tandem.chaos.simulation.quiet import quiet_logs
 from tandem.chaos.simulation.workload import draw_ask, draw_asks
 from tandem.chaos.simulation.world import World
 
 _NUM_PROBES = 3
+_CACHE_SHARE = 0.6  # of all seeds
 _SHOWN_NOTES = 60
 
 
@@ -63,7 +64,11 @@ def _run(
     began_s = time.process_time()
     world = World(seed, is_replay=is_replay)
     rng = random.Random(f"plan {seed}")
-    cluster = SimCluster(world, alter(draw_plan(rng, is_calm=is_calm)))
+    plan = draw_plan(rng, is_calm=is_calm)
+    cache_rng = random.Random(f"cache {seed}")
+    if cache_rng.random() < _CACHE_SHARE:
+        plan = with_caches(plan, cache_rng)
+    cluster = SimCluster(world, alter(plan))
     schedule_load(cluster, rng, timeline)
     if not is_calm:
         unleash(cluster, rng, until_s=timeline.faults_end_s, focus=focus)

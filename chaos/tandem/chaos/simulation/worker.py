@@ -31,6 +31,7 @@ from tandem.core.types import Role, WorkerInfo
 from tandem.decode_worker.receiver_events import ReceiverRelay
 from tandem.decode_worker.role import DecodeRole
 from tandem.engine.engine import Engine
+from tandem.engine.kv.block_cache import CacheSetup
 from tandem.engine.kv.pool import KvPool
 from tandem.engine.sequence import Sequence as EngineSequence
 from tandem.kvtransfer.identity import SECRET_BYTES
@@ -39,6 +40,7 @@ from tandem.kvtransfer.receiver import KvReceiverService
 from tandem.kvtransfer.sender import KvSenderService
 from tandem.prefill_worker.role import PrefillRole
 from tandem.prefill_worker.sender_events import SenderRelay
+from tandem.prefix_cache.config import PrefixCacheConfig
 from tandem.worker_host.engine_loop import EngineLoop
 from tandem.worker_host.outbox import Outbox, Send
 from tandem.worker_host.role import RoleService
@@ -54,6 +56,7 @@ SIM_LAYOUT = KvLayout(
     rope_digest="none",
 )
 _FINGERPRINT = SIM_LAYOUT.fingerprint
+_SECRET = b"secret of the simulation"
 _INTEGRITY_EVERY_TURNS = 16
 _COPY_S = 0.01  # longest copy of a chunk, as other threads see it
 
@@ -86,6 +89,7 @@ class SimWorker:
             make_text=lambda task: SimText(),
             config=plan.engine,
             clock=self._engine_clock,
+            cache=None if plan.cache is None else self._cache_setup(plan.cache),
         )
         self._sink = judge.sink(process, self.epoch)
         self.engine.observe(self._sink)
@@ -308,6 +312,9 @@ class SimWorker:
         )
         return self.receiver
 
+    def _cache_setup(self, settings: PrefixCacheConfig) -> CacheSetup:
+        return CacheSetup(settings=settings, secret=_SECRET, epoch=self.epoch, layout_fingerprint=_FINGERPRINT)
+
     # --- at the end ------------------------------------------------------------------------------------------------
 
     def leftovers(self) -> list[str]:
@@ -318,8 +325,9 @@ class SimWorker:
         except TandemError as error:
             problems.append(str(error))
         counts = self.engine.table.counts()
-        if counts.free != counts.total:
-            problems.append(f"{counts.total - counts.free} of {counts.total} blocks are not free")
+        num_held = counts.total - counts.free - counts.idle
+        if num_held:
+            problems.append(f"{num_held} of {counts.total} blocks are neither free nor idle in the cache")
         if self.outbox.num_attempts:
             problems.append(f"{self.outbox.num_attempts} attempts are bound to a router")
         if self.sender is not None and self.sender.held():

@@ -7,9 +7,11 @@ from opentelemetry.metrics import NoOpMeter
 
 from tandem.chaos.simulation.world import World
 from tandem.core.blocks import AttemptKey, BlockRef
+from tandem.core.messages import PrefillDone
 from tandem.core.types import Role
 from tandem.engine.config import EngineConfig
 from tandem.engine.results import StepResult
+from tandem.prefix_cache.config import PrefixCacheConfig
 from tandem.worker_host.inbox import Action, Inbox
 from tandem.worker_host.instruments import WorkerInstruments
 from tandem.worker_host.kv_memory import EngineBlockMemory
@@ -28,6 +30,7 @@ class WorkerPlan:
     chunk_s: float
     thread_lag_s: float
     preempt: float  # chance that another thread gets a turn in the middle of a copy
+    cache: PrefixCacheConfig | None = None  # None = its blocks outlive no attempt
 
 
 class SimInstruments(WorkerInstruments):
@@ -41,6 +44,9 @@ class SimInstruments(WorkerInstruments):
         """See WorkerInstruments."""
         for _ in range(result.stats.num_preempted):
             self._world.hit("preemption")
+        for event in result.events:
+            if isinstance(event, PrefillDone) and event.num_cached_tokens:
+                self._world.hit("prefix_reused")
 
 
 class WakingInbox(Inbox):

@@ -34,6 +34,7 @@ class WorkloadPlan:
     most_output: int
     smallest_pool: int  # blocks
     burst: int  # requests that come at once
+    prompts_begin_alike: bool = False
 
 
 def draw_asks(rng: random.Random, plan: WorkloadPlan, *, begin_s: float, end_s: float) -> Iterator[Ask]:
@@ -54,6 +55,9 @@ def draw_ask(rng: random.Random, plan: WorkloadPlan, *, at_s: float, name: str, 
     blocks = rng.randint(0, plan.most_prompt_blocks)
     num_prompt = max(1, blocks * BLOCK_SIZE + rng.choice((-1, 0, 1)))
     prompt = [rng.randrange(_PLAIN_TOKENS) for _ in range(num_prompt)]
+    if plan.prompts_begin_alike:
+        alike = prompt[0] * num_prompt // _PLAIN_TOKENS  # no further draw: the same seed asks the same without caches
+        prompt[:alike] = range(alike)
     poison = ""
     if not is_probe and rng.random() < plan.poison_share:
         poison = rng.choice(plan.poisons)

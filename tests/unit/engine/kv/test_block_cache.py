@@ -1,6 +1,7 @@
 """Names, tree and table together: what is found, lent, taken in, given up, flushed and pinned."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -88,14 +89,10 @@ def test_no_tenant_finds_what_is_anothers() -> None:
 
 def test_other_secrets_and_layouts_name_other_blocks() -> None:
     bench = Bench()
-    other = Bench(setup=CacheSetup(**{**_fields(make_cache()), "secret": b"another secret, 16+"}))
+    other = Bench(setup=replace(make_cache(), secret=b"another secret, 16+"))
     assert not set(bench.chain(ALICE, PROMPT).keys) & set(other.chain(ALICE, PROMPT).keys)
-    layout = Bench(setup=CacheSetup(**{**_fields(make_cache()), "layout_fingerprint": "other"}))
+    layout = Bench(setup=replace(make_cache(), layout_fingerprint="other"))
     assert not set(bench.chain(ALICE, PROMPT).keys) & set(layout.chain(ALICE, PROMPT).keys)
-
-
-def _fields(setup: CacheSetup) -> dict[str, object]:
-    return {name: getattr(setup, name) for name in CacheSetup.__dataclass_fields__}
 
 
 def test_the_secret_is_not_shown() -> None:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ LONG = StopParams(max_tokens=9, ignore_eos=True)
 
 
 def cached_engine(num_blocks: int = 64, **settings: object) -> Engine:
-    return make_engine(num_blocks, cache=make_cache(), **settings)
+    return make_engine(num_blocks, cache=make_cache(), **settings)  # type: ignore[arg-type]
 
 
 def cached_tokens(out: Collected) -> dict[str, int]:
@@ -245,7 +246,7 @@ def test_on_and_off_say_the_same(seed: int) -> None:
                 tenant=Tenant(draw.choice("ab")),
             )
         )
-    settings = {"max_batched_tokens": draw.choice([5, 16, 64]), "max_sequences": draw.choice([4, 16])}
+    settings: dict[str, Any] = {"max_batched_tokens": draw.choice([5, 16, 64]), "max_sequences": draw.choice([4, 16])}
     num_blocks = draw.choice([12, 16, 40])
     on = make_engine(num_blocks, cache=make_cache(eviction=list(EvictionName)[seed % 4]), **settings)
     off = make_engine(num_blocks, **settings)

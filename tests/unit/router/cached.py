@@ -22,7 +22,7 @@ def make_program(*, enabled: bool = True, public: tuple[int, ...] = ()) -> Prefi
     )
 
 
-def make_cache_view(program: PrefixCacheProgram | None = None, **section: object) -> CacheView:
+def make_cache_view(program: PrefixCacheProgram | None = None, **section: float) -> CacheView:
     return CacheView(PromptNamer(program or make_program()), CacheSection.model_validate(section))
 
 

@@ -104,7 +104,8 @@ def test_a_slower_tier_costs_a_fetch() -> None:
     view = make_cache_view(host_bytes_per_s=1000.0)
     hold(view, P, stored(32), stored(64, tier=Tier.HOST))
     (prefix,) = view.cached(names_of(100), [replace(PREFILLS[0], kv_bytes_per_token=10.0)], 100.0).values()
-    assert (prefix.num_tokens, prefix.fetch_s) == (64, pytest.approx(32 * 10.0 / 1000.0))
+    assert prefix.num_tokens == 64
+    assert prefix.fetch_s == pytest.approx(32 * 10.0 / 1000.0)
 
 
 def test_old_news_is_no_news() -> None:
@@ -177,9 +178,9 @@ def test_expectations_are_bounded_and_end() -> None:
     assert len(expected) == 0
 
 
-def split_world(**section: object) -> World:
+def split_world(*, max_expected_blocks: int = 1000) -> World:
     policy = DispatcherPolicy(placement=PlacementPolicy(mode=PlacementMode.SPLIT, tie_share=None))
-    return World(P, P2, D, policy=policy, cache=make_cache_view(**section))
+    return World(P, P2, D, policy=policy, cache=make_cache_view(max_expected_blocks=max_expected_blocks))
 
 
 def prefilled_by(world: World) -> list[str]:

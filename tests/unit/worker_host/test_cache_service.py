@@ -10,7 +10,7 @@ from tandem.core.clock import MonotonicClock
 from tandem.core.errors import Unavailable
 from tandem.core.ids import Tenant
 from tandem.core.kv_events import Tier
-from tandem.core.messages import AttemptFailed, AttemptReleased, Granted, HandoverDone, PrefillDone
+from tandem.core.messages import AttemptFailed, AttemptReleased, Granted, HandoverDone, PrefillDone, RequestEvent
 from tandem.core.types import PrefixPin
 from tandem.engine.engine import Engine
 from tandem.rpc.context import CallContext
@@ -59,12 +59,11 @@ def test_a_pin_takes_hold_with_the_prefill_and_says_how_much() -> None:
 
 def test_of_an_attempt_that_is_over_nothing_is_remembered() -> None:
     pins = Pins(served().cache)
-    for number, end in enumerate(
-        (
-            AttemptReleased(request_id=make_task("a").request_id, attempt=0),
-            AttemptFailed(request_id=make_task("a").request_id, attempt=0, reason="R", message="", retryable=True),
-        )
-    ):
+    ends: list[RequestEvent] = [
+        AttemptReleased(request_id=make_task("a").request_id, attempt=0),
+        AttemptFailed(request_id=make_task("a").request_id, attempt=0, reason="R", message="", retryable=True),
+    ]
+    for number, end in enumerate(ends):
         pins.begun(make_task("a", prompt=PROMPT, pin=PrefixPin(num_tokens=20, ttl_s=60.0)))
         assert len(pins) == 1, number
         assert pins.amend(end) is end

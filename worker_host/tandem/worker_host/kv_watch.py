@@ -5,7 +5,7 @@ falls out of the ring gets a snapshot. So neither the engine thread nor memory d
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 
 from tandem.core.clock import Clock
 from tandem.core.errors import Overloaded, Unavailable
@@ -38,7 +38,7 @@ class KvWatches:
         self.num_watchers = 0
         self.num_cut = 0
 
-    async def follow(self, start: WatchFrom) -> AsyncIterator[KvUpdate]:
+    async def follow(self, start: WatchFrom) -> AsyncGenerator[KvUpdate, None]:
         """Yield updates until the iterator is closed; the task that reads it is the call's own.
 
         Raises Overloaded when too many watch, Unavailable when this watcher reads too slowly.

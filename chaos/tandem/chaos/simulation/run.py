@@ -16,6 +16,7 @@ from tandem.chaos.simulation.world import World
 
 _NUM_PROBES = 3
 _SHOWN_NOTES = 60
+_LAST_AWAY_S = 21.0  # the last worker to be drained leaves 10 s later, starts 8 s after that, and is found 3 s later
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,7 @@ def _run(
     rng = random.Random(f"plan {seed}")
     cluster = SimCluster(world, alter(draw_plan(rng, is_calm=is_calm)))
     schedule_load(cluster, rng, timeline)
+    cluster.judge.must_serve_from_s = 0.0 if is_calm else timeline.faults_end_s + _LAST_AWAY_S
     if not is_calm:
         unleash(cluster, rng, until_s=timeline.faults_end_s, focus=focus)
     world.at(timeline.faults_end_s, cluster.heal)

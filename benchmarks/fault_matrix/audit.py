@@ -59,10 +59,17 @@ def _ended_unasked(world: World, report: Report) -> list[str]:
     for name in (*world.ports, "router-0"):
         on_purpose |= {hit.pid for hit in world.desk.hits(name) if hit.action in _ENDING_ACTIONS}
     return [
-        f"{log.process}-{log.epoch} (pid {log.pid}) ended without closing its log, and nobody had killed it"
+        f"{log.process}-{log.epoch} (pid {log.pid}) ended {_when(world, log.last_s)} without closing its log, and nobody"
+        " had killed it"
         for log in report.unfinished
         if log.pid not in on_purpose and not _died_of_a_request(world, log)
     ]
+
+
+def _when(world: World, at_s: float) -> str:
+    during = [span.cell.name for span in world.spans if span.began_s <= at_s <= span.ended_s]
+    after = [span.cell.name for span in world.spans if span.ended_s < at_s]
+    return f"during {during[0]}" if during else f"after {after[-1]}" if after else "before the first cell"
 
 
 def _died_of_a_request(world: World, log: UnfinishedLog) -> bool:

@@ -59,8 +59,8 @@ def _ended_unasked(world: World, report: Report) -> list[str]:
     for name in (*world.ports, "router-0"):
         on_purpose |= {hit.pid for hit in world.desk.hits(name) if hit.action in _ENDING_ACTIONS}
     return [
-        f"{log.process}-{log.epoch} (pid {log.pid}) ended {_when(world, log.last_s)} without closing its log, and nobody"
-        " had killed it"
+        f"{log.process}-{log.epoch} (pid {log.pid}) ended {_when(world, log.last_s)} without closing its log, and"
+        " nobody had killed it"
         for log in report.unfinished
         if log.pid not in on_purpose and not _died_of_a_request(world, log)
     ]

@@ -148,6 +148,7 @@ async def _schedule(world: World, kinds: Sequence[str], dice: random.Random, tal
         await asyncio.sleep(PAUSE_S)
         done = await strike(world, name, dice)
         strikes.append(done)
+        say(f"{'ok  ' if done.took_effect else 'MISS'} {name}: {done.facts[:160]} {done.problems or ''}")
         tally.strikes[name] += 1
         tally.violations += done.problems
         if not done.took_effect:

@@ -73,9 +73,10 @@ def _when(world: World, at_s: float) -> str:
 
 
 def _died_of_a_request(world: World, log: UnfinishedLog) -> bool:
+    """One that kills while it is decoded kills a prefill worker too: a retry computes its tokens as a prompt."""
     return any(
         (role := kills_its_workers(span.cell)) is not None
-        and log.process.startswith(role.value)
+        and (log.process.startswith(role.value) or (role is Role.DECODE and log.process.startswith(Role.PREFILL.value)))
         and span.began_s <= log.last_s <= span.ended_s
         for span in world.spans
     )

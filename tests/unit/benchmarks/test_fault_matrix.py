@@ -120,6 +120,10 @@ def _deadly() -> Cell:
     return next(cell for cell in rows_engine.CELLS if "an answer that kills the process, alone" in cell.does)
 
 
+def _deadly_prompt() -> Cell:
+    return next(cell for cell in rows_engine.CELLS if "a prompt that kills the process, alone" in cell.does)
+
+
 def _world(*cells: Cell, killed: frozenset[int] = frozenset()) -> World:
     spans = [Span(cell=cell, began_s=100.0, ended_s=200.0) for cell in cells]
     desk = SimpleNamespace(hits=lambda name: [SimpleNamespace(pid=55, action="crash")] if name == "decode-0" else [])
@@ -134,7 +138,8 @@ def _world(*cells: Cell, killed: frozenset[int] = frozenset()) -> World:
         (UnfinishedLog(process="decode-0", epoch=1, pid=55, last_s=150.0), _world(), True),
         (UnfinishedLog(process="decode-0", epoch=1, pid=9, last_s=150.0), _world(_deadly()), True),
         (UnfinishedLog(process="decode-0", epoch=1, pid=9, last_s=250.0), _world(_deadly()), False),
-        (UnfinishedLog(process="prefill-0", epoch=1, pid=9, last_s=150.0), _world(_deadly()), False),
+        (UnfinishedLog(process="prefill-0", epoch=1, pid=9, last_s=150.0), _world(_deadly()), True),  # by its retry
+        (UnfinishedLog(process="decode-0", epoch=1, pid=9, last_s=150.0), _world(_deadly_prompt()), False),
         (UnfinishedLog(process="decode-0", epoch=1, pid=9, last_s=150.0), _world(CELLS[0]), False),
     ],
 )

@@ -4,8 +4,8 @@
 
 Counted as faulted are, by program:
 
-- `fault_storm`: requests that were in flight while a fault was on and can have met it, were cancelled, or read slowly
-  (its docstring says exactly). At least ``STORM_SHARE`` of the whole number must come from here.
+- `fault_storm`: requests that were in flight while a fault was on and can have met it, or were cancelled (its docstring
+  says exactly). At least ``STORM_SHARE`` of the whole number must come from here.
 - `cancel_fuzz`: requests whose caller left before the answer was whole. Those that stayed are checked and not counted.
 - `recovery`: streams that had to move to another worker.
 - `kv_race`: hand-overs whose lease ended under a receiver that stood still (victims).

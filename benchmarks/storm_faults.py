@@ -81,13 +81,13 @@ KINDS: Final[dict[str, Kind]] = {
         on_s=3.0,
     ),
     "KV frames doubled": LinkKind(
-        link="kv", make=lambda _: [DuplicateFrame(DATA, times=None)], on_s=5.0, everywhere=True
+        link="kv", make=lambda _: [DuplicateFrame(DATA, times=None)], on_s=12.0, everywhere=True
     ),
     "KV frames held": LinkKind(
         link="kv", make=lambda _: [HoldFrame(DATA, nth=2, times=5, overtaken_by=DATA)], on_s=3.0
     ),
     "KV link delayed": LinkKind(
-        link="kv", make=lambda _: [Delay(Direction.TO_SERVER, seconds=0.05)], on_s=5.0, everywhere=True
+        link="kv", make=lambda _: [Delay(Direction.TO_SERVER, seconds=0.05)], on_s=12.0, everywhere=True
     ),
     "decode stream cut": LinkKind(link="attach", make=lambda _: [Cut(Direction.TO_CLIENT)], on_s=1.0),
     "prefill stream cut": LinkKind(link="attach", make=lambda _: [Cut(Direction.TO_CLIENT)], on_s=1.0, role="prefill"),

@@ -72,4 +72,4 @@ class HoltWintersForecast:
 
 def _weight(weight: float, steps: float) -> float:
     """Return the weight of ``steps`` intervals together."""
-    return 1.0 - (1.0 - weight) ** steps
+    return float(1.0 - (1.0 - weight) ** steps)

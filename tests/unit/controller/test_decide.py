@@ -350,6 +350,16 @@ def test_measured_misses_count_even_where_the_model_is_content() -> None:
     assert all(each.move is None for each in rounds(seen(4, 4, traffic={STANDARD: few}), policy(), seconds=60))
 
 
+def test_missed_attainment_blames_the_tightest_promise() -> None:
+    """Each promise is kept by 96 %, but only 80 % of the requests get both."""
+    asked = replace(traffic(5.0, PROMPTS, kept={"ttft": 0.96, "itl": 0.96}), attainment=0.8)
+    move = first_move(seen(4, 4, traffic={STANDARD: asked}), policy(), seconds=60).move
+    assert isinstance(move, SwitchRoles)  # decode workers are idle: no need to grow
+    assert move.to is Role.PREFILL
+    content = replace(asked, attainment=0.94)  # of 500 requests that may be chance
+    assert first_move(seen(4, 4, traffic={STANDARD: content}), policy(), seconds=60).move is None
+
+
 def test_moves_are_told_in_words() -> None:
     assert describe(AddWorkers(prefill=1, decode=2)) == "add 1 prefill and 2 decode"
     assert describe(RemoveWorkers(workers=(WorkerId("a"), WorkerId("b")), role=Role.DECODE)) == "remove a, b (decode)"

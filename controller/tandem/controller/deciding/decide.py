@@ -33,13 +33,12 @@ from tandem.controller.observation import Now, Observation, Stage
 from tandem.controller.policy.bounds import Split
 from tandem.controller.policy.model import AutoscalingPolicy, Mode, PolicySpec
 from tandem.controller.policy.sections import StaleAction
+from tandem.controller.sizing.correction import corrections_of
 from tandem.controller.sizing.demand import demand_of
 from tandem.controller.sizing.prediction import SplitJudge
 from tandem.core.types import PriorityClass, Role
 
 _BORROW_STEP = 0.05
-_FEWEST_ENDED = 20
-_MOST_CORRECTION = 3.0
 
 
 def decide(observation: Observation | None, policy: AutoscalingPolicy, state: ControllerState, now: Now) -> Decision:
@@ -54,7 +53,7 @@ def decide(observation: Observation | None, policy: AutoscalingPolicy, state: Co
     forecasts = _learn(spec, state.forecasts, observation, now)
     state = replace(state, forecasts=forecasts, stale_since_s=None)
     rates = {priority: expected_rate(each, spec.predictor.horizon_s) for priority, each in forecasts.items()}
-    judge = _judge(spec, observation, rates, current, state)
+    judge = _judge(spec, observation, rates, current)
     borrow = _borrow(spec, judge, current)
     bounds = spec.bounds_at(now.unix_s)
     wished = wish(spec, observation, bounds=bounds, current=current, judge=judge, unix_s=now.unix_s)
@@ -179,7 +178,6 @@ def _judge(
     observation: Observation,
     rates: Mapping[PriorityClass, float],
     current: Split,
-    state: ControllerState,
 ) -> SplitJudge:
     """Return the judge of splits; where requests fare worse than predicted, its predictions are raised to match."""
 
@@ -193,14 +191,7 @@ def _judge(
         )
 
     plain = judge({})
-    corrections: dict[tuple[PriorityClass, str], float] = {}
-    for promise in plain.judge(current).promises:
-        traffic = observation.traffic[promise.priority]
-        promised = promise.percentile / 100.0
-        noise = 2.0 * math.sqrt(promised * (1.0 - promised) / max(traffic.num_ended, 1))
-        gap = promised - traffic.kept.get(promise.objective, 1.0)
-        if traffic.num_ended >= _FEWEST_ENDED and gap > noise and 0.0 < promise.stress <= 1.0:
-            corrections[promise.priority, promise.objective] = min((1.0 + gap) / promise.stress, _MOST_CORRECTION)
+    corrections = corrections_of(plain.judge(current), observation.traffic, spec.classes.promises())
     return judge(corrections) if corrections else plain
 
 

@@ -9,10 +9,11 @@ early, one in twenty reads slowly.
 
 ``requests`` counts a request if a fault was on at some moment of its life *and* it can have met it: it was served by a
 worker that the fault was aimed at, or it took more than one attempt, or it did not end well; for numbers that turn NaN,
-its prompt held the marked token. Requests that were cancelled by their caller count by themselves. Warm-ups, requests
-between faults, slow readers, and requests that other workers served undisturbed do not count; all that was sent is
-``sent``. A request counts once, whatever it met; ``by_kind`` in the details counts it under each fault that it met
-(slow readers too: nothing proves that their slowness reached the worker).
+its prompt held the marked token; for faults on KV links, its KV was handed over to a worker whose link was struck.
+Requests that were cancelled by their caller count by themselves. Warm-ups, requests between faults, slow readers, and
+requests that other workers served undisturbed do not count; all that was sent is ``sent``. A request counts once,
+whatever it met; ``by_kind`` in the details counts it under each fault that it met (slow readers too: nothing proves
+that their slowness reached the worker).
 
 After each round (one cluster, all kinds three times): checks L1 to L7, and I1 to I8 over its event logs. ``--calm`` is
 the control: the same load and no fault at all, where nothing but cancels can count.
@@ -104,7 +105,10 @@ def met(record: RequestRecord, one: Strike) -> bool:
         return one.mark in record.spec.prompt
     if record.ending is not Ending.OK or record.attempts > 1 or record.workers is None:
         return True
-    return not one.victims.isdisjoint({str(record.workers.prefill_worker), str(record.workers.decode_worker)})
+    served = record.workers
+    if one.on_kv_link and served.prefill_worker == served.decode_worker:
+        return False
+    return not one.victims.isdisjoint({str(served.prefill_worker), str(served.decode_worker)})
 
 
 def how_it_ended(record: RequestRecord) -> str:

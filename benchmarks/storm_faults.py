@@ -15,17 +15,19 @@ from tandem.chaos.faults.processes import Kill, Stop
 from tandem.chaos.faults.stream_faults import Cut, Delay, Stall
 
 _BACK_S: Final = 60.0
+_ROUNDS_OF_LINKS: Final = 2
 _MARK: Final = 100  # an ordinary token: about every tenth prompt holds it
 
 
 @dataclass(slots=True, kw_only=True)
 class Strike:
-    """One fault that was on from ``began_s`` to ``ended_s`` (CLOCK_MONOTONIC). ``victims``: workers it was aimed at."""
+    """One fault that was on from ``began_s`` to ``ended_s`` (CLOCK_MONOTONIC). ``victims``: workers it struck."""
 
     kind: str
     victims: frozenset[str]
     began_s: float
     mark: int | None = None  # it strikes only requests with this token in their prompt
+    on_kv_link: bool = False  # it strikes only requests whose KV was handed over
     ended_s: float = 0.0
     took_effect: bool = False
     facts: str = ""
@@ -152,25 +154,43 @@ async def _started_again(world: World, victim: str, restarts: int) -> bool:
 
 
 async def _on_links(world: World, name: str, kind: LinkKind, dice: random.Random) -> Strike:
-    names = world.names(kind.role)
-    victims = names if kind.everywhere else [dice.choice(names)]
+    """Strike one link after another until one carried what the fault needs: an idle link can't be struck."""
+    names = dice.sample(world.names(kind.role), len(world.names(kind.role)))
+    done = Strike(kind=name, victims=frozenset(), began_s=time.monotonic())
+    for victims in [names] if kind.everywhere else [[victim] for victim in names * _ROUNDS_OF_LINKS]:
+        done = await _on_these_links(world, name, kind, victims, dice)
+        if done.took_effect:
+            break
+    return done
+
+
+async def _on_these_links(
+    world: World, name: str, kind: LinkKind, victims: Sequence[str], dice: random.Random
+) -> Strike:
     proxies = world.kv if kind.link == "kv" else world.attach
-    placed = [(proxies[victim], fault) for victim in victims for fault in kind.make(dice)]
-    done = Strike(kind=name, victims=frozenset(victims), began_s=time.monotonic())
+    placed = [(victim, proxies[victim], fault) for victim in victims for fault in kind.make(dice)]
+    began_s = time.monotonic()
     try:
-        for proxy, fault in placed:
+        for _, proxy, fault in placed:
             proxy.add(fault)
         await asyncio.sleep(kind.on_s)
     finally:
-        for proxy, fault in placed:
+        for _, proxy, fault in placed:
             proxy.remove(fault)
             if isinstance(fault, Stall | HoldFrame):
                 fault.release(world.thread)
-        done.ended_s = time.monotonic()
-    found = [fault.verify() for _, fault in placed]
-    done.took_effect = all(evidence.took_effect for evidence in found)
-    done.facts = "; ".join(evidence.facts for evidence in found)
-    return done
+        ended_s = time.monotonic()
+    found = [(victim, fault.verify()) for victim, _, fault in placed]
+    struck = frozenset(victim for victim, evidence in found if evidence.took_effect)
+    return Strike(
+        kind=name,
+        victims=struck,
+        on_kv_link=kind.link == "kv",
+        began_s=began_s,
+        ended_s=ended_s,
+        took_effect=bool(struck),
+        facts="; ".join(f"{victim}: {evidence.facts}" for victim, evidence in found),
+    )
 
 
 async def _at_point(world: World, name: str, kind: PointKind) -> Strike:

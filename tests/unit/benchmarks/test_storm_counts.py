@@ -36,6 +36,15 @@ def test_undisturbed_neighbours_do_not_count_and_who_moved_does() -> None:
     assert met(_record(9.0, 13.0, decode="decode-1", attempts=2), _STRIKE)
 
 
+def test_who_was_prefilled_by_the_decode_worker_met_no_fault_of_its_kv_link() -> None:
+    on_link = replace(_STRIKE, on_kv_link=True)
+    local = _record(11.0, 11.5)
+    assert met(local, on_link)
+    local.workers = ServedBy(prefill_worker=WorkerId("decode-0"), decode_worker=WorkerId("decode-0"))
+    assert met(local, _STRIKE)
+    assert not met(local, on_link)
+
+
 def test_marked_faults_strike_marked_prompts_only() -> None:
     marked = Strike(kind="NaN", victims=_STRIKE.victims, mark=6, began_s=10.0, ended_s=12.0, took_effect=True)
     assert met(_record(11.0, 11.5), marked)

@@ -188,6 +188,23 @@ def test_the_ratio_is_not_left() -> None:
     assert all(each.move is None for each in rounds(prompt_heavy(), policy(**tight), seconds=100))
 
 
+def test_out_of_a_forbidden_ratio_it_goes_step_by_step() -> None:
+    """A policy that was changed finds 7:1 where 2:1 is the most: one switch leads nearer."""
+    wanted = policy(budget={"min": 8, "max": 8}, ratio={"max": "2:1"}, roleSwitch={"maxWorkers": 1})
+    assert first_move(seen(7, 1), wanted).move == SwitchRoles(workers=(WorkerId("prefill-0"),), to=Role.DECODE)
+    assert first_move(seen(6, 2), wanted).move == SwitchRoles(workers=(WorkerId("prefill-0"),), to=Role.DECODE)
+    assert first_move(seen(5, 3), wanted).move is None
+
+
+def test_load_takes_nobody_away_whom_a_promise_needs() -> None:
+    """Its thresholds see idle prefill workers; the model sees that two of them would be too slow."""
+    asked = {STANDARD: traffic(3.4, PROMPTS)}
+    view = seen(3, 1, traffic=asked, workers=workers(3, 1, num_running=150), prefill_busy=0.1)
+    assert first_move(view, policy(strategy="Load")).move is None
+    unpromised = policy(strategy="Load", classes={})
+    assert isinstance(first_move(view, unpromised).move, RemoveWorkers)
+
+
 def test_a_small_gain_is_left_alone() -> None:
     """Within the dead band a worker stays where it is."""
     view = seen(4, 4, traffic={STANDARD: traffic(12.4, ANSWERS, PROMPTS)})

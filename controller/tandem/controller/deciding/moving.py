@@ -100,11 +100,12 @@ def _shift(situation: Situation) -> Chosen:
     most = min(abs(wanted.prefill - current.prefill), abs(wanted.decode - current.decode), len(spare))
     if not situation.spec.role_switch.enabled:
         return _exchange(situation, spare[0], donor, to)
+    # Between two allowed splits every step is allowed; on the way out of a forbidden one no step may be refused.
     for count in range(min(most, situation.spec.role_switch.max_workers), 0, -1):
         after = _shifted(current, to, count)
-        if not situation.bounds.forbids(after) and _helps(situation, after):
+        if _helps(situation, after):
             return Chosen(move=SwitchRoles(workers=tuple(spare[:count]), to=to))
-    return Chosen(clamps=(f"no switch towards {wanted} is allowed and helps",))
+    return Chosen(clamps=(f"no step towards {wanted} helps",))
 
 
 def _exchange(situation: Situation, worker: WorkerId, donor: Role, to: Role) -> Chosen:
@@ -217,12 +218,12 @@ def _shrink(situation: Situation) -> Chosen:
 
 
 def _may_shrink_to(situation: Situation, after: Split) -> bool:
-    """A smaller split must be allowed and keep every promise with room, whatever the strategy; unless it is forced."""
+    """A smaller split must be allowed; where load decides, it must also keep every promise with room."""
     if situation.bounds.forbids(situation.current):
         return after.prefill >= situation.bounds.prefill_min and after.decode >= situation.bounds.decode_min
     if situation.bounds.forbids(after):
         return False
-    if not situation.spec.classes.promises():
+    if situation.spec.strategy not in {Strategy.SLO, Strategy.LOAD} or not situation.spec.classes.promises():
         return True
     return situation.judge.judge(after).stress <= situation.spec.damping.safety
 

@@ -94,7 +94,7 @@ def serving_without(view: Observation, move: Move) -> Split:
     return Split(prefill=prefill, decode=len(left) - prefill)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(policies(), observations())
 def test_no_role_is_ever_emptied_and_no_bound_is_left(wanted: AutoscalingPolicy, view: Observation) -> None:
     """Through moves in a world that otherwise stands still; each move at its worst moment."""
@@ -120,7 +120,7 @@ def test_no_role_is_ever_emptied_and_no_bound_is_left(wanted: AutoscalingPolicy,
     assert moves <= 13, "a world that stands still is left alone: a minute's rest after each move"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.data(), policies())
 def test_no_flapping_whatever_is_seen(data: st.DataObject, wanted: AutoscalingPolicy) -> None:
     """A new world every round: never two moves within a minute, never two at once."""
@@ -151,7 +151,7 @@ def test_stale_metrics_move_nothing(wanted: AutoscalingPolicy, view: Observation
         assert state.wishes == ()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.floats(0.2, 14.0), st.floats(1.05, 3.0), st.integers(1, MAX), st.integers(1, MAX), st.booleans())
 def test_more_requests_never_want_fewer_workers(
     rate: float, factor: float, prefill: int, decode: int, are_prompts: bool

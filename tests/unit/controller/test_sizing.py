@@ -163,6 +163,16 @@ def test_more_workers_never_make_it_worse_and_more_requests_never_better(
     assert more.judge(split(prefill, decode)).stress >= now.stress * (1 - 1e-6)
 
 
+def test_the_context_is_that_of_a_sequence_half_way_weighted_by_how_long_it_decodes() -> None:
+    short = RequestShape(new_tokens=80, cached_tokens=20, output_tokens=100)
+    long = RequestShape(new_tokens=1000, cached_tokens=0, output_tokens=300)
+    demand = demand_of(
+        seen(1, 1, traffic={PriorityClass.STANDARD: traffic(2.0, short, long)}), {PriorityClass.STANDARD: 2.0}
+    ).classes[0]
+    assert demand.context_tokens == pytest.approx((100 * (100 + 50) + 300 * (1000 + 150)) / 400)
+    assert demand.tokens_per_s == pytest.approx(2.0 * 200)
+
+
 def test_two_humps_are_not_their_mean() -> None:
     """A mean of 0.11 s would promise well; the long prompts take 0.78 s alone, and one in ten is long."""
     short, long = (RequestShape(new_tokens=n, cached_tokens=0, output_tokens=10) for n in (500, 6000))

@@ -13,6 +13,7 @@ more when the cancel left are not part of that figure.
 
 import asyncio
 import random
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -39,6 +40,7 @@ CONCURRENCY = 48
 CANCEL_SHARE = 0.6
 BATCH = 250
 PER_CLUSTER = 5000  # event logs grow: a long campaign is many clusters
+FINDINGS = ("wrong_tokens", "hangs", "errors", "leaks", "trace_violations", "worker_deaths")
 COST = TaggedCost(prefill_token_s=0.0002, step_s=0.004)
 
 
@@ -196,7 +198,10 @@ def main() -> None:
         "trace_violations": tally.trace_violations[:20],
         "problems": tally.problems[:20],
     }
-    finish(options, result_of(tally), method=" ".join((__doc__ or "").split()), details=details)
+    result = result_of(tally)
+    finish(options, result, method=" ".join((__doc__ or "").split()), details=details)
+    if any(result[name] for name in FINDINGS):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

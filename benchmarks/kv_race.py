@@ -12,6 +12,7 @@ the look at the block table before each copy is the only guard left: ``refused_b
 """
 
 import asyncio
+import sys
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -29,6 +30,13 @@ NUM_BLOCKS = 24
 BLOCK_SIZE = 4
 LEASE = LeaseTimers(lease_s=0.05, renewal_s=0.05, scan_period_s=0.01)
 ROUND = 60
+MUST_HAPPEN = (
+    "victims",
+    "stale_refused",
+    "caught_without_guard",
+    "caught_without_receiver_guard",
+    "refused_by_that_look_alone",
+)
 CONCURRENCY = 40
 GUARDED_DEADLINE_S = 12.0
 UNGUARDED_DEADLINE_S = 5.0  # some hand-overs never end there
@@ -172,7 +180,12 @@ def main() -> None:
         name: {field_: getattr(outcome, field_) for field_ in RaceOutcome.__dataclass_fields__}
         for name, outcome in outcomes.items()
     }
-    finish(arguments, result_of(outcomes), method=" ".join((__doc__ or "").split()), details=details)
+    result = result_of(outcomes)
+    finish(arguments, result, method=" ".join((__doc__ or "").split()), details=details)
+    found = any(result[name] for name in ("wrong_tokens", "hangs", "leaks"))
+    blind = any(result[name] == 0 for name in MUST_HAPPEN if name in result)
+    if found or blind:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ whose KV went from the same prefill worker to a second decode worker.
 
 import asyncio
 import statistics
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -143,6 +144,10 @@ def main() -> None:
     options = arguments.parse_args()
     measured = asyncio.run(measure(QUICK if options.quick else FULL, repeat=options.rounds, seed=options.seed))
     finish(options, measured["result"], method=(__doc__ or "").strip(), details=measured["details"])
+    result = measured["result"]
+    found = any(result[name] for name in ("mismatches", "tag_mismatches", "leaks", "trace_violations", "stall_aborts"))
+    if found or not result["faults_verified"] or result["completed"] != result["streams"]:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -46,8 +46,9 @@ class Checked:
 def check(run: Run, *, timeout_s: float = TIMEOUT_S) -> Checked:
     """Search one run's states."""
     model = FOLDER / f"{run.model}.pml"
-    # In kv.pml every step touches shared state, so that partial-order reduction only costs time there.
-    return Checked(run=run, search=search(model, run.flags, reduce=run.model != "kv", timeout_s=timeout_s))
+    # In these two every step touches shared state, so that partial-order reduction only costs time there.
+    reduce = run.model not in ("kv", "kv_reuse")
+    return Checked(run=run, search=search(model, run.flags, reduce=reduce, timeout_s=timeout_s))
 
 
 def check_all(runs: tuple[Run, ...], *, timeout_s: float = TIMEOUT_S) -> list[Checked]:

@@ -34,6 +34,10 @@ def _kv(kind: Kind, name: str, pool: tuple[str, ...], *flags: str, quick: bool =
     return Run(kind=kind, model="kv", name=name, flags=(*pool, *flags), quick=quick)
 
 
+def _reuse(kind: Kind, name: str, *flags: str, quick: bool = False) -> Run:
+    return Run(kind=kind, model="kv_reuse", name=name, flags=flags, quick=quick)
+
+
 def _one(kind: Kind, name: str, *flags: str) -> Run:
     return Run(kind=kind, model="one_sided", name=name, flags=flags)
 
@@ -59,11 +63,15 @@ RUNS: tuple[Run, ...] = (
     _kv(Kind.BASE, "two attempts, cancel", TWO_ATTEMPTS, "NCANCEL=1", quick=True),
     _kv(Kind.BASE, "two attempts, D dies", TWO_ATTEMPTS, "NCRASH_D=1"),
     _kv(Kind.BASE, "two attempts, P dies", TWO_ATTEMPTS, "NCRASH_P=1"),
+    _reuse(Kind.BASE, "reuse: D dies, cancel, another tenant", quick=True),
     _one(Kind.BASE, "one-sided: counted at grant, remote completion", *_DRAINED),
     _kv(Kind.REACHED, "a request ends well", TWO_REQUESTS, "REACH_DONE", quick=True),
     _kv(Kind.REACHED, "a second attempt ends well", TWO_ATTEMPTS, "REACH_RETRY", quick=True),
     _kv(Kind.REACHED, "a request ends well after D came back", TWO_ATTEMPTS, "NCRASH_D=1", "REACH_RESTART"),
     _kv(Kind.REACHED, "the last unpin frees a released block", TWO_REQUESTS, "REACH_LATE"),
+    _reuse(Kind.REACHED, "reuse: another D takes the KV that was kept", "REACH_REUSE"),
+    _reuse(Kind.REACHED, "reuse: nothing is held any more", "REACH_REFUSED"),
+    _reuse(Kind.REACHED, "reuse: the first D's Commit comes after all", "REACH_LATE_COMMIT"),
     _one(Kind.REACHED, "one-sided: a request ends well", *_DRAINED, "REACH"),
     _flip(Kind.REACHED, "a role is switched", "REACH", quick=True),
     _kv(Kind.MUTANT, "R2 generation", TWO_ATTEMPTS, "NO_GEN", "NO_ATTEMPT", quick=True),
@@ -97,6 +105,20 @@ RUNS: tuple[Run, ...] = (
     _kv(Kind.MUTANT, "R6 an old abort frees another's block", TWO_REQUESTS, "NO_FREE_KEY"),
     _kv(Kind.MUTANT, "R7 the ledger takes an old attempt's report", TWO_ATTEMPTS, "NO_LEDGER"),
     _kv(Kind.MUTANT, "no lease and P not told: a leak", TWO_REQUESTS, "NCRASH_D=1", "NO_LEASE", "NO_ABORT_P"),
+    _reuse(
+        Kind.MUTANT,
+        "reuse after the blocks were freed: foreign KV is read",
+        *("NO_HELD_CHECK", "NO_SRC_OWNER", "NO_SRC_GEN"),
+        quick=True,
+    ),
+    _reuse(Kind.MUTANT, "reuse: owner and generation not compared", "NO_SRC_OWNER", "NO_SRC_GEN"),
+    _reuse(
+        Kind.MUTANT,
+        "reuse: an old Commit frees what is offered again: foreign KV",
+        *("NO_COMMIT_KEY", "NO_SRC_OWNER", "NO_SRC_GEN"),
+    ),
+    _reuse(Kind.MUTANT, "reuse: P holds for ever and is not told: a leak", "NO_HOLD_END", "NO_DROP"),
+    _reuse(Kind.MUTANT, "reuse: the last unpin frees nothing: a leak", "NO_UNPIN_FREE"),
     _one(Kind.MUTANT, "R9 no quarantine", *_ONE_SIDED),
     _one(Kind.MUTANT, "R9 writer counted at start", *_ONE_SIDED, "QUAR"),
     _one(Kind.MUTANT, "R9 done is local completion", *_ONE_SIDED, "QUAR", "QGRANT"),
@@ -111,6 +133,13 @@ RUNS: tuple[Run, ...] = (
     _flip(Kind.MUTANT, "flip: no claim before reading", "NO_CLAIM"),
     _flip(Kind.MUTANT, "flip: no order within a term", "NO_SEQ", quick=True),
     _flip(Kind.MUTANT, "flip: view from the store", "STALE_VIEW"),
+    _reuse(Kind.REDUNDANT, "reuse: the engine is not asked (the pin holds)", "NO_HELD_CHECK"),
+    _reuse(Kind.REDUNDANT, "reuse: owner at the pin (generation holds)", "NO_SRC_OWNER"),
+    _reuse(Kind.REDUNDANT, "reuse: generation at the pin (owner holds)", "NO_SRC_GEN"),
+    _reuse(Kind.REDUNDANT, "reuse: an old Commit frees it (the pin holds)", "NO_COMMIT_KEY"),
+    _reuse(Kind.REDUNDANT, "reuse: the old hand-over goes on (the pin holds)", "NO_SENDER_END"),
+    _reuse(Kind.REDUNDANT, "reuse: P holds for ever (the router's word holds)", "NO_HOLD_END"),
+    _reuse(Kind.REDUNDANT, "reuse: P is not told (lease and hold end)", "NO_DROP"),
     _kv(Kind.REDUNDANT, "attempt in the tag (epoch, generation hold)", TWO_ATTEMPTS, "NCRASH_D=1", "NO_ATTEMPT"),
     _kv(Kind.REDUNDANT, "epoch (attempt holds)", TWO_ATTEMPTS, "NCRASH_D=1", "NO_EPOCH"),
     _kv(Kind.REDUNDANT, "generation in the machine (attempt holds)", TWO_ATTEMPTS, "NO_GEN"),

@@ -59,16 +59,24 @@ def _ended_unasked(world: World, report: Report) -> list[str]:
     for name in (*world.ports, "router-0"):
         on_purpose |= {hit.pid for hit in world.desk.hits(name) if hit.action in _ENDING_ACTIONS}
     return [
-        f"{log.process}-{log.epoch} (pid {log.pid}) ended without closing its log, and nobody had killed it"
+        f"{log.process}-{log.epoch} (pid {log.pid}) ended {_when(world, log.last_s)} without closing its log, and"
+        " nobody had killed it"
         for log in report.unfinished
         if log.pid not in on_purpose and not _died_of_a_request(world, log)
     ]
 
 
+def _when(world: World, at_s: float) -> str:
+    during = [span.cell.name for span in world.spans if span.began_s <= at_s <= span.ended_s]
+    after = [span.cell.name for span in world.spans if span.ended_s < at_s]
+    return f"during {during[0]}" if during else f"after {after[-1]}" if after else "before the first cell"
+
+
 def _died_of_a_request(world: World, log: UnfinishedLog) -> bool:
+    """One that kills while it is decoded kills a prefill worker too: a retry computes its tokens as a prompt."""
     return any(
         (role := kills_its_workers(span.cell)) is not None
-        and log.process.startswith(role.value)
+        and (log.process.startswith(role.value) or (role is Role.DECODE and log.process.startswith(Role.PREFILL.value)))
         and span.began_s <= log.last_s <= span.ended_s
         for span in world.spans
     )

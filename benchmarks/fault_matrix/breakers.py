@@ -49,10 +49,10 @@ def breaker_opens() -> Check:
             seed += 1
             records += await scene.run(_callers(seed))
         await asyncio.sleep(_POLL_S)  # until it is written
-        sent = [r for r in scene.events("router") if isinstance(r.event, Dispatched)]
+        sent = [(r.t, r.event) for r in scene.events("router") if isinstance(r.event, Dispatched)]
         problems = _not_served(records)
         for pair in opened:
-            in_time = [r.event for r in sent if pair.seen_s < r.t < min(pair.probe_s, until_s)]
+            in_time = [event for at_s, event in sent if pair.seen_s < at_s < min(pair.probe_s, until_s)]
             wrong = sum((event.prefill, event.decode) == (pair.prefill, pair.decode) for event in in_time)
             name = f"{pair.prefill} to {pair.decode}"
             scene.facts.append(

@@ -71,7 +71,8 @@ class _Leaving:
     def verify(self) -> Evidence:
         """Each caller left; the router ended its request as cancelled, in the stage that is meant, for good."""
         history = History(self._scene)
-        problems, facts = [], []
+        problems: list[str] = []
+        facts: list[str] = []
         for record in self._scene.probes:
             found = self._of(history, record)
             (facts if found.took_effect else problems).append(found.facts)

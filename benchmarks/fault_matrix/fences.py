@@ -8,7 +8,7 @@ from typing import Final
 from benchmarks.fault_matrix.cell import Check
 from benchmarks.fault_matrix.history import History
 from benchmarks.fault_matrix.scene import Scene
-from tandem.core.event_log.events import ChunkDropped, ReadRefused
+from tandem.core.event_log.events import ChunkDropped, GrantEnded, HandoverCommitted, ReadRefused
 from tandem.core.event_log.record import ProcessLife
 
 _POLL_S: Final = 0.1
@@ -78,5 +78,25 @@ def read_refused() -> Check:
                     scene.facts.append(f"read refused: {seen[-1]}")
                     return []
         return [f"no read of a block that had changed hands was refused: {seen or 'none at all'}"]
+
+    return check
+
+
+def never_adopted() -> Check:
+    """The receiver itself found out: the first attempt's hand-over ended without a commit, by its log (rows 19, 20)."""
+
+    async def check(scene: Scene) -> list[str]:
+        history = await asyncio.to_thread(History, scene)
+        ends: list[str] = []
+        for record in scene.probes:
+            request = history.request_of(record)
+            first = [r.event for r in history.of(request, GrantEnded, HandoverCommitted)]
+            ends += [f"{e.how} {e.reason}" for e in first if isinstance(e, GrantEnded) and e.attempt == 0]
+            if any(isinstance(e, HandoverCommitted) and e.attempt == 0 for e in first):
+                return [f"the first attempt was committed all the same: {ends}"]
+        if not ends:
+            return ["no hand-over of a first attempt ended: nothing was tested"]
+        scene.facts.append(f"the receiver's verdict: {', '.join(sorted(set(ends)))}")
+        return []
 
     return check

@@ -73,6 +73,17 @@ class History:
             if record.t <= before_s
         )
 
+    def last_decoded_s(self, request: str) -> float:
+        """When the last decode step read for the request; 0.0 when none did."""
+        return max(
+            (
+                record.t
+                for record in self.records
+                if isinstance(record.event, DecodeStep) and any(row.request == request for row in record.event.rows)
+            ),
+            default=0.0,
+        )
+
     def uses_of(self, request: str, role: str = "") -> list[BlockUse]:
         """Blocks that workers of a role held for the request."""
         return [use for use in self.uses if use.request == request and use.life.name.startswith(role)]

@@ -2,7 +2,8 @@
 
 from benchmarks.fault_matrix.actions import behave, endings, on_link
 from benchmarks.fault_matrix.cell import OK, Cell, Expect, Gate, Phase, Probe, named_error, ok_or_named
-from benchmarks.fault_matrix.checks import freed_within, mates_untouched, nobody_restarted
+from benchmarks.fault_matrix.checks import freed_within, let_go_within, mates_untouched, nobody_restarted
+from benchmarks.fault_matrix.effects import decode_ran_ahead, no_work_after_deadline, router_ended
 from tandem.chaos.cluster import Ending
 from tandem.chaos.faults.flow import Direction
 from tandem.chaos.faults.stream_faults import Stall
@@ -25,7 +26,7 @@ def _deadline(
         expect=named_error("DEADLINE_EXCEEDED"),
         probe=Probe(deadline_s=_DEADLINE_S, max_tokens=200, mates=mates),
         checks=() if mates else (freed_within("prefill", _LATE_S), freed_within("decode", _LATE_S)),
-        after=(mates_untouched(), nobody_restarted()),
+        after=(mates_untouched(), nobody_restarted(), router_ended("DEADLINE_EXCEEDED"), no_work_after_deadline()),
         shape=shape,
         quick=quick,
     )
@@ -40,7 +41,7 @@ CELLS = [
         expect=OK,
         when="before",
         probe=Probe(max_tokens=16, read_delay_s=0.2, mates=3),
-        after=(mates_untouched(), nobody_restarted()),
+        after=(mates_untouched(), nobody_restarted(), decode_ran_ahead(1.0)),
         shape="slow-callers",
     ),
     Cell(
@@ -52,7 +53,7 @@ CELLS = [
         expect=ok_or_named("SLOW_CONSUMER", "UNAVAILABLE", "UNREACHABLE"),
         lasts_s=7.0,
         probe=Probe(max_tokens=300, mates=3),
-        checks=(freed_within("decode", 7.0),),
+        checks=(let_go_within("decode", 7.0),),  # its mates may go on
         after=(mates_untouched(), nobody_restarted()),
         shape="slow-callers",
     ),

@@ -1,8 +1,16 @@
 """Rows 36 to 39: requests that crash the engine, numbers that are none, pools and memory that are full."""
 
 from benchmarks.fault_matrix.actions import at_point, behave, endings, nothing
-from benchmarks.fault_matrix.cell import OK, RETRIED, Cell, Expect, Gate, Phase, Probe, named_error
+from benchmarks.fault_matrix.cell import OK, RETRIED, Cell, Check, Expect, Gate, Phase, Probe, RoleName, named_error
 from benchmarks.fault_matrix.checks import mates_untouched, nobody_restarted, restarted_at_most
+from benchmarks.fault_matrix.effects import (
+    all_blocks_free,
+    never_handed_over,
+    pool_was_full,
+    router_ended,
+    tried_at_most,
+    workers_died,
+)
 from tandem.chaos.cluster import Ending
 from tandem.chaos.tagged.model import Poison
 
@@ -24,6 +32,11 @@ def _poison(
     deaths: int,
     quick: bool = False,
 ) -> Cell:
+    role: RoleName = "decode" if Poison.LATE in marks else "prefill"
+    seen: tuple[Check, ...] = (router_ended(*reasons),)
+    seen += (workers_died(at_least=2, at_most=deaths),) if deaths else (nobody_restarted(), all_blocks_free())
+    if reasons == _NUMERICS and role == "prefill":
+        seen = (*seen, never_handed_over())
     return Cell(
         row=row,
         phase=phase,
@@ -32,28 +45,27 @@ def _poison(
         expect=named_error(*reasons),
         when="before",
         probe=Probe(marks=marks, mates=3, max_tokens=40, deadline_s=_RESTARTS_S),
-        after=(mates_untouched(), restarted_at_most(deaths)),
+        after=(mates_untouched(), restarted_at_most(deaths), *seen),
         quick=quick,
     )
 
 
+def _alone(phase: Phase, what: str, marks: tuple[int, ...]) -> Cell:
+    return Cell(
+        row=36,
+        phase=phase,
+        does=f"{what} that kills the process, alone",
+        fault=behave(lambda scene: endings(scene, Ending.ERROR)),
+        expect=named_error(*_DEATHS),
+        when="before",
+        probe=Probe(marks=marks, max_tokens=40, deadline_s=_RESTARTS_S),
+        after=(restarted_at_most(2), workers_died(at_least=2, at_most=2), tried_at_most(2), router_ended(*_DEATHS)),
+    )
+
+
 CELLS = [
-    *(
-        Cell(
-            row=36,
-            phase=phase,
-            does=f"{what} that kills the process, alone",
-            fault=behave(lambda scene: endings(scene, Ending.ERROR)),
-            expect=named_error(*_DEATHS),
-            when="before",
-            probe=Probe(marks=marks, max_tokens=40, deadline_s=_RESTARTS_S),
-            after=(restarted_at_most(2),),
-        )
-        for phase, what, marks in (
-            (Phase.PREFILL, "a prompt", (Poison.EXIT,)),
-            (Phase.DECODE, "an answer", (Poison.EXIT, Poison.LATE)),
-        )
-    ),
+    _alone(Phase.PREFILL, "a prompt", (Poison.EXIT,)),
+    _alone(Phase.DECODE, "an answer", (Poison.EXIT, Poison.LATE)),
     # Among mates it takes further crashes to tell it from them: the bound is on what they may cost.
     _poison(36, Phase.PREFILL, "a prompt that kills the process", (Poison.EXIT,), _DEATHS, deaths=_APART),
     _poison(36, Phase.DECODE, "an answer that kills the process", (Poison.EXIT, Poison.LATE), _DEATHS, deaths=_APART),
@@ -94,8 +106,8 @@ CELLS = [
         fault=at_point("decode", "engine.logits", everywhere=True, action="nan", mark=_MARK, times=None),
         expect=named_error(*_NUMERICS),
         when="before",
-        probe=Probe(marks=(_MARK,) * 3, max_tokens=40),
-        after=(nobody_restarted(),),
+        probe=Probe(marks=(_MARK,) * 3, max_tokens=40, mates=2),
+        after=(mates_untouched(), nobody_restarted(), router_ended(*_NUMERICS), all_blocks_free()),
     ),
     Cell(
         row=37,
@@ -104,8 +116,8 @@ CELLS = [
         fault=at_point("prefill", "engine.logits", everywhere=True, action="nan", mark=_MARK, after=2, times=None),
         expect=named_error(*_NUMERICS),
         when="before",
-        probe=Probe(marks=(_MARK,) * 3, max_tokens=40),
-        after=(nobody_restarted(),),
+        probe=Probe(marks=(_MARK,) * 3, max_tokens=40, mates=2),
+        after=(mates_untouched(), nobody_restarted(), router_ended(*_NUMERICS), all_blocks_free(), never_handed_over()),
     ),
     Cell(
         row=38,
@@ -115,7 +127,7 @@ CELLS = [
         expect=OK,
         when="before",
         probe=Probe(count=32, prompt_blocks=4, max_tokens=60, deadline_s=100.0),
-        after=(nobody_restarted(),),
+        after=(nobody_restarted(), pool_was_full("decode", blocks=24, slack_blocks=1)),
         shape="small-pool",
     ),
     Cell(
@@ -146,7 +158,7 @@ CELLS = [
         does="P runs out of memory",
         fault=at_point("prefill", "engine.step", action="oom"),
         expect=RETRIED,
-        after=(restarted_at_most(1),),
+        after=(restarted_at_most(1), workers_died(at_most=1)),
     ),
     Cell(
         row=39,
@@ -155,7 +167,7 @@ CELLS = [
         fault=at_point("decode", "engine.step", action="oom"),
         expect=RETRIED,
         probe=Probe(mates=2, max_tokens=40),
-        after=(mates_untouched(), restarted_at_most(1)),
+        after=(mates_untouched(), restarted_at_most(1), workers_died(at_most=1)),
     ),
     _poison(39, Phase.PREFILL, "a prompt that takes all memory", (Poison.OUT_OF_MEMORY,), _DEATHS, deaths=_APART),
     _poison(

@@ -6,7 +6,8 @@ from functools import partial
 
 from benchmarks.fault_matrix.actions import on_link
 from benchmarks.fault_matrix.cell import CANCELLED, OK, RETRIED, UNNOTICED, Cell, Gate, Phase, Probe, ok_or_named
-from benchmarks.fault_matrix.fences import late_chunk_refused, read_refused
+from benchmarks.fault_matrix.checks import refused
+from benchmarks.fault_matrix.fences import late_chunk_refused, never_adopted, read_refused
 from benchmarks.fault_matrix.scene import Scene
 from tandem.chaos.cluster import Ending, RequestSpec, Verdict, random_specs
 from tandem.chaos.faults.evidence import Evidence
@@ -95,6 +96,7 @@ def _flip(kinds: Kinds, name: str, part: FramePart, offset: int) -> Cell:
         ),
         expect=OK if kinds is FrameType.COMMIT else RETRIED,  # a D that has committed goes on alone
         when="before",
+        after=() if kinds is FrameType.COMMIT else (never_adopted(),),
         quick=name == "chunk" and part is FramePart.PAYLOAD,
     )
 
@@ -113,6 +115,7 @@ CELLS = [
             expect=UNNOTICED,
             when="before",
             probe=Probe(count=2),
+            after=(refused("duplicate_chunk"),) if kinds is DATA else (),
             quick=name == "a chunk",
         )
         for name, kinds in (
@@ -174,6 +177,7 @@ CELLS = [
         ),
         expect=ok_or_named("KV_INTEGRITY"),
         when="before",
+        after=(never_adopted(),),
     ),
     Cell(
         row=20,
@@ -202,6 +206,7 @@ CELLS = [
         ),
         expect=RETRIED,
         when="before",
+        after=(never_adopted(),),
     ),
     Cell(
         row=20,
@@ -210,5 +215,6 @@ CELLS = [
         fault=on_link("kv", lambda: [DropFrame(DATA, nth=1)], everywhere=True, any_is_enough=True),
         expect=RETRIED,
         when="before",
+        after=(never_adopted(),),
     ),
 ]

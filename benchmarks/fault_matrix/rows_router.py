@@ -1,8 +1,21 @@
-"""Rows 44 and 45: the router dies; workers of another layout stand beside equal ones."""
+"""Rows 44 and 45: the router dies; workers leave to be replaced, or are of another layout than their neighbours."""
 
 from benchmarks.fault_matrix.actions import behave, endings, kill
-from benchmarks.fault_matrix.cell import OK, Cell, Check, Expect, Gate, Phase, Probe, ok_or_named
-from benchmarks.fault_matrix.checks import freed_within, nobody_restarted, served_by
+from benchmarks.fault_matrix.cell import (
+    OK,
+    RETRIED,
+    UNNOTICED,
+    Cell,
+    Check,
+    Expect,
+    Gate,
+    Phase,
+    Probe,
+    RoleName,
+    ok_or_named,
+)
+from benchmarks.fault_matrix.checks import freed_within, let_go_within, nobody_restarted, restarted_at_most, served_by
+from benchmarks.fault_matrix.leaving import leave
 from benchmarks.fault_matrix.scene import Scene
 from tandem.chaos.cluster import Ending
 from tandem.core.event_log.events import ChunkAccepted
@@ -20,7 +33,33 @@ def no_chunk_at(worker: str) -> Check:
     return check
 
 
+_HOLDERS: dict[Phase, tuple[RoleName, ...]] = {
+    Phase.IDLE: (),
+    Phase.PREFILL: ("prefill",),
+    Phase.TRANSFER: ("prefill", "decode"),
+    Phase.DECODE: ("decode",),
+}
+"""Who surely holds blocks for the probe at the phase's gate."""
+
+
+def _leaving(phase: Phase, does: str, role: RoleName, expect: Expect, probe: Probe) -> Cell:
+    return Cell(
+        row=45,
+        phase=phase,
+        does=does,
+        fault=leave(role),
+        expect=expect,
+        probe=probe,
+        after=(restarted_at_most(1),),
+    )
+
+
 CELLS = [
+    _leaving(Phase.IDLE, "D leaves (SIGTERM) and is replaced", "decode", OK, Probe(count=6)),
+    _leaving(Phase.PREFILL, "P leaves; it waits for its prompts", "prefill", UNNOTICED, Probe()),
+    _leaving(Phase.TRANSFER, "P leaves; it waits for its hand-overs", "prefill", UNNOTICED, Probe()),
+    _leaving(Phase.TRANSFER, "D leaves; it waits for what comes in", "decode", OK, Probe()),
+    _leaving(Phase.DECODE, "D leaves; it hands its streams over", "decode", RETRIED, Probe(max_tokens=300, n=2)),
     *(
         Cell(
             row=44,
@@ -30,7 +69,11 @@ CELLS = [
             expect=Expect(endings=frozenset({Ending.ERROR}), reasons=frozenset({"UNAVAILABLE", "UNREACHABLE"})),
             gate=Gate(tokens=5) if phase is Phase.DECODE else None,
             probe=Probe(count=2, max_tokens=200 if phase is Phase.DECODE else 24),
-            checks=(freed_within("prefill", _GONE_S), freed_within("decode", _GONE_S)),
+            checks=(
+                *(let_go_within(role, _GONE_S) for role in _HOLDERS[phase]),
+                freed_within("prefill", _GONE_S),
+                freed_within("decode", _GONE_S),
+            ),
             after=(nobody_restarted(),),
         )
         for phase in Phase

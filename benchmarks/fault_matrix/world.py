@@ -29,6 +29,7 @@ _NUM_CONNECTIONS: Final = 1
 _RECORDED_FRAMES: Final = 64
 _NAMESPACED: Final = "tandem.chaos.faults.namespaced_worker"
 COST: Final = TaggedCost(prefill_token_s=0.001, step_s=0.015)
+DRAIN_S: Final = 1.0  # so long a worker that is told to leave waits for its streams; then it hands them over
 SHORT_TIMERS: Final = {"suspect_after_s": 3.0, "dead_after_s": 5.0, "keep_alive_s": 2.0, "gap_timeout_s": 4.0}
 """Detection in half the time: the rows' claims do not depend on it, and the matrix waits less."""
 
@@ -222,6 +223,7 @@ class World:
             return WorkerChaos(program={"host": self.hosts[name].address, "insecure": True})
         return WorkerChaos(
             variables=self.desk.variables(),
+            program={"drain_s": DRAIN_S},
             engine=self.shape.worker_engine.get(name, {}),
             port=self.ports[name].grpc,
             advertise_address=self.attach[name].address,

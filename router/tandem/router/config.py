@@ -174,7 +174,9 @@ class RecoverySection(ConfigModel):
     idempotency_ttl_s: Seconds = 600.0
     """For how long an answered request's idempotency key is remembered."""
     max_idempotency_keys: Annotated[int, Field(ge=16, le=1_000_000)] = 16384
-    """Most keys of answered requests remembered; the oldest are forgotten first."""
+    """Most keys of answered requests remembered; when full, the tenant with the most keys loses its oldest."""
+    max_idempotency_keys_per_tenant: Annotated[int, Field(ge=16, le=1_000_000)] = 8192
+    """Most keys of one tenant's answered requests remembered; its oldest are forgotten first."""
 
     def pairs(self) -> PairPolicy:
         """The circuit breakers' own form of this section."""

@@ -219,7 +219,7 @@ class Dispatcher:
         self._place(now_s)
 
     def on_directory(self, change: FleetChange) -> None:
-        """Workers left the directory: those whose next life has joined are dead, the others may be out of sight."""
+        """Workers left the directory: those whose next life has joined are dead, others may be out of sight."""
         reborn = {info.worker_id for info in change.joined}
         for worker in change.left:
             if worker.worker_id in reborn:

@@ -213,7 +213,9 @@ class Router:
             naming=PromptNaming(self.cache.namer, self.dispatcher.fleet, config.cache),
             cache=self.cache_desk,
             keys=IdempotencyKeys(
-                ttl_s=config.recovery.idempotency_ttl_s, max_answered=config.recovery.max_idempotency_keys
+                ttl_s=config.recovery.idempotency_ttl_s,
+                max_answered=config.recovery.max_idempotency_keys,
+                max_per_tenant=config.recovery.max_idempotency_keys_per_tenant,
             ),
         )
         demands_certificates = config.tls is not None and config.tls.ca is not None

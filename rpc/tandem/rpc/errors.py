@@ -237,7 +237,10 @@ _DIALLED: Final = re.compile(r"ipv[46]:(\S+?:\d+):")
 
 def _from_code(code: grpc.StatusCode, message: str) -> TandemError:
     kind = _BY_CODE.get(code, InternalError)
-    if kind is InvalidArgument or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in message):
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in message:
+        # Said by gRPC itself, before any handler of ours: there are no details to read the reason from.
+        return InvalidArgument("request", message, remedy="send less in one message", reason="MESSAGE_TOO_LARGE")
+    if kind is InvalidArgument:
         return InvalidArgument("request", message)
     if kind is DeadlineExceeded:
         return DeadlineExceeded(message, stage="client")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tandem.cluster.programs.config import RegistryTarget, RouterProgramConfig, WorkerProgramConfig
-from tandem.cluster.programs.exposure import router_exposure, worker_exposure
+from tandem.cluster.programs.exposure import router_exposure, router_program_exposure, worker_exposure
 from tandem.cluster.programs.worker_program import WorkerProgram
 from tandem.core.errors import EnvironmentProblem
 from tandem.core.failpoints import VARIABLE, disarm_failpoints
@@ -59,6 +59,30 @@ def test_worker(changes: dict[str, Any], found: list[str]) -> None:
 )
 def test_router(changes: dict[str, Any], found: list[str]) -> None:
     assert router_exposure(RouterConfig.model_validate(changes)) == found
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("unix:///run/tandem/s", []),
+        ("redis://localhost:6379/0", []),
+        ("redis://127.0.0.1", []),
+        ("redis://[::1]:6379", []),
+        ("redis://10.0.0.9:6379", ["registry=10.0.0.9"]),
+        ("redis://cache.example:6379", ["registry=cache.example"]),
+        ("redis://:hush@127.0.0.1:6379", ["registry credentials"]),
+        ("redis://me:hush@10.0.0.9", ["registry credentials", "registry=10.0.0.9"]),
+        ("unix:///run/s?password=hush", ["registry credentials"]),
+        ("rediss://127.0.0.1", ["registry tls"]),
+    ],
+)
+def test_a_registry_elsewhere_or_with_credentials_counts_and_its_password_is_not_told(
+    url: str, found: list[str]
+) -> None:
+    target = RegistryTarget(kind="redis", url=url)
+    router = RouterProgramConfig(router=RouterConfig(), model_folder=Path("/nowhere"), registry=target)
+    assert worker_exposure(worker(registry=target)) == found
+    assert router_program_exposure(router) == found
 
 
 async def test_the_worker_program_refuses_before_it_loads_anything(

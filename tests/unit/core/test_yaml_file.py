@@ -96,6 +96,13 @@ def test_switches_may_still_be_written_as_before(word: str, meant: bool) -> None
     assert parse_yaml_config(f"apiVersion: v1\nflag: {word}\n", Cluster, name="c.yaml").flag is meant
 
 
+@pytest.mark.parametrize(
+    ("text", "value"), [("1e-6", 1e-6), ("2E3", 2000.0), (".5e1", 5.0), ("'1e-6'", "1e-6"), ("1e", "1e"), ("e5", "e5")]
+)
+def test_exponents_are_numbers_unless_quoted(text: str, value: object) -> None:
+    assert read_yaml_values(f"a: {text}\n", name="x") == {"a": value}
+
+
 def test_foreign_yaml_is_read_unchecked() -> None:
     assert read_yaml_values("a: [1, {b: Off}]\n", name="x") == {"a": [1, {"b": "Off"}]}
     with pytest.raises(ConfigError, match="x:2:4: aliases and tags"):

@@ -180,6 +180,9 @@ def test_statuses_of_grpc_itself_are_understood(code: grpc.StatusCode, kind: typ
 def test_too_large_a_message_is_the_callers_fault() -> None:
     error = _bare(grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVER: Received message larger than max (9 vs. 4)")
     assert isinstance(error, InvalidArgument)
+    assert error.reason == "MESSAGE_TOO_LARGE"
+    assert not error.retryable
+    assert _bare(grpc.StatusCode.RESOURCE_EXHAUSTED).reason != "MESSAGE_TOO_LARGE"
 
 
 @pytest.mark.parametrize("raw", [b"\xff\xff", b"", status_pb2.Status(code=14).SerializeToString()])

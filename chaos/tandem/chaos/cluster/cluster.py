@@ -33,6 +33,7 @@ from tandem.rpc.stubs.worker import WorkerStub
 
 _POLL_S = 0.05
 _CALL_S = 5.0
+_GRACE_S = 20.0  # on a busy machine; a process that is killed then has not closed its event log
 _STREAMS_PER_CONNECTION = 64
 _OPERATOR = Tenant("operator")
 
@@ -117,7 +118,7 @@ class ChaosCluster:
     ) -> None:
         try:
             await self._close_clients()
-            await self._supervisor.stop(grace_s=5.0 if error is None else 1.0)
+            await self._supervisor.stop(grace_s=_GRACE_S if error is None else 1.0)
         finally:
             self._drop_folder()
 

@@ -17,6 +17,7 @@ from tandem.chaos.simulation.world import World
 _NUM_PROBES = 3
 _CACHE_SHARE = 0.6  # of all seeds
 _SHOWN_NOTES = 60
+_LAST_AWAY_S = 21.0  # the last worker to be drained leaves 10 s later, starts 8 s after that, and is found 3 s later
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,7 @@ def _run(
         plan = with_caches(plan, cache_rng)
     cluster = SimCluster(world, alter(plan))
     schedule_load(cluster, rng, timeline)
+    cluster.judge.must_serve_from_s = 0.0 if is_calm else timeline.faults_end_s + _LAST_AWAY_S
     if not is_calm:
         unleash(cluster, rng, until_s=timeline.faults_end_s, focus=focus)
     world.at(timeline.faults_end_s, cluster.heal)

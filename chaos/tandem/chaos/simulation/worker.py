@@ -24,6 +24,7 @@ from tandem.chaos.simulation.model import (
 from tandem.chaos.simulation.process import Process
 from tandem.chaos.simulation.worker_parts import PreemptibleMemory, SimInstruments, WakingInbox, WorkerPlan
 from tandem.core.errors import TandemError
+from tandem.core.event_log.events import RoleChanged
 from tandem.core.ids import Epoch, WorkerId
 from tandem.core.latency import LatencyEstimator
 from tandem.core.messages import Beat, Command
@@ -112,6 +113,7 @@ class SimWorker:
         self._senders: dict[str, Send] = {}
         process.every(1.0, self._beat)
         world.note(process.name, f"starts with {plan.num_blocks} blocks")
+        self._sink.record(RoleChanged(role=plan.role, state="serving"))
 
     @property
     def info(self) -> WorkerInfo:
@@ -152,6 +154,7 @@ class SimWorker:
     def drain(self) -> None:
         """Refuse new work from now on."""
         self.loop.drain()
+        self._sink.record(RoleChanged(role=self.plan.role, state="draining"))
         self.process.after(0.05, self._beat)
 
     def _make_beat(self) -> Beat:

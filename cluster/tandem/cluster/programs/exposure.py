@@ -1,6 +1,8 @@
 """Which settings make a process more than a test's on loopback: with any of them, failpoints are refused. Zero I/O."""
 
-from tandem.cluster.programs.config import WorkerProgramConfig
+from urllib.parse import urlsplit
+
+from tandem.cluster.programs.config import RegistryTarget, RouterProgramConfig, WorkerProgramConfig
 from tandem.router.config import RouterConfig
 from tandem.rpc.addresses import is_loopback
 
@@ -8,7 +10,13 @@ from tandem.rpc.addresses import is_loopback
 def worker_exposure(config: WorkerProgramConfig) -> list[str]:
     """Name what makes this worker reachable from other machines, or trusted by them."""
     found = [f"{name}={host}" for name, host in _worker_hosts(config) if not is_loopback(host)]
-    return found + (["tls"] if config.tls is not None else []) + (["insecure"] if config.insecure else [])
+    found += (["tls"] if config.tls is not None else []) + (["insecure"] if config.insecure else [])
+    return found + _registry_exposure(config.registry)
+
+
+def router_program_exposure(config: RouterProgramConfig) -> list[str]:
+    """The same of a router process, with the registry it looks into."""
+    return router_exposure(config.router) + _registry_exposure(config.registry)
 
 
 def router_exposure(config: RouterConfig) -> list[str]:
@@ -21,6 +29,19 @@ def router_exposure(config: RouterConfig) -> list[str]:
         "insecure": config.insecure,
     }
     return found + [name for name, is_set in flags.items() if is_set]
+
+
+def _registry_exposure(target: RegistryTarget) -> list[str]:
+    """A registry of other machines, or one with credentials. Nothing of the URL is repeated but the host."""
+    if target.kind != "redis":
+        return []
+    url = urlsplit(target.url)
+    found = ["registry credentials"] if url.username or url.password or "password=" in url.query else []
+    if url.scheme == "rediss":
+        found.append("registry tls")
+    if url.scheme != "unix" and not is_loopback(url.hostname or "localhost"):
+        found.append(f"registry={url.hostname}")
+    return found
 
 
 def _worker_hosts(config: WorkerProgramConfig) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ import sys
 from tandem.cluster.processes.failure import report_failure
 from tandem.cluster.processes.lifeline import read_config_line, report, stop_event_on_lifeline
 from tandem.cluster.programs.config import RegistryTarget, RouterProgramConfig
-from tandem.cluster.programs.exposure import router_exposure
+from tandem.cluster.programs.exposure import router_program_exposure
 from tandem.cluster.registry.redis_directory import RedisDirectory
 from tandem.cluster.registry.redis_registry import RedisRegistry
 from tandem.core.clock import MonotonicClock
@@ -25,7 +25,7 @@ _WORKERS_POLL_S = 0.05
 async def serve(config: RouterProgramConfig) -> None:
     """Serve until the lifeline ends, then drain."""
     stop = stop_event_on_lifeline(asyncio.get_running_loop())
-    arm_failpoints(config.router.router_id, exposed_by=router_exposure(config.router))
+    arm_failpoints(config.router.router_id, exposed_by=router_program_exposure(config))
     registry = _redis_registry(config.registry)
     directory: WorkerDirectory = MemoryDirectory(MonotonicClock()) if registry is None else RedisDirectory(registry)
     model = await asyncio.to_thread(ServedModel.load, config.model_folder, name=config.router.served_model)

@@ -84,5 +84,5 @@ def complain(path: tuple[str | int, ...], message: str, value: object) -> NoRetu
     text = message.replace("{", "{{").replace("}", "}}")
     raise pydantic.ValidationError.from_exception_data(
         "policy",
-        [InitErrorDetails(type=PydanticCustomError("policy", text), loc=path, input=value)],  # type: ignore[arg-type]
+        [InitErrorDetails(type=PydanticCustomError("policy", text), loc=path, input=value)],
     )

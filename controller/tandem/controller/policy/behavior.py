@@ -53,7 +53,7 @@ class ScalingRules(PolicyModel):
     select_policy: SelectPolicy = SelectPolicy.MAX
     """`Max`: the policy that allows most decides; `Min`: the one that allows least; `Disabled`: never this way."""
     policies: tuple[ScalingPolicy, ...] = ()
-    """Bounds on the speed; without any, one worker per move is allowed whenever the cool-down is over."""
+    """Bounds on the speed. Without any: growing by 4 or by 100 % in 15 s, as HPA does; shrinking by one per move."""
     tolerance: Annotated[
         float | None, pydantic.BeforeValidator(_quantity, json_schema_input_type=float | str | None)
     ] = pydantic.Field(default=None, ge=0, lt=1)

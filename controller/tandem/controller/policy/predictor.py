@@ -18,9 +18,9 @@ class PredictorKind(StrEnum):
 class HoltWintersSection(PolicyModel):
     """Level, trend and season, each smoothed exponentially (additive)."""
 
-    level: float = pydantic.Field(default=0.3, gt=0, le=1)
+    level: float = pydantic.Field(default=0.2, gt=0, le=1)
     """Weight of the newest value in the level."""
-    trend: float = pydantic.Field(default=0.05, ge=0, le=1)
+    trend: float = pydantic.Field(default=0.02, ge=0, le=1)
     """Weight of the newest change in the trend."""
     season: float = pydantic.Field(default=0.1, ge=0, le=1)
     """Weight of the newest deviation in its place of the season."""
@@ -31,9 +31,9 @@ class HoltWintersSection(PolicyModel):
 class KalmanSection(PolicyModel):
     """Local linear trend."""
 
-    level_noise: float = pydantic.Field(default=0.05, gt=0)
+    level_noise: float = pydantic.Field(default=0.01, gt=0)
     """How fast the level wanders: variance per second, relative to the measured variance."""
-    trend_noise: float = pydantic.Field(default=0.0005, gt=0)
+    trend_noise: float = pydantic.Field(default=1e-6, gt=0)
     """The same for the trend."""
 
 

@@ -31,8 +31,6 @@ class RoleSwitchSection(PolicyModel):
 
     enabled: bool = True
     """Whether workers may change their roles."""
-    cooldown_s: Duration = pydantic.Field(default=Seconds(60), ge=1)
-    """Rest after a switch, until the next one may begin."""
     max_workers: int = pydantic.Field(default=2, ge=1, le=16)
     """Most workers that one move switches, one after another."""
     cost_s: Duration = Seconds(10)
@@ -72,6 +70,10 @@ class DampingSection(PolicyModel):
     """Removing a worker must leave every prediction at or below this share of its target."""
     dwell_s: Duration = Seconds(30)
     """For how long a move must have been the right one before it is made."""
+    cooldown_s: Duration = pydantic.Field(default=Seconds(60), ge=1)
+    """Rest after a move, until the next one may begin."""
+    reverse_dwell_s: Duration = Seconds(90)
+    """For how long a switch that undoes the last one must have been right, within five cool-downs."""
     move_timeout_s: Duration = pydantic.Field(default=Seconds(900), ge=1)
     """When a move that does not end counts as failed."""
 

@@ -20,6 +20,7 @@ from tandem.core.errors import ConfigError
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 _MAX_FILE_BYTES = 1 << 20
 _Path = tuple[str | int, ...]
+_EXPONENT = re.compile(r"^[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$")
 
 
 def load_yaml_config(path: Path, model: type[Model]) -> Model:
@@ -83,6 +84,8 @@ def _to_values(node: yaml.Node | None, path: _Path, positions: dict[_Path, tuple
         return [_to_values(child, (*path, index), positions, name) for index, child in enumerate(node.value)]
     if _is_a_word_in_yaml_1_2(node):
         return node.value
+    if node.tag == "tag:yaml.org,2002:str" and getattr(node, "style", None) is None and _EXPONENT.match(node.value):
+        return float(node.value)  # 1e-6 is a number in YAML 1.2; 1.1 wants 1.0e-6
     # The safe constructor turns one scalar into str, int, float, bool, None or a date.
     return yaml.constructor.SafeConstructor().construct_object(node)
 

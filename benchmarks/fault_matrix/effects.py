@@ -1,0 +1,181 @@
+"""That a fault took effect, and that the row's promise was kept, by what others than the injector wrote: event logs of
+the processes, and times at the caller."""
+
+import asyncio
+import time
+from collections import Counter
+from typing import Final
+
+from benchmarks.fault_matrix.cell import Check, RoleName
+from benchmarks.fault_matrix.history import History
+from benchmarks.fault_matrix.scene import Scene
+from tandem.core.event_log.events import (
+    BlocksAllocated,
+    ChunkAccepted,
+    Dispatched,
+    HandoverCommitted,
+    HandoverSealed,
+    LogOpened,
+    RequestEnded,
+    TokensForwarded,
+)
+from tandem.core.event_log.record import ProcessLife
+
+_ON_THE_WAY_S: Final = 0.5  # from the router's clock to the workers', on a busy machine
+_EARLY_S: Final = 0.05
+_POLL_S: Final = 0.05
+
+
+def router_ended(*reasons: str, within_s: float | None = None) -> Check:
+    """The router itself ended every probe for one of these reasons, and in time after the fault."""
+
+    async def check(scene: Scene) -> list[str]:
+        while True:
+            history = await asyncio.to_thread(History, scene)
+            ends = [_end_of(history, history.request_of(record)) for record in scene.probes]
+            late_s = time.monotonic() - scene.hit_at_s
+            if all(ends) or within_s is None or late_s > within_s:
+                break
+            await asyncio.sleep(_POLL_S)
+        said = Counter(f"{end[0].outcome} {end[0].reason}".strip() if end else "never" for end in ends)
+        scene.facts.append(f"the router's ends: {dict(said)}")
+        wrong = [what for what in said if what.split()[-1] not in reasons]
+        late = [] if within_s is None else [end[1] for end in ends if end and end[1] - scene.hit_at_s > within_s]
+        problems = [f"the router ended a probe {what}, not as {reasons}" for what in wrong]
+        return [*problems, *(f"a probe was ended {at_s - scene.hit_at_s:.1f} s after the fault" for at_s in late)]
+
+    return check
+
+
+def _end_of(history: History, request: str) -> tuple[RequestEnded, float] | None:
+    for record in history.records:
+        if isinstance(record.event, RequestEnded) and record.event.request == request and request:
+            return record.event, record.t
+    return None
+
+
+def no_work_after_deadline() -> Check:
+    """Callers were told at their deadline, not before; from then on nothing is begun for them (row 29)."""
+
+    async def check(scene: Scene) -> list[str]:
+        history = await asyncio.to_thread(History, scene)
+        problems = []
+        for record in scene.probes:
+            due_s = record.began_s + record.spec.deadline_s
+            ended_s = record.ended_s or due_s
+            scene.facts.append(f"told {ended_s - due_s:+.2f} s from the deadline")
+            if ended_s < due_s - _EARLY_S:
+                problems.append(f"the deadline came {due_s - ended_s:.2f} s early")
+            request = history.request_of(record)
+            late_s = due_s + _ON_THE_WAY_S
+            kinds = (Dispatched, BlocksAllocated, ChunkAccepted, HandoverSealed, TokensForwarded)
+            late = [type(r.event).__name__ for r in history.of(request, *kinds) if r.t > late_s]
+            was_decoded = history.was_decoded(request, before_s=float("inf"))
+            if was_decoded and history.last_decoded_s(request) > late_s:
+                late.append("DecodeStep")
+            problems += [f"after the deadline: {late}"] if late else []
+        return problems
+
+    return check
+
+
+def decode_ran_ahead(of_reader_s: float) -> Check:
+    """Decoding was over so long before the caller had read everything: nobody waited for the reader (row 27)."""
+
+    async def check(scene: Scene) -> list[str]:
+        history = await asyncio.to_thread(History, scene)
+        problems = []
+        for record in scene.probes:
+            decoded_s = history.last_decoded_s(history.request_of(record))
+            ahead_s = (record.last_token_s or 0.0) - decoded_s
+            scene.facts.append(f"decoded {ahead_s:.1f} s before its caller had read it")
+            if ahead_s < of_reader_s:
+                problems.append(f"decoding was only {ahead_s:.2f} s ahead of a slow reader")
+        return problems
+
+    return check
+
+
+def workers_died(*, at_least: int = 1, at_most: int) -> Check:
+    """So many worker processes began anew, as their own new logs say."""
+
+    async def check(scene: Scene) -> list[str]:
+        opened = [r for r in scene.events("") if isinstance(r.event, LogOpened) and not r.process.startswith("router")]
+        lives = [f"{record.process}-{record.epoch}" for record in opened]
+        scene.facts.append(f"began anew: {sorted(record.process for record in opened)}")
+        if at_least <= len(lives) <= at_most:
+            return []
+        return [f"{len(lives)} workers began anew, {at_least} to {at_most} are allowed: {lives}"]
+
+    return check
+
+
+def tried_at_most(attempts: int) -> Check:
+    """The router gave no probe to workers more often; and it did give it to some."""
+
+    async def check(scene: Scene) -> list[str]:
+        history = await asyncio.to_thread(History, scene)
+        counts = [len(history.of(history.request_of(record), Dispatched)) for record in scene.probes]
+        scene.facts.append(f"tried {counts} times")
+        return [
+            f"a probe was tried {n} times, from 1 to {attempts} are allowed" for n in counts if not 1 <= n <= attempts
+        ]
+
+    return check
+
+
+def never_handed_over() -> Check:
+    """The probes' KV was computed and nobody adopted it (row 37)."""
+
+    async def check(scene: Scene) -> list[str]:
+        history = await asyncio.to_thread(History, scene)
+        problems = []
+        for record in scene.probes:
+            request = history.request_of(record)
+            if not history.uses_of(request, "prefill"):
+                problems.append("nothing was computed for a probe")
+            if history.of(request, HandoverCommitted):
+                problems.append("KV that is not a number was adopted")
+        return problems
+
+    return check
+
+
+def all_blocks_free() -> Check:
+    """Every block that was ever the probes' has been freed, by the workers' own logs, on lives that still run."""
+
+    async def check(scene: Scene) -> list[str]:
+        history = await asyncio.to_thread(History, scene)
+        uses = [use for record in scene.probes for use in history.uses_of(history.request_of(record))]
+        kept = [use for use in uses if use.freed_s is None]
+        scene.facts.append(f"{len(uses)} blocks given and freed")
+        problems = [] if uses else ["no block was ever given to a probe"]
+        return [*problems, *(f"{use.life.name} never freed {use.block}" for use in kept[:2])]
+
+    return check
+
+
+def pool_was_full(role: RoleName, *, blocks: int, slack_blocks: int) -> Check:
+    """At some moment at most ``slack_blocks`` of a worker's pool were free: the shortage was real (row 38)."""
+
+    async def check(scene: Scene) -> list[str]:
+        history = await asyncio.to_thread(History, scene)
+        changes: dict[ProcessLife, list[tuple[float, int]]] = {}
+        for use in history.uses:
+            if use.life.name.startswith(role):
+                moments = changes.setdefault(use.life, [])
+                moments.append((use.allocated_s, 1))
+                moments += [] if use.freed_s is None else [(use.freed_s, -1)]
+        most = max((_most(moments) for moments in changes.values()), default=0)
+        scene.facts.append(f"{role}: {most} of {blocks} blocks in use")
+        return [] if most >= blocks - slack_blocks else [f"only {most} of {blocks} blocks of {role} were ever in use"]
+
+    return check
+
+
+def _most(changes: list[tuple[float, int]]) -> int:
+    held = most = 0
+    for _, change in sorted(changes):  # at one moment frees come first
+        held += change
+        most = max(most, held)
+    return most

@@ -13,6 +13,7 @@ class ScriptedEngine:
 
     num_blocks = 8
     cache = None
+    on_cached: object = None
 
     def __init__(self) -> None:
         self.results: list[StepResult | BaseException] = []

@@ -3,6 +3,7 @@
 Engine thread only, except ``table`` (and the bytes of the blocks it lets a thread hold), which hand-over threads share.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 
 import structlog
@@ -25,11 +26,12 @@ from tandem.engine.kv.block_table import BlockState, BlockTable, NoBlocks
 from tandem.engine.kv.memory import KvMemory
 from tandem.engine.kv.pool import KvPool
 from tandem.engine.progress import Progress
-from tandem.engine.results import Reservation, StepResult, StepStats
+from tandem.engine.results import FilledBlocks, Reservation, StepResult, StepStats
 from tandem.engine.reuse import PrefixReuse
 from tandem.engine.sampling.sampler import TokenSampler
 from tandem.engine.scheduling.scheduler import Scheduler, StepPlan
 from tandem.engine.sequence import Attempt, AttemptKind, Sequence
+from tandem.engine.step_stats import step_stats
 from tandem.engine.text_output import TextFactory
 
 _log = structlog.get_logger(__name__)
@@ -82,6 +84,7 @@ class Engine:
         self._progress = Progress(
             memory=self._memory, reuse=self._reuse, scheduler=self._scheduler, book=self._book, intake=self._intake
         )
+        self.on_cached: Callable[[FilledBlocks], None] | None = None  # cached starts of prefills, before their step
         self._outbox: list[RequestEvent] = []  # for the next step's result
         self._num_steps = 0
         self._last_step_ms = 0.0
@@ -295,7 +298,8 @@ class Engine:
         for chunk in plan.chunks:
             if chunk.sequence.attempt.started_s is None:
                 chunk.sequence.attempt.started_s = began_s
-        stats = _stats(plan)
+        stats = step_stats(plan)
+        self._announce_cached(plan)
         try:
             draws = self._executor.run(plan)
         except Exception as error:
@@ -317,6 +321,17 @@ class Engine:
         )
 
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _announce_cached(self, plan: StepPlan) -> None:
+        """What a prefill has borrowed can be sent while the rest is computed: tell of it before the pass."""
+        if self.on_cached is None:
+            return
+        for sequence in (chunk.sequence for chunk in plan.chunks):
+            attempt, num_cached = sequence.attempt, sequence.chain.num_cached
+            if attempt.kind is AttemptKind.PREFILL and not attempt.num_filled and num_cached:
+                attempt.num_filled = num_cached
+                refs = tuple(sequence.blocks[:num_cached])
+                self.on_cached(FilledBlocks(key=attempt.key, first_ordinal=0, refs=refs))
 
     def _check_when_idle(self) -> None:
         """Without attempts no block may be owned. Now and then the whole table is checked as well: it takes longer."""
@@ -381,14 +396,3 @@ class Engine:
         attempts = {id(s.attempt): s.attempt for s in sequences}
         message = f"the forward pass failed: {type(error).__name__}"
         return [self._book.fail(attempt, ENGINE, message, retryable=True) for attempt in attempts.values()]
-
-
-def _stats(plan: StepPlan) -> StepStats:
-    return StepStats(
-        num_prefill_sequences=len(plan.chunks),
-        num_prefill_tokens=sum(chunk.num_tokens for chunk in plan.chunks),
-        num_cached_tokens=sum(chunk.sequence.num_computed for chunk in plan.chunks),
-        num_decode_rows=len(plan.decoding),
-        num_context_tokens=sum(sequence.num_tokens for sequence in plan.decoding),
-        num_preempted=plan.num_preempted,
-    )

@@ -18,7 +18,7 @@ from tandem.core.reasons import (
 )
 from tandem.core.types import Role
 from tandem.engine.engine import Engine
-from tandem.engine.results import SealedPrefill, StepResult
+from tandem.engine.results import FilledBlocks, SealedPrefill, StepResult
 from tandem.kvtransfer.grant import KvGrant
 from tandem.kvtransfer.timing import LEASE_RENEWAL_S
 from tandem.prefill_worker.prompts import Prompt
@@ -55,6 +55,7 @@ class PrefillRole:
         make_sender: SenderFactory,
     ) -> None:
         self._engine = engine
+        engine.on_cached = self._offer
         self._outbox = outbox
         self._instruments = instruments
         self._prompts: dict[AttemptKey, Prompt] = {}
@@ -101,9 +102,7 @@ class PrefillRole:
         if result.stats.num_prefill_tokens:
             failpoint("p.chunk")
         for filled in result.filled:
-            self._prompts[filled.key].filled.extend(filled.refs)
-            for ordinal, ref in enumerate(filled.refs, start=filled.first_ordinal):
-                self._sender.offer(filled.key, ordinal, ref)
+            self._offer(filled)
         for delta in result.tokens:
             self._prompts[AttemptKey(request_id=delta.request_id, attempt=delta.attempt)].first_tokens.append(delta)
             self._outbox.token(delta)
@@ -122,6 +121,12 @@ class PrefillRole:
     def close(self) -> None:
         """Stop the sender's threads and close its connections."""
         self._sender.close()
+
+    def _offer(self, filled: FilledBlocks) -> None:
+        """Let blocks be sent: those just computed after their step, those cached before the first one."""
+        self._prompts[filled.key].filled.extend(filled.refs)
+        for ordinal, ref in enumerate(filled.refs, start=filled.first_ordinal):
+            self._sender.offer(filled.key, ordinal, ref)
 
     def _take_grant(self, command: ForwardGrant) -> None:
         key = AttemptKey(request_id=command.request_id, attempt=command.attempt)

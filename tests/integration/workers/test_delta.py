@@ -13,7 +13,9 @@ from tandem.core.ids import LOCAL_TENANT, Epoch, Tenant, new_request_id
 from tandem.core.messages import Abort, AttemptFailed, HandoverDone, PrefillDone, ReserveDecode, StartPrefill
 from tandem.core.prepared_model import PreparedModel
 from tandem.core.types import GenerationTask, KvSource, Role, SamplingParams, StopParams
+from tandem.engine.execution import Draw
 from tandem.engine.kv.block_cache import CacheSetup
+from tandem.engine.scheduling.scheduler import StepPlan
 from tandem.kvtransfer import KvReceiverService, KvSenderService
 from tests.fakes.engine_driver import make_cache
 from tests.fakes.tiny_tokenizer import VOCAB_SIZE
@@ -116,6 +118,26 @@ async def test_kv_that_p_holds_goes_to_a_d_with_another_cached_prefix(tiny_llama
         assert pair.prefill.engine._num_steps == num_steps
         assert done_of(result, attempt=1).num_skipped_blocks == 3
     assert result.token_ids() == (await truth(tiny_llama, [task]))[0]
+
+
+async def test_what_p_has_cached_leaves_before_its_first_pass(
+    tiny_llama: PreparedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = words(5 * BLOCK + 5, 8)
+    async with WorkerPair(tiny_llama, caches=(CACHES[0], None)) as pair:
+        whole = await pair.run(task_of(prompt), KvSource.HANDOVER)
+        executor, sender = pair.prefill.engine._executor, sender_of(pair)
+        run, seen = executor.run, list[int]()
+
+        def look_and_run(plan: StepPlan) -> list[Draw]:
+            seen.extend(len(transfer.machine._sources) for transfer in sender._transfers.values())
+            return run(plan)
+
+        monkeypatch.setattr(executor, "run", look_and_run)
+        again = await pair.run(task_of(prompt), KvSource.HANDOVER)
+        assert seen == [5], "five cached blocks were offered before the one pass"
+        assert again.token_ids() == whole.token_ids()
+        assert done_of(again).num_bytes == done_of(whole).num_bytes
 
 
 async def test_an_abort_gives_back_what_was_borrowed(tiny_llama: PreparedModel) -> None:

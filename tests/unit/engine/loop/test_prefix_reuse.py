@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import torch
 
 from tandem.core.errors import Overloaded
 from tandem.core.ids import Tenant
-from tandem.core.messages import PrefillDone
+from tandem.core.messages import AttemptFailed, PrefillDone
+from tandem.core.reasons import ENGINE, NUMERICS
 from tandem.core.types import GenerationTask, SamplingParams, StopParams
+from tandem.engine.batch import ForwardBatch
 from tandem.engine.engine import Engine
 from tandem.prefix_cache.eviction.choice import EvictionName
 from tests.fakes.engine_driver import (
@@ -145,18 +148,43 @@ def test_the_cache_never_lowers_concurrency() -> None:
     assert steps["full"] <= steps["empty"]
 
 
-def test_kv_that_is_not_finite_is_never_kept() -> None:
-    engine = cached_engine()
-    task = make_task("a", prompt=PROMPT, stop=LONG)
-    engine.start_local(task)
-    engine.pool.data.fill_(float("nan"))  # cleared at allocation; what follows is written by the pass
-    engine.step()
-    assert engine.load().cached_blocks == 5
-    refs = engine._scheduler.decoding[0].blocks
-    engine.pool.data[refs[5].block_id, 0, 0, 0] = float("nan")
-    drive(engine)
-    assert engine.load().cached_blocks == 5, "the sixth block was filled, and nothing after it can be found"
+@pytest.mark.parametrize("start", ["start_local", "start_prefill"])
+def test_kv_that_is_not_finite_is_never_kept(start: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pass writes NaN into the last block that it fills; its logits show nothing of it."""
+    engine = cached_engine(max_batched_tokens=8)
+    forward = FakeRunner.forward
+
+    def spoiled(runner: FakeRunner, batch: ForwardBatch) -> torch.Tensor:
+        logits = forward(runner, batch)
+        if batch.context_lens_list[0] == 16:
+            runner.pool.data[batch.block_tables_list[0][3], 0, 0, 3] = float("nan")
+        return logits
+
+    monkeypatch.setattr(FakeRunner, "forward", spoiled)
+    getattr(engine, start)(make_task("a", prompt=PROMPT, stop=LONG))
+    out = drive(engine)
+    assert [e.reason for e in out.events if isinstance(e, AttemptFailed)] == [
+        NUMERICS if start == "start_prefill" else ENGINE  # the fake model chokes on it in its next pass
+    ]
+    assert engine.load().cached_blocks == 2
     assert_idle(engine)
+
+
+def test_a_failed_request_clears_nothing_that_others_read() -> None:
+    engine = cached_engine()
+    good = make_task("good", prompt=PROMPT, stop=LONG)
+    engine.start_local(good)
+    out = Collected()
+    for _ in range(3):
+        out.add(engine.step())
+    runner = engine._executor._runner
+    assert isinstance(runner, FakeRunner)
+    runner.poison_id = 251
+    engine.start_local(make_task("bad", prompt=(*PROMPT[:20], 251), stop=LONG))
+    drive(engine, out)
+    assert [(e.request_id, e.reason) for e in out.events if isinstance(e, AttemptFailed)] == [("bad", NUMERICS)]
+    assert cached_tokens(out) == {"good": 0}
+    assert_reference(out, [good])
 
 
 def test_a_prefill_worker_hands_over_what_was_cached() -> None:

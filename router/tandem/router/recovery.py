@@ -170,6 +170,15 @@ def poison_error() -> TandemError:
     return InternalError("workers crashed each time they ran this request; it is not tried again", reason=POISON)
 
 
+_MISCONFIGURED: Final = {
+    reasons.KV_LAYOUT: "the prefill and the decode workers store KV differently: run all with one model revision and one "
+    "engine configuration",
+    reasons.KV_PREFIX: "the prefill and the decode workers name cached blocks differently: give all the same prefix cache "
+    "secret and public prefixes",
+}
+"""Refusals that only the operator can mend, and how."""
+
+
 def error_for(reason: str) -> TandemError:
     """Return the error a client sees for a failed attempt: a fixed text, never what the worker wrote."""
     if reason == reasons.KV_INTEGRITY:
@@ -187,18 +196,8 @@ def error_for(reason: str) -> TandemError:
         return Unavailable("the worker that ran this request was lost", reason=reasons.WORKER_LOST, retry_after_s=1.0)
     if reason in (reasons.KV_TIMEOUT, reasons.KV_LEASE):
         return Unavailable("the KV cache could not be handed over in time", reason=reason, retry_after_s=1.0)
-    if reason == reasons.KV_LAYOUT:
-        return FailedPrecondition(
-            "the prefill and the decode workers store KV differently: run all with one model revision and one engine "
-            "configuration",
-            reason=reason,
-        )
-    if reason == reasons.KV_PREFIX:
-        return FailedPrecondition(
-            "the prefill and the decode workers name cached blocks differently: give all the same prefix cache secret "
-            "and public prefixes",
-            reason=reason,
-        )
+    if reason in _MISCONFIGURED:
+        return FailedPrecondition(_MISCONFIGURED[reason], reason=reason)
     if reason in REFUSALS:
         return Overloaded("every worker refused the request", reason=reason, retry_after_s=1.0)
     return InternalError("the request failed on a worker", reason=reason or reasons.ENGINE)

@@ -15,7 +15,9 @@ from tandem.cluster.cli.errors import run_guarded
 from tandem.cluster.interrupts import Interrupted
 from tandem.core.errors import EnvironmentProblem
 
-COMMANDS = ["demo", "up", "down", "status", "generate", "chat", "doctor", "init", "certs", "keys", "policy"]
+COMMANDS = ["demo", "up", "down", "status", "generate", "chat", "doctor", "init", "certs", "keys", "policy", "cache"]
+SUBCOMMANDS = ["certs init", "keys new", "policy validate", "policy diff", "policy convert"]
+SUBCOMMANDS += ["cache stats", "cache top", "cache flush"]
 
 
 def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -42,7 +44,7 @@ def test_help_names_every_command() -> None:
         assert command in shown.output
 
 
-@pytest.mark.parametrize("command", [*COMMANDS[:8], "certs init", "keys new", "policy validate", "policy diff", "policy convert"])
+@pytest.mark.parametrize("command", [*COMMANDS[:8], *SUBCOMMANDS])
 def test_every_command_has_help(command: str) -> None:
     shown = CliRunner().invoke(app, [*command.split(), "--help"])
     assert shown.exit_code == 0

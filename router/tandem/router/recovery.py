@@ -171,10 +171,10 @@ def poison_error() -> TandemError:
 
 
 _MISCONFIGURED: Final = {
-    reasons.KV_LAYOUT: "the prefill and the decode workers store KV differently: run all with one model revision and one "
-    "engine configuration",
-    reasons.KV_PREFIX: "the prefill and the decode workers name cached blocks differently: give all the same prefix cache "
-    "secret and public prefixes",
+    reasons.KV_LAYOUT: "the prefill and the decode workers store KV differently: run all with one model revision and "
+    "one engine configuration",
+    reasons.KV_PREFIX: "the prefill and the decode workers name cached blocks differently: give all the same prefix "
+    "cache secret and public prefixes",
 }
 """Refusals that only the operator can mend, and how."""
 

@@ -51,4 +51,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "sampling-position": ("tests/unit/engine/sampling/test_sampler.py",),
     "sampling-child": ("tests/unit/engine/sampling/test_philox.py",),
     "blocks-cleared": ("tests/unit/engine/kv/test_memory.py",),
+    "cache-tenant": ("tests/unit/engine/kv/test_block_cache.py",),
+    "cache-finite": ("tests/unit/engine/loop/test_prefix_reuse.py",),
+    "cache-last-token": ("tests/unit/engine/loop/test_prefix_reuse.py",),
 }

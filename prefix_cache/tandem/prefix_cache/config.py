@@ -7,7 +7,6 @@ from pydantic import Field, model_validator
 
 from tandem.core.config.hidden import HiddenText
 from tandem.core.config.model import ConfigModel
-from tandem.core.config.units import Bytes
 from tandem.prefix_cache.eviction.choice import EvictionName
 from tandem.prefix_cache.keys import PublicPrefix
 
@@ -31,27 +30,6 @@ class PublicPrefixSection(ConfigModel):
         return self
 
 
-class RedisTierSection(ConfigModel):
-    """The tier of cached blocks in Redis. Every field bounds what Redis can cost a request."""
-
-    enabled: bool = False
-    """Keep evicted blocks in Redis, and fetch them where that beats computing them again."""
-    url: str | None = Field(default=None, pattern=r"^(redis|rediss|unix)://.+")
-    """Redis for blocks; nothing = the one of the registry."""
-    namespace: str = Field(default="tandem", pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
-    """Prefix of every key."""
-    ttl_s: float = Field(default=3600.0, gt=0.0, le=30 * 86400.0)
-    """How long a block stays there."""
-    timeout_s: float = Field(default=0.020, gt=0.0, le=10.0)
-    """Longest wait for one answer; then it is a miss."""
-    max_in_flight: int = Field(default=64, ge=1, le=4096)
-    """Most calls at the same time; further ones are misses."""
-    breaker_failures: int = Field(default=5, ge=1, le=1000)
-    """Failed calls in a row after which Redis is left alone for a while."""
-    breaker_open_s: float = Field(default=5.0, gt=0.0, le=3600.0)
-    """How long it is left alone."""
-
-
 class PrefixCacheConfig(ConfigModel):
     """How computed prefixes are kept and found again."""
 
@@ -65,18 +43,14 @@ class PrefixCacheConfig(ConfigModel):
     """Beginnings of prompts that tenants may share; everything else is each tenant's own."""
     event_ring_size: int = Field(default=4096, ge=16, le=1_000_000)
     """Events that a worker keeps for routers that missed some; older ones are replaced by a snapshot."""
-    host_memory_bytes: Bytes | None = None
-    """Memory per worker for blocks that left the KV pool, e.g. `1GiB`; nothing = no such tier."""
     max_pinned_share: Share = 0.25
     """Share of a worker's KV blocks that all pinned prefixes together may hold."""
     max_pinned_tenant_share: Share = 0.125
     """Share of a worker's KV blocks that one tenant's pinned prefixes may hold."""
     max_pin_ttl_s: float = Field(default=3600.0, gt=0.0, le=30 * 86400.0)
     """Longest life of a pin."""
-    redis: RedisTierSection = RedisTierSection()
-    """The tier in Redis."""
     secret_file: Path | None = None
-    """File with at least 16 secret bytes; clusters that share a Redis need the same. Nothing = new at each start."""
+    """File with at least 16 secret bytes; for names that outlive one start. Nothing = new at each start."""
 
     def public_token_ids(self) -> tuple[PublicPrefix, ...]:
         """Return the public prefixes whose token ids are known, in the form that `PrefixKeyer` takes."""

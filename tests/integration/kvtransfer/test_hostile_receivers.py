@@ -201,4 +201,4 @@ def test_bad_staging_rings_are_refused(behaviour: Behaviour) -> None:
         start(pair, endpoint)
         pair.sent.wait(lambda: KEY in pair.sent.failed)
         assert pair.sent.failed[KEY] == (reasons.KV_PEER_LOST, True)
-    assert len(os.listdir("/proc/self/fd")) == fds
+    eventually(lambda: len(os.listdir("/proc/self/fd")) == fds)

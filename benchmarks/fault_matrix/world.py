@@ -58,7 +58,8 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 _ENGINE: Final = {"num_blocks": 128, "block_size": 16, "max_batched_tokens": 32, "max_sequences": 16}
 _ROUTER: Final = {
-    "placement": {"mode": "split"},
+    # Of equals the first: it is the one that a fault before the request hits.
+    "placement": {"mode": "split", "tie_share": None},
     "timers": SHORT_TIMERS,
     "queue": {"no_worker_wait_s": 60.0},
 }
@@ -74,7 +75,8 @@ SHAPES: Final = {
         ),
         Shape(name="small-pool", num_prefill=1, num_decode=1, engine={"num_blocks": 24}),
         Shape(name="mixed", num_prefill=1, worker_engine={"decode-1": {"block_size": 32, "num_blocks": 64}}),
-        Shape(name="network", num_prefill=1, network=True),
+        # Its twelve probes go to both decode workers, also when earlier hand-overs to the struck one were slow.
+        Shape(name="network", num_prefill=1, network=True, router={"placement": {"tie_share": 1.0}}),
         Shape(name="two-slots", num_prefill=1, num_decode=1, engine={"max_sequences": 2}),
         Shape(
             name="slow-callers",

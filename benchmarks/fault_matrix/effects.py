@@ -142,7 +142,7 @@ def never_handed_over() -> Check:
 
 
 def all_blocks_free() -> Check:
-    """Every block that was ever the probes' has been freed, by the workers' own logs, on lives that still run."""
+    """Every block that the probes ever held is free or back in a cache, by the logs of the lives that still run."""
 
     async def check(scene: Scene) -> list[str]:
         history = await asyncio.to_thread(History, scene)
@@ -162,7 +162,7 @@ def pool_was_full(role: RoleName, *, blocks: int, slack_blocks: int) -> Check:
         history = await asyncio.to_thread(History, scene)
         changes: dict[ProcessLife, list[tuple[float, int]]] = {}
         for use in history.uses:
-            if use.life.name.startswith(role):
+            if use.life.name.startswith(role) and not use.borrowed:
                 moments = changes.setdefault(use.life, [])
                 moments.append((use.allocated_s, 1))
                 moments += [] if use.freed_s is None else [(use.freed_s, -1)]

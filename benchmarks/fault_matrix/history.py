@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 from tandem.chaos.cluster import RequestRecord
 from tandem.core.blocks import BlockRef
-from tandem.core.event_log.events import BlocksAllocated, BlocksFreed, DecodeStep, Event, RequestAccepted
+from tandem.core.event_log.events import (
+    BlocksAllocated,
+    BlocksBorrowed,
+    BlocksFreed,
+    BlocksReturned,
+    DecodeStep,
+    Event,
+    RequestAccepted,
+)
 from tandem.core.event_log.record import ProcessLife, Record
 
 if TYPE_CHECKING:
@@ -18,13 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class BlockUse:
-    """One block from its allocation to its end."""
+    """One block that a request held: its own, or one that the worker's cache lent it."""
 
     life: ProcessLife
     block: BlockRef
     request: str
     allocated_s: float
-    freed_s: float | None = None  # None = not to this day
+    borrowed: bool = False
+    freed_s: float | None = None  # when the block was free or given back to the cache; None = not to this day
 
 
 class History:
@@ -34,23 +43,29 @@ class History:
         self.records: Sequence[Record] = sorted(scene.events(""), key=lambda record: record.t)
         self.uses: list[BlockUse] = []
         self._request_of: dict[str, str] = {}
-        held: dict[tuple[ProcessLife, BlockRef], BlockUse] = {}
+        self._held: dict[tuple[ProcessLife, BlockRef], list[BlockUse]] = {}
         for record in self.records:
-            life = ProcessLife(record.process, record.epoch)
-            match record.event:
-                case RequestAccepted(request=request, traceparent=traceparent):
-                    self._request_of[traceparent] = request
-                case BlocksAllocated(request=request, blocks=blocks):
-                    for ref in blocks:
-                        use = BlockUse(life=life, block=ref, request=request, allocated_s=record.t)
-                        held[life, ref] = use
-                        self.uses.append(use)
-                case BlocksFreed(blocks=blocks):
-                    for ref in blocks:
-                        if (ended := held.pop((life, ref), None)) is not None:
-                            ended.freed_s = record.t
-                case _:
-                    continue
+            self._read(record)
+
+    def _read(self, record: Record) -> None:
+        life = ProcessLife(record.process, record.epoch)
+        match record.event:
+            case RequestAccepted(request=request, traceparent=traceparent):
+                self._request_of[traceparent] = request
+            case BlocksAllocated(request=request, blocks=blocks) | BlocksBorrowed(request=request, blocks=blocks):
+                borrowed = isinstance(record.event, BlocksBorrowed)
+                for ref in blocks:
+                    use = BlockUse(life=life, block=ref, request=request, allocated_s=record.t, borrowed=borrowed)
+                    self._held.setdefault((life, ref), []).append(use)
+                    self.uses.append(use)
+            case BlocksFreed(blocks=blocks):
+                for ref in blocks:
+                    _end(self._held.pop((life, ref), []), record.t)
+            case BlocksReturned(request=request, blocks=blocks):
+                for ref in blocks:
+                    _end([use for use in self._held.get((life, ref), []) if use.request == request], record.t)
+            case _:
+                return
 
     def request_of(self, record: RequestRecord) -> str:
         """The id of a caller's request; empty when it never came to the router."""
@@ -102,3 +117,8 @@ class History:
         """Uses that came later than the one named; all, if that one began before the cell."""
         own = [index for index, use in enumerate(self.uses) if use.life == life and use.block == block]
         return self.uses[own[-1] + 1 if own else 0 :]
+
+
+def _end(uses: Sequence[BlockUse], at_s: float) -> None:
+    for use in uses:
+        use.freed_s = at_s if use.freed_s is None else use.freed_s

@@ -116,6 +116,22 @@ def test_blocks_are_followed_from_one_use_to_the_next() -> None:
     assert not history.was_reused(life, later, by_s=9.0)
 
 
+def test_a_cached_block_is_let_go_when_it_is_returned_and_lent_again_later() -> None:
+    told = _told(
+        (D, 1.0, ev.BlocksAllocated(request=R, attempt=0, state="receiving", blocks=(REF,))),
+        (D, 2.0, ev.BlocksCached(request=R, attempt=0, blocks=(REF,))),
+        (D, 3.0, ev.BlocksBorrowed(request="s", attempt=0, blocks=(REF,))),
+        (D, 4.0, ev.BlocksReturned(request=R, attempt=0, blocks=(REF,))),
+        (D, 5.0, ev.BlocksReturned(request="s", attempt=0, blocks=(REF,))),
+        (D, 6.0, ev.BlocksBorrowed(request="t", attempt=0, blocks=(REF,))),
+        (D, 7.0, ev.BlocksFreed(blocks=(REF,))),
+    )
+    history = History(cast("Scene", _Scene(told=told)))
+    uses = {request: history.uses_of(request)[0] for request in (R, "s", "t")}
+    spans = {request: (use.allocated_s, use.freed_s, use.borrowed) for request, use in uses.items()}
+    assert spans == {R: (1.0, 4.0, False), "s": (3.0, 5.0, True), "t": (6.0, 7.0, True)}
+
+
 def _deadly() -> Cell:
     return next(cell for cell in rows_engine.CELLS if "an answer that kills the process, alone" in cell.does)
 

@@ -49,11 +49,11 @@ PLAN = (
     ("pairs",),
     ("pairs",),
     ("pairs",),
-    ("small-pool", "default-timers", "pairs"),
+    ("small-pool", "churn", "default-timers", "pairs"),
     ("slow-callers", "mixed", "two-slots", "unequal", "network", "pairs"),
 )
 
-QUICK_PLAN = (("pairs",), ("small-pool",))
+QUICK_PLAN = (("pairs",), ("churn",))
 
 
 def chosen(*, only: str, quick: bool) -> list[Cell]:

@@ -69,8 +69,8 @@ def options(unguarded: Guard, *, transport: Literal["shm", "tcp"], delay_s: floa
         transports=(transport,),
         # A late write into a block is seen if a sequence goes on decoding from it.
         cost=TaggedCost(step_s=0.01 if unguarded == "destination" else 0.001),
-        # Without a guard a block must go from one request to the next at once; a cache would keep it for a while.
-        cluster={"prefix_cache": {"enabled": not unguarded}},
+        # A block must go from one request to the next at once; a cache would keep it for a while.
+        cluster={"prefix_cache": {"enabled": False}},
         engine={"num_blocks": NUM_BLOCKS, "block_size": BLOCK_SIZE, "max_sequences": 32, "growth_margin": 0.0},
         # A pair whose hand-overs fail is what is wanted here, so nobody may give it up.
         router={

@@ -189,6 +189,7 @@ CONTROLS = [
         ("pairs", Phase.DECODE, None),
         ("default-timers", Phase.DECODE, None),
         ("small-pool", Phase.TRANSFER, None),
+        ("churn", Phase.TRANSFER, None),
         ("two-slots", Phase.DECODE, None),
         ("slow-callers", Phase.DECODE, None),
         ("mixed", Phase.DECODE, None),

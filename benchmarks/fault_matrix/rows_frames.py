@@ -134,7 +134,7 @@ CELLS = [
         expect=CANCELLED,
         when="before",
         after=(late_chunk_refused(),),
-        shape="small-pool",
+        shape="churn",
         quick=True,
     ),
     Cell(
@@ -145,7 +145,7 @@ CELLS = [
         expect=CANCELLED,
         gate=Gate(point="p.before_chunk_send", after=1),
         after=(read_refused(),),
-        shape="small-pool",
+        shape="churn",
     ),
     Cell(
         row=18,
@@ -155,7 +155,7 @@ CELLS = [
         expect=CANCELLED,
         gate=Gate(point="p.before_chunk_send", after=5),
         after=(read_refused(),),
-        shape="small-pool",
+        shape="churn",
     ),
     _flip(DATA, "chunk", FramePart.HEADER, 40),
     _flip(DATA, "chunk", FramePart.PAYLOAD, 1234),

@@ -46,6 +46,7 @@ class Shape:
     worker_engine: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by worker id
     cost: TaggedCost = COST
     warm_up: bool = True
+    prefix_cache: bool = True
     network: bool = False  # each worker is a host of its own; then there are no failpoints and no proxies
 
 
@@ -74,6 +75,8 @@ SHAPES: Final = {
             router={"timers": {"suspect_after_s": 6.0, "dead_after_s": 10.0, "gap_timeout_s": 5.0}},
         ),
         Shape(name="small-pool", num_prefill=1, num_decode=1, engine={"num_blocks": 24}),
+        # Freed blocks are somebody else's at once; a cache would keep them for a while.
+        Shape(name="churn", num_prefill=1, num_decode=1, engine={"num_blocks": 24}, prefix_cache=False),
         Shape(name="mixed", num_prefill=1, worker_engine={"decode-1": {"block_size": 32, "num_blocks": 64}}),
         # Its twelve probes go to both decode workers, also when earlier hand-overs to the struck one were slow.
         Shape(name="network", num_prefill=1, network=True, router={"placement": {"tie_share": 1.0}}),
@@ -179,6 +182,7 @@ class World:
             num_prefill=shape.num_prefill,
             num_decode=shape.num_decode,
             cost=shape.cost,
+            cluster={"prefix_cache": {"enabled": shape.prefix_cache}},
             engine=_merged(_ENGINE, shape.engine),
             router=_merged(_ROUTER, self._network_router() if shape.network else shape.router),
             workers={name: self._worker(name) for name in names},

@@ -31,6 +31,16 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/unit/engine/loop/test_numerics.py",
         "tests/unit/engine/loop/test_failures.py",
     ),
+    "delta-claim": ("tests/unit/kvtransfer/test_skipped_prefix.py",),
+    "delta-granted-claim": ("tests/unit/kvtransfer/test_skipped_prefix.py",),
+    "delta-claim-sealed": ("tests/unit/kvtransfer/test_skipped_prefix.py",),
+    "delta-range-sealed": ("tests/unit/kvtransfer/test_skipped_prefix.py",),
+    "delta-opened-range": ("tests/unit/kvtransfer/test_skipped_prefix.py",),
+    "delta-source": ("tests/unit/kvtransfer/test_skipped_prefix.py",),
+    "delta-own-claim": (
+        "tests/integration/workers/test_delta.py"
+        "::test_workers_that_name_blocks_differently_refuse_by_name_and_then_send_all",
+    ),
     "lease-scan-all": ("tests/unit/kvtransfer/test_leases.py",),
     "lease-not-revived": ("tests/unit/kvtransfer/test_leases.py",),
     "ledger-one-terminal": ("tests/unit/router/test_ledger.py",),

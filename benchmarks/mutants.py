@@ -5,7 +5,7 @@ must pass on an unpatched copy and fail on the patched one. Before that, every c
 the copy. A patch that no longer fits is an error. R8 (a tensor-parallel group decides together) and R9 (one-sided
 writes) have nothing in the code to remove: R9 has its mutants in docs/spec/one_sided.pml.
 
-Run: ``python -m benchmarks.mutants --json`` (``--only NAME`` for one).
+Run: ``python -m benchmarks.mutants --json`` (``--only R2-`` for those whose names begin so).
 """
 
 import os
@@ -142,10 +142,10 @@ def unpatched_problem(names: list[str]) -> str:
 def main() -> int:
     """Run, print the table and the result; 1 if a mutant survived or could not be judged."""
     arguments = parser(__doc__)
-    arguments.add_argument("--only", help="name of one patch")
+    arguments.add_argument("--only", default="", help="how the names of the patches begin")
     options = arguments.parse_args()
     patches = [read_patch(file) for file in sorted(PATCHES.glob("*.patch"))]
-    patches = [patch for patch in patches if options.only in (None, patch.name)]
+    patches = [patch for patch in patches if patch.name.startswith(options.only)]
     began_s = time.monotonic()
     if problem := unpatched_problem([patch.name for patch in patches]):
         say(f"the tests fail on the code as it is:\n{problem}")

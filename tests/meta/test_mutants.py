@@ -10,7 +10,8 @@ from benchmarks.mutants import PATCHES, ROOT, components
 from benchmarks.patches import PatchFailed, apply_patch, read_patch
 
 FILES = sorted(PATCHES.glob("*.patch"))
-GUARDS = ("R1-", "R2-", "R3-", "R4-", "R5-", "R6-", "R7-", "R10-")  # R8 and R9 have nothing in the code to remove
+# R8 and R9 have nothing in the code to remove.
+GUARDS = ("R1-", "R2-", "R3-", "R4-", "R5-", "R6-", "R7-", "R10-", "delta-")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

@@ -9,6 +9,7 @@ import pytest
 from tandem.core import reasons
 from tandem.core.blocks import BlockRef
 from tandem.kvtransfer import KvGrant, ProtocolViolation, SkippedPrefix
+from tandem.kvtransfer.digest import SealedRange, derive_keys, seal_mac
 from tandem.kvtransfer.frames import Chunk, Open, Seal
 from tandem.kvtransfer.machine import receiver_events as rx
 from tandem.kvtransfer.machine import sender_events as tx
@@ -149,6 +150,17 @@ def test_a_claim_that_nobody_checked_at_the_grant_is_found_at_the_seal() -> None
     done = hand_over(sender, receiver, events_of(replace(grant, claim=wrong), 3, wrong))
     assert rx.Failed(reasons.KV_INTEGRITY, True) in done
     assert [a for a in done if isinstance(a, rx.Ready)] == []
+
+
+def test_a_seal_binds_which_blocks_of_the_kv_were_sent() -> None:
+    """The claim names the end of what was left out; the range is sealed besides, for grants that leave out nothing."""
+
+    def mac(first_ordinal: int, num_blocks: int) -> bytes:
+        sent = SealedRange(num_blocks=num_blocks, first_ordinal=first_ordinal, claim=claim_of(1))
+        parts = {"token_digest": b"tok", "digests": b"d" * 16, "payload": b"pay"}
+        return seal_mac(derive_keys(SECRET), fingerprint=FINGERPRINT, sent=sent, **parts)
+
+    assert len({mac(first, num_blocks) for first in (0, 1, 2) for num_blocks in (1, 2)}) == 6
 
 
 class OffByOne(HandoverSender):

@@ -152,7 +152,9 @@ async def campaign(*, quick: bool) -> dict[str, RaceOutcome]:
     if not quick:
         outcomes["guarded_tcp"] = await race("", transport="tcp", delay_s=delay_s, enough=150, most_s=most_s)
         outcomes["lease"] = await race("lease", transport="shm", delay_s=delay_s, enough=20, most_s=most_s)
-        outcomes["destination"] = await race("destination", transport="shm", delay_s=delay_s, enough=POWER, most_s=most_s)
+        outcomes["destination"] = await race(
+            "destination", transport="shm", delay_s=delay_s, enough=POWER, most_s=most_s
+        )
     outcomes["source"] = await race("source", transport="shm", delay_s=delay_s, enough=POWER, most_s=most_s)
     return outcomes
 

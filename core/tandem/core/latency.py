@@ -86,6 +86,10 @@ class _RecursiveLeastSquares:
         values, vectors = np.linalg.eigh(covariance)
         self._covariance = (vectors * np.minimum(values, self._MAX_EIGENVALUE)) @ vectors.T
 
+    def approach(self, weights: Sequence[float], share: float) -> None:
+        """Move by ``share`` of the way towards ``weights``; what the covariance knows of the features stays."""
+        self._weights += share * (np.array(weights) * self._scale - self._weights)
+
     def weights(self) -> tuple[float, ...]:
         return tuple(float(w) for w in self._weights / self._scale)
 
@@ -109,6 +113,7 @@ class LatencyEstimator:
         self._prefill = _RecursiveLeastSquares(start.prefill, (1.0, 256.0, 256.0 * 512.0), confidence)
         self._step = _RecursiveLeastSquares(start.step, (1.0, 8.0, 4096.0), confidence)
         self._transfer = _RecursiveLeastSquares(start.transfer, (1.0, 16e6), confidence)
+        self._start = start
         self._num_left_cold = {"prefill": num_cold, "step": num_cold, "transfer": num_cold}
         self._outlier_factor = outlier_factor
 
@@ -118,6 +123,15 @@ class LatencyEstimator:
         return LatencyModel(
             coefficients=LatencyCoefficients(prefill=(p[0], p[1], p[2]), step=(s[0], s[1], s[2]), transfer=(t[0], t[1]))
         )
+
+    def fade(self, share: float) -> None:
+        """Forget ``share`` (0 to 1) of what was learnt since the start.
+
+        For a worker that gets no work: nothing it could show would mend an estimate that made others look better.
+        """
+        self._prefill.approach(self._start.prefill, share)
+        self._step.approach(self._start.step, share)
+        self._transfer.approach(self._start.transfer, share)
 
     def observe_prefill(self, *, num_new_tokens: int, num_cached_tokens: int, seconds: float) -> None:
         """Learn from one prefill of a whole prompt or chunk."""

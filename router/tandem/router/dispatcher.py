@@ -237,7 +237,7 @@ class Dispatcher:
             live = self._lives.get(timer.request_id)
             if live is not None:
                 self._on_timer(live, timer.kind, now_s)
-        self.fleet.learn()
+        self.fleet.learn(now_s)
         dead = self.fleet.tick(now_s)
         for worker in dead:
             self._on_dead(worker, now_s)

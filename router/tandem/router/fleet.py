@@ -19,6 +19,9 @@ from tandem.router.placement import WorkerView
 OnHealth = Callable[[WorkerKey, Health], None]
 
 _MOST_NOTED = 64
+_FADE_AFTER_S = 5.0  # a worker without work is judged by what it last showed for so long ...
+_FADE_EVERY_S = 1.0
+_FADE_SHARE = 1.0 - 0.5**0.1  # ... and then its own start profile takes over, half of the way in ten seconds
 _LEARN_EVERY_S = 0.25  # enough to follow a worker; learning from each step would cost more than it tells
 
 
@@ -42,6 +45,7 @@ class WorkerRecord:
         self.model = LatencyModel()
         self._estimator = LatencyEstimator()
         self._learnt_s = float("-inf")
+        self._fade_at_s = float("inf")  # nothing was learnt yet that could be forgotten
         self._prefills: deque[_Prefill] = deque(maxlen=_MOST_NOTED)
         self._transfers: deque[HandoverDone] = deque(maxlen=_MOST_NOTED)
         self._kv_bytes_per_token = 0.0
@@ -67,6 +71,7 @@ class WorkerRecord:
         self._estimator.observe_step(
             num_sequences=load.num_running, num_context_tokens=load.running_context_tokens, seconds=load.step_ms / 1e3
         )
+        self._fade_at_s = now_s + _FADE_AFTER_S
         self.model = self._estimator.model()
 
     def note_prefill(self, event: PrefillDone, num_prompt_tokens: int) -> None:
@@ -83,8 +88,12 @@ class WorkerRecord:
             self._kv_bytes_per_token = max(self._kv_bytes_per_token, event.num_bytes / num_in_blocks)
             self._transfers.append(event)
 
-    def learn(self) -> None:
-        """Learn from what was noted. A prompt that shared its batch looks slower than it is: the safe side."""
+    def learn(self, now_s: float) -> None:
+        """Learn from what was noted. A prompt that shared its batch looks slower than it is: the safe side.
+
+        Of a worker that shows nothing new, what it showed is forgotten: a moment of slowness would keep work from it,
+        and without work it could never show that it is over.
+        """
         for transfer in self._transfers:
             self._estimator.observe_transfer(num_bytes=transfer.num_bytes, seconds=transfer.exposed_ms / 1e3)
         for prefill in self._prefills:
@@ -96,6 +105,11 @@ class WorkerRecord:
         if self._prefills or self._transfers:
             self._prefills.clear()
             self._transfers.clear()
+            self._fade_at_s = now_s + _FADE_AFTER_S
+            self.model = self._estimator.model()
+        elif now_s >= self._fade_at_s:
+            self._fade_at_s = now_s + _FADE_EVERY_S
+            self._estimator.fade(_FADE_SHARE)
             self.model = self._estimator.model()
 
     def view(self) -> WorkerView:
@@ -190,10 +204,10 @@ class Fleet:
         record.draining = beat.draining
         record.load = beat.load
 
-    def learn(self) -> None:
+    def learn(self, now_s: float) -> None:
         """Bring every worker's latency model up to date."""
         for record in self._records.values():
-            record.learn()
+            record.learn(now_s)
 
     def forgive(self, seconds: float) -> None:
         """This router stood still for ``seconds``: what came meanwhile waits to be read."""

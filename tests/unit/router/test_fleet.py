@@ -254,7 +254,7 @@ def test_the_profile_of_the_start_is_used_and_then_refined() -> None:
             PrefillDone(request_id=RequestId("r"), attempt=0, wait_ms=0.0, compute_ms=200.0, num_cached_tokens=0), 100
         )
     assert fleet.typical_prefill_s(100) == pytest.approx(0.1), "learning waits for the tick"
-    fleet.learn()
+    fleet.learn(1.0)
     assert fleet.typical_prefill_s(100) == pytest.approx(0.2, rel=0.1)
 
 
@@ -275,8 +275,28 @@ def test_a_fully_cached_prompt_teaches_nothing() -> None:
     before = record.model
     done = PrefillDone(request_id=RequestId("r"), attempt=0, wait_ms=0.0, compute_ms=1.0, num_cached_tokens=100)
     record.note_prefill(done, 100)
-    fleet.learn()
+    fleet.learn(1.0)
     assert record.model is before
+
+
+def test_a_slowness_that_nobody_sees_any_more_is_forgotten() -> None:
+    fleet = Fleet(TIMERS)
+    record = ready(fleet, "decode-0", Role.DECODE)
+    at_start = record.model.step_s(num_sequences=4, num_context_tokens=400)
+    load = WorkerLoad(
+        num_running=4, running_context_tokens=400, free_blocks=1, total_blocks=1, step_ms=1e3 * at_start * 6
+    )
+    for index in range(100):
+        record.learn_step(load, 0.3 * index)
+    slow = record.model.step_s(num_sequences=4, num_context_tokens=400)
+    assert slow > 4 * at_start
+    seen = []
+    for second in range(60):  # no work from the thirtieth second on
+        fleet.learn(30.0 + second)
+        seen.append(record.model.step_s(num_sequences=4, num_context_tokens=400) / at_start)
+    assert seen[4] == pytest.approx(slow / at_start), "a pause is no reason"
+    assert seen[16] < 1.0 + 0.6 * (slow / at_start - 1.0)
+    assert seen[59] == pytest.approx(1.0, abs=0.15)
 
 
 def test_without_workers_the_typical_time_is_zero() -> None:

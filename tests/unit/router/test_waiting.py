@@ -144,6 +144,6 @@ def test_the_fleet_learns_what_hand_overs_cost() -> None:
             ),
             make_task(prompt=100),
         )
-        record.learn()
+        record.learn(1.0)
     assert record.model.transfer_s(num_bytes=10_000_000) == pytest.approx(0.012, rel=0.2)
     assert record.view().kv_bytes_per_token == pytest.approx((16 << 20) / 112)  # seven blocks

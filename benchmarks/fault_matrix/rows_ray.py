@@ -2,246 +2,219 @@
 
 import asyncio
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
+from benchmarks.cluster import prepare_builtin
 from benchmarks.fault_matrix.actions import nothing
 from benchmarks.fault_matrix.cell import Cell, CellResult, Expect, Phase
 from benchmarks.fault_matrix.lanes import MatrixResult, Say
+from benchmarks.fault_matrix.ray_cells import CELLS, CONTROLS, RayCell, requests_of
+from benchmarks.fault_matrix.ray_reference import Answer, reference_answers
+from benchmarks.fault_matrix.ray_watch import RayWatch
 from benchmarks.fault_matrix.ray_world import RayWorld, is_beginning, tokens_of
-from benchmarks.fault_matrix.scene import decode_records
 from tandem.chaos.cluster import Ending, RequestRecord, RequestSpec
 from tandem.chaos.cluster.caller import call
+from tandem.chaos.faults.evidence import Evidence
 from tandem.chaos.faults.processes import Kill, Stop
 from tandem.chaos.trace import check
-from tandem.core.event_log.events import ChunkAccepted, Dispatched, GrantEnded, RequestEnded
-from tandem.core.types import SamplingParams, StopParams
 from tandem.text.tokenizer import Tokenizer
 
-_TEXT: Final = Path(__file__).parents[2] / "LICENSE"
-_PHASE_S: Final = 60.0
-_DEADLINE_S: Final = 110.0
+_TEXT: Final = Path(__file__).parents[2] / "LICENSE"  # long English text that every clone has
 _SETTLE_S: Final = 30.0
 _STOPPED_S: Final = 3.0
-_POLL_S: Final = 0.01
-_LEFT_S: Final = 5.0
-Role = Literal["prefill", "decode"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RayCell:
-    """One cell: which row, at which moment, what happens to whom."""
-
-    row: int
-    phase: Phase
-    victim: Role
-    what: Literal["kill", "stop", "leave"] = "kill"
-    tokens: int = 5  # mid-decode: after so many
-    n: int = 1
-    sampled: bool = False
-    min_attempts: int = 1
-
-    @property
-    def does(self) -> str:
-        """In words."""
-        kind = f"n={self.n} sampled" if self.sampled else "greedy"
-        when = f" after {self.tokens} tokens" if self.phase is Phase.DECODE else ""
-        return f"Ray, real model: {self.what} {self.victim}{when}, {kind}"
-
-
-CELLS: Final = (
-    RayCell(row=1, phase=Phase.IDLE, victim="prefill"),
-    RayCell(row=2, phase=Phase.PREFILL, victim="prefill", min_attempts=2),
-    RayCell(row=2, phase=Phase.PREFILL, victim="prefill", n=2, sampled=True, min_attempts=2),
-    RayCell(row=4, phase=Phase.TRANSFER, victim="prefill", min_attempts=2),
-    RayCell(row=5, phase=Phase.IDLE, victim="decode"),
-    RayCell(row=5, phase=Phase.PREFILL, victim="decode", min_attempts=2),
-    RayCell(row=5, phase=Phase.TRANSFER, victim="decode", min_attempts=2),
-    RayCell(row=6, phase=Phase.DECODE, victim="decode", tokens=1, min_attempts=2),
-    RayCell(row=6, phase=Phase.DECODE, victim="decode", tokens=12, min_attempts=2),
-    RayCell(row=6, phase=Phase.DECODE, victim="decode", tokens=8, n=2, sampled=True, min_attempts=2),
-    RayCell(row=1, phase=Phase.DECODE, victim="prefill"),
-    RayCell(row=8, phase=Phase.PREFILL, victim="prefill", what="stop"),
-    RayCell(row=8, phase=Phase.DECODE, victim="decode", what="stop"),
-    RayCell(row=24, phase=Phase.TRANSFER, victim="decode", what="leave"),
-)
+_BACK_S: Final = 120.0
+_POLL_S: Final = 0.1
 
 
 class RayRun:
-    """Runs the cells one after the other in one cluster."""
+    """Runs controls and cells one after the other in one cluster."""
 
     def __init__(self, *, say: Say) -> None:
         self._say = say
+        self._answers: dict[str, Answer] = {}
         self.result = MatrixResult()
 
     async def run(self) -> MatrixResult:
-        """Run all of them; then judge the event logs."""
+        """Run all of them; then judge the event logs and the books."""
+        cells = (*CONTROLS, *CELLS)
+        requests = requests_of(cells, await asyncio.to_thread(_tokens))
+        self._answers = await reference_answers([spec for specs in requests for spec in specs])
         async with RayWorld() as world:
             self.result.num_clusters += 1
-            text = _TEXT.read_text(encoding="utf-8")
-            prompt = await asyncio.to_thread(_tokens, text)
-            for cell in CELLS:
-                spec = _spec(cell, prompt)
-                answer = await world.undisturbed(spec)
-                result = await self._cell(world, cell, spec, answer)
-                self.result.cells.append(result)
-                self.result.num_requests += 1
-                verdict = "ok  " if result.passed else "FAIL"
-                self._say(f"{verdict} {result.seconds:5.1f} s  {result.cell.name} {result.problems} {result.leaks}")
+            for cell, specs in zip(cells, requests, strict=True):
+                one = _Attack(world, cell, specs)
+                await one.run()
+                self._judge(cell, one)
+                (self.result.controls if cell in CONTROLS else self.result.cells).append(one.result)
+                verdict = "ok  " if one.result.passed else "FAIL"
+                self._say(f"{verdict} {one.result.seconds:5.1f} s  {one.result.cell.name}{_said(one.result)}")
             await world.settled()
-            logs = world.event_logs()
-            report = await asyncio.to_thread(check, logs)  # two of each role, one of them taken at a time: I7 holds
-            self.result.num_events += report.num_events
-            self.result.problems += [f"ray: {violation}" for violation in report.violations]
-            self.result.problems += [f"ray: an event log lost something: {line}" for line in report.incomplete]
+            await world.end()
+            await self._audit(world)
         return self.result
 
-    async def _cell(
-        self, world: RayWorld, cell: RayCell, spec: RequestSpec, answer: dict[int, list[int]]
-    ) -> CellResult:
+    def _judge(self, cell: RayCell, one: "_Attack") -> None:
+        expected = Ending.CANCELLED if cell.what == "leave" else Ending.OK
+        result = one.result
+        if len(one.records) < cell.num_requests:
+            result.problems.append(f"only {len(one.records)} of {cell.num_requests} requests were sent")
+        for record in one.records:
+            said, answer = tokens_of(record), self._answers[record.spec.label]
+            result.endings.append(
+                f"{record.ending.value} {record.reason} attempts={record.attempts} tokens={record.num_tokens}"
+            )
+            if record.ending is not expected:
+                result.problems.append(f"ended {record.ending.value} {record.reason}: {record.message}")
+            if said != answer if record.ending is Ending.OK else not is_beginning(said, answer):
+                result.num_wrong += 1
+                result.problems.append(f"{said} is not what one process alone answers: {answer}")
+            if record.ending is Ending.OK and not cell.min_attempts <= record.attempts <= cell.max_attempts:
+                result.problems.append(
+                    f"took {record.attempts} attempts, not {cell.min_attempts} to {cell.max_attempts}"
+                )
+            result.num_hangs += record.ending is Ending.HANG or not record.was_in_time
+
+    async def _audit(self, world: RayWorld) -> None:
+        """The cluster's whole life, by the logs of its processes."""
+        report = await asyncio.to_thread(check, world.event_logs())  # two of each role, one at a time taken: I7 holds
+        self.result.num_events += report.num_events
+        self.result.num_requests += len(world.records)
+        problems = [str(violation) for violation in report.violations]
+        problems += [f"an event log lost something: {line}" for line in report.incomplete]
+        problems += [
+            f"{log.process}-{log.epoch} (pid {log.pid}) ended without closing its log, and nobody had killed it"
+            for log in report.unfinished
+            if log.pid not in world.killed_pids
+        ]
+        problems += await asyncio.to_thread(world.books)
+        self.result.problems += [f"ray: {problem}" for problem in problems]
+        self._say(f"     ray: {report.num_events} events, {len(problems)} wrong {problems[:3]}")
+
+
+class _Attack:
+    """One cell while it runs."""
+
+    def __init__(self, world: RayWorld, cell: RayCell, specs: Sequence[RequestSpec]) -> None:
         shown = Cell(row=cell.row, phase=cell.phase, does=cell.does, fault=nothing(), expect=Expect(), shape="ray")
-        result = CellResult(cell=shown)
+        self.result = CellResult(cell=shown)
+        self.records: list[RequestRecord] = []
+        self._world, self._cell = world, cell
+        self._specs = list(specs)
+        self._watch = RayWatch(world.event_logs)
+        self._tasks: list[asyncio.Task[RequestRecord]] = []
+
+    async def run(self) -> None:
+        """Run it to its end; whatever goes wrong becomes a problem of the result."""
         began_s = time.monotonic()
-        records: list[RequestRecord] = []
-        task: asyncio.Task[RequestRecord] | None = None
         try:
-            watch = _Watch(world)
-            if cell.phase is not Phase.IDLE:
-                task = asyncio.create_task(call(world.client, spec, begun=records.append))
-                await watch.reach(cell, records)
-            if cell.what == "leave" and task is not None:
-                await _leave(task)
-                result.fault_verified, result.evidence = await watch.left(records[0])
-            else:
-                await self._hit(world, cell, watch.victim(cell.victim), result)
-            if task is None:
-                task = asyncio.create_task(call(world.client, spec, begun=records.append))
-            await asyncio.gather(task, return_exceptions=True)
-            _judge(cell, records[0], answer, result)
-            await world.settled()
-            result.leaks = await world.leaks(settle_s=_SETTLE_S)
+            await self._strike()
+            await self._answered()
+            await self._world.settled()
+            self.result.leaks = await self._world.leaks(settle_s=_SETTLE_S)
+            if self._world.last_to_settle:
+                self.result.evidence += f"; {self._world.last_to_settle}"
         except Exception as error:  # noqa: BLE001  # a cell must not take the others with it
-            result.problems.append(f"{type(error).__name__}: {error}")
+            self.result.problems.append(f"{type(error).__name__}: {error}")
         finally:
-            if task is not None:
+            for task in self._tasks:
                 task.cancel()
-        result.seconds = time.monotonic() - began_s
-        return result
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            self._world.records += self.records
+        self.result.seconds = time.monotonic() - began_s
 
-    async def _hit(self, world: RayWorld, cell: RayCell, name: str, result: CellResult) -> None:
-        before = (await world.worker(name)).info
-        if cell.what == "stop":
-            stop = await asyncio.to_thread(Stop, before.pid)
-            await asyncio.sleep(_STOPPED_S)
-            await asyncio.to_thread(stop.resume)
-            found = stop.verify()
-            result.fault_verified, result.evidence = found.took_effect, f"{name}: {found.facts}"
-        else:
-            kill = await asyncio.to_thread(Kill, before.pid)
-            now = await _come_back(world, name, before.epoch)
-            found = kill.verify()
-            result.fault_verified = found.took_effect and now != before.pid
-            result.evidence = f"{name}: {found.facts}; Ray started pid {now} with a new epoch"
+    async def _strike(self) -> None:
+        if self._cell.phase is not Phase.IDLE:
+            self._ask(1)
+            await self._watch.reach(self._cell, self.records)
+        victim = self._watch.victim(self._cell.victim)
+        match self._cell.what:
+            case "nothing":
+                self._ask(self._cell.num_requests - len(self._tasks))
+                await self._answered()
+                self._found(f"control, {len(self.records)} requests", took_effect=True)
+            case "leave":
+                for task in self._tasks:
+                    task.cancel()
+                await self._answered()
+                left = await self._watch.left(self.records[0])
+                self._found(left.facts, took_effect=left.took_effect)
+            case "stop":
+                await self._stop(victim)
+            case "kill":
+                await self._kill(victim)
 
+    async def _stop(self, name: str) -> None:
+        stop = await asyncio.to_thread(Stop, (await self._world.worker(name)).info.pid)
+        began_s = time.monotonic()
+        self._ask_meanwhile()
+        await asyncio.sleep(_STOPPED_S)
+        await asyncio.to_thread(stop.resume)
+        evidence = stop.verify()
+        asked = self._asked_between(began_s, time.monotonic())
+        self._found(f"{name}: {evidence.facts}{asked.facts}", took_effect=evidence.took_effect and asked.took_effect)
+        self._ask_the_rest()
 
-class _Watch:
-    """Follows the event logs from now on."""
+    async def _kill(self, name: str) -> None:
+        before = (await self._world.worker(name)).info
+        self._world.killed_pids.add(before.pid)
+        kill = await asyncio.to_thread(Kill, before.pid)
+        killed_s = time.monotonic()
+        self._ask_meanwhile()
+        pid = await _come_back(self._world, name, before.epoch)
+        evidence = kill.verify()
+        asked = self._asked_between(killed_s, self._watch.opened_s(pid))
+        self._found(
+            f"{name}: {evidence.facts}; Ray started pid {pid} with a new epoch{asked.facts}",
+            took_effect=evidence.took_effect and pid != before.pid and asked.took_effect,
+        )
+        self._ask_the_rest()
 
-    def __init__(self, world: RayWorld) -> None:
-        self._world = world
-        self._sizes = {path: path.stat().st_size for path in world.event_logs()}
-        self._pair: Dispatched | None = None
+    # --- requests ----------------------------------------------------------------------------------------------------
 
-    def victim(self, role: Role) -> str:
-        """Who serves the request in ``role``; the first of them when there is none."""
-        if self._pair is None:
-            return f"{role}-0"
-        return self._pair.prefill if role == "prefill" else self._pair.decode
+    def _ask(self, count: int) -> None:
+        for _ in range(count):
+            calling = call(self._world.client, self._specs.pop(0), begun=self.records.append)
+            self._tasks.append(asyncio.create_task(calling))
 
-    async def reach(self, cell: RayCell, records: list[RequestRecord]) -> None:
-        """Wait until the request is in the cell's phase. Raises TimeoutError."""
-        async with asyncio.timeout(_PHASE_S):
-            while not self._is_there(cell, records):  # noqa: ASYNC110  # files have no event
-                await asyncio.sleep(_POLL_S)
+    def _ask_meanwhile(self) -> None:
+        """In an idle cell: all but one ask while the fault lasts."""
+        if self._cell.phase is Phase.IDLE:
+            self._ask(len(self._specs) - 1)
 
-    def _is_there(self, cell: RayCell, records: list[RequestRecord]) -> bool:
-        if self._pair is None:
-            self._pair = next((e for e in self._events("router") if isinstance(e, Dispatched)), None)
-            return False
-        if cell.phase is Phase.DECODE:
-            return bool(records) and records[0].num_tokens >= cell.tokens
-        if cell.phase is Phase.TRANSFER:
-            return any(isinstance(event, ChunkAccepted) for event in self._events(self._pair.decode))
-        return True  # dispatched: a prompt of this length takes a second and more
+    def _ask_the_rest(self) -> None:
+        self._ask(len(self._specs))
 
-    async def left(self, record: RequestRecord) -> tuple[bool, str]:
-        """Whether the caller left, and the router and the decode worker ended its request for that, uncommitted."""
-        async with asyncio.timeout(_LEFT_S):
-            while not (ends := [e for e in self._events("router") if isinstance(e, RequestEnded)]):  # noqa: ASYNC110
-                await asyncio.sleep(_POLL_S)
-            while not (grants := [e for e in self._events("decode") if isinstance(e, GrantEnded)]):  # noqa: ASYNC110
-                await asyncio.sleep(_POLL_S)
-        outcome, grant = ends[-1].outcome, grants[-1].how
-        is_shown = record.ending is Ending.CANCELLED and outcome == "cancelled" and grant != "committed"
-        return is_shown, f"the caller saw {record.ending.value}, the router {outcome}, the decode worker {grant}"
+    async def _answered(self) -> None:
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _events(self, process: str) -> list[object]:
-        found: list[object] = []
-        for path in self._world.event_logs():
-            if path.name.startswith(process):
-                with path.open("rb") as file:
-                    file.seek(self._sizes.get(path, 0))
-                    found += [record.event for record in decode_records(file.read())]
-        return found
+    def _asked_between(self, began_s: float, ended_s: float) -> Evidence:
+        """Whether the requests of an idle cell were sent while the fault lasted; elsewhere there are none."""
+        if self._cell.phase is not Phase.IDLE:
+            return Evidence(took_effect=True, facts="")
+        meanwhile = [record for record in self.records if began_s <= record.began_s < ended_s]
+        facts = f"; {len(meanwhile)} asked while it lasted, {ended_s - began_s:.1f} s"
+        return Evidence(took_effect=len(meanwhile) == self._cell.num_requests - 1, facts=facts)
 
-
-def _judge(cell: RayCell, record: RequestRecord, answer: dict[int, list[int]], result: CellResult) -> None:
-    said = tokens_of(record)
-    result.endings.append(
-        f"{record.ending.value} {record.reason} attempts={record.attempts} tokens={record.num_tokens}"
-    )
-    expected = Ending.CANCELLED if cell.what == "leave" else Ending.OK
-    if record.ending is not expected:
-        result.problems.append(f"ended {record.ending.value} {record.reason}: {record.message}")
-    if said != answer if record.ending is Ending.OK else not is_beginning(said, answer):
-        result.num_wrong += 1
-        result.problems.append("the tokens are not those of the undisturbed run")
-    if record.ending is Ending.OK and record.attempts < cell.min_attempts:
-        result.problems.append(f"took {record.attempts} attempts: the fault came too late")
-    result.num_hangs += record.ending is Ending.HANG or not record.was_in_time
+    def _found(self, facts: str, *, took_effect: bool) -> None:
+        self.result.evidence, self.result.fault_verified = facts, took_effect
 
 
-async def _leave(task: asyncio.Task[RequestRecord]) -> None:
-    """The caller goes away; its record says what it saw."""
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+def _said(result: CellResult) -> str:
+    unverified = [] if result.fault_verified else [f"the fault did not take effect: {result.evidence}"]
+    return "".join(f"\n       {problem}" for problem in [*result.problems, *result.leaks, *unverified])
 
 
 async def _come_back(world: RayWorld, name: str, epoch: int) -> int:
-    async with asyncio.timeout(120.0):
+    """Wait for the next life of a worker; return its pid. Raises TimeoutError."""
+    async with asyncio.timeout(_BACK_S):
         while True:
             for worker in (await world.status()).workers:
                 if worker.info.worker_id == name and worker.info.epoch != epoch:
                     return worker.info.pid
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(_POLL_S)
 
 
-def _tokens(text: str) -> list[int]:
-    from benchmarks.cluster import prepare_builtin  # noqa: PLC0415  # loads the model's tokenizer only when Ray runs
-
-    return list(Tokenizer.load(prepare_builtin().folder).encode(text))
-
-
-def _spec(cell: RayCell, prompt: list[int]) -> RequestSpec:
-    is_long = cell.phase in (Phase.PREFILL, Phase.TRANSFER)
-    sampling = SamplingParams(temperature=0.8, top_k=40, seed=7) if cell.sampled else SamplingParams()
-    length, num_tokens = (512, 8) if is_long else (64, 32)
-    return RequestSpec(
-        prompt=tuple(prompt[:length]),
-        n=cell.n,
-        sampling=sampling,
-        stop=StopParams(max_tokens=num_tokens, ignore_eos=True),
-        deadline_s=_DEADLINE_S,
-        label=f"{length} tokens, n={cell.n}, {'sampled' if cell.sampled else 'greedy'}",
-    )
+def _tokens() -> list[int]:
+    return list(Tokenizer.load(prepare_builtin().folder).encode(_TEXT.read_text(encoding="utf-8")))

@@ -9,6 +9,7 @@ from typing import Final
 from benchmarks.fault_matrix.cell import Check, RoleName
 from benchmarks.fault_matrix.history import History
 from benchmarks.fault_matrix.scene import Scene
+from tandem.chaos.cluster.baseline import resident_bytes
 from tandem.core.event_log.events import (
     BlocksAllocated,
     ChunkAccepted,
@@ -24,15 +25,20 @@ from tandem.core.event_log.record import ProcessLife
 _ON_THE_WAY_S: Final = 0.5  # from the router's clock to the workers', on a busy machine
 _EARLY_S: Final = 0.05
 _POLL_S: Final = 0.05
+_NOISE_BYTES: Final = 1024 * 1024  # an allocator takes memory by the MiB
 
 
-def router_ended(*reasons: str, within_s: float | None = None) -> Check:
-    """The router itself ended every probe for one of these reasons, and in time after the fault."""
+def router_ended(*reasons: str, within_s: float | None = None, unless_it_never_came: bool = False) -> Check:
+    """The router itself ended every probe for one of these reasons, and in time after the fault.
+
+    ``unless_it_never_came``: a caller may have given up before the router heard of it.
+    """
 
     async def check(scene: Scene) -> list[str]:
         while True:
             history = await asyncio.to_thread(History, scene)
-            ends = [_end_of(history, history.request_of(record)) for record in scene.probes]
+            requests = [history.request_of(record) for record in scene.probes]
+            ends = [_end_of(history, request) for request in requests if request or not unless_it_never_came]
             late_s = time.monotonic() - scene.hit_at_s
             if all(ends) or within_s is None or late_s > within_s:
                 break
@@ -54,6 +60,25 @@ def _end_of(history: History, request: str) -> tuple[RequestEnded, float] | None
     return None
 
 
+def stays_small(process: str, *, num_bytes: int, seconds: float) -> Check:
+    """For so long after the fault, a process's memory grows by no more than so much (row 27)."""
+
+    async def check(scene: Scene) -> list[str]:
+        pid = scene.world.cluster.pids()[process]
+        first_bytes = most_bytes = resident_bytes(pid)
+        while time.monotonic() - scene.hit_at_s < seconds:
+            await asyncio.sleep(_POLL_S)
+            most_bytes = max(most_bytes, resident_bytes(pid))
+        grown_bytes = most_bytes - first_bytes
+        allowed_bytes = num_bytes + _NOISE_BYTES
+        scene.facts.append(f"{process} grew by {grown_bytes // 1024} KiB, {allowed_bytes // 1024} KiB are allowed")
+        if grown_bytes <= allowed_bytes:
+            return []
+        return [f"{process} grew by {grown_bytes // 1024} KiB for a stream that nobody read"]
+
+    return check
+
+
 def no_work_after_deadline() -> Check:
     """Callers were told at their deadline, not before; from then on nothing is begun for them (row 29)."""
 
@@ -69,10 +94,11 @@ def no_work_after_deadline() -> Check:
             request = history.request_of(record)
             late_s = due_s + _ON_THE_WAY_S
             kinds = (Dispatched, BlocksAllocated, ChunkAccepted, HandoverSealed, TokensForwarded)
-            late = [type(r.event).__name__ for r in history.of(request, *kinds) if r.t > late_s]
-            was_decoded = history.was_decoded(request, before_s=float("inf"))
-            if was_decoded and history.last_decoded_s(request) > late_s:
-                late.append("DecodeStep")
+            work = [(r.t, type(r.event).__name__) for r in history.of(request, *kinds)]
+            work.append((history.last_decoded_s(request), "DecodeStep"))  # 0.0: there was none
+            last_s = max(at_s for at_s, _ in work)
+            scene.facts.append(f"last worked on {last_s - due_s:+.2f} s from it" if last_s else "never worked on")
+            late = [what for at_s, what in work if at_s > late_s]
             problems += [f"after the deadline: {late}"] if late else []
         return problems
 

@@ -1,9 +1,9 @@
 """Rows 27 to 29: callers that read slowly or vanish, and deadlines that pass at every stage."""
 
 from benchmarks.fault_matrix.actions import behave, endings, on_link
-from benchmarks.fault_matrix.cell import OK, Cell, Expect, Gate, Phase, Probe, named_error, ok_or_named
-from benchmarks.fault_matrix.checks import freed_within, let_go_within, mates_untouched, nobody_restarted
-from benchmarks.fault_matrix.effects import decode_ran_ahead, no_work_after_deadline, router_ended
+from benchmarks.fault_matrix.cell import OK, Cell, Gate, Phase, Probe, named_error
+from benchmarks.fault_matrix.checks import freed_within, let_go_within, mates_untouched, nobody_restarted, nothing_kept
+from benchmarks.fault_matrix.effects import decode_ran_ahead, no_work_after_deadline, router_ended, stays_small
 from tandem.chaos.cluster import Ending
 from tandem.chaos.faults.flow import Direction
 from tandem.chaos.faults.stream_faults import Stall
@@ -12,6 +12,8 @@ UP, DOWN = Direction.TO_SERVER, Direction.TO_CLIENT
 _VANISHED_S = 20.0  # the row's bound: gRPC asks after 10 s and gives up 5 s later
 _DEADLINE_S = 1.0
 _LATE_S = 1.5
+_UNREAD_S = 9.0
+_GRID_S = (0.01, 0.05, 0.1, 0.3)
 
 
 def _deadline(
@@ -47,13 +49,18 @@ CELLS = [
     Cell(
         row=27,
         phase=Phase.DECODE,
-        # Its own keepalive may give the connection up meanwhile.
-        does="a caller that reads nothing for 7 s; decoding does not wait for it",
+        does="a caller that reads nothing for 9 s is ended as too slow; decoding does not wait, the router stays small",
+        # Its sequences fill what gRPC holds, 64 KiB, and then the router's own buffer of 16 tokens.
         fault=on_link("public", lambda: [Stall(DOWN)]),
-        expect=ok_or_named("SLOW_CONSUMER", "UNAVAILABLE", "UNREACHABLE"),
-        lasts_s=7.0,
-        probe=Probe(max_tokens=300, mates=3),
-        checks=(let_go_within("decode", 7.0),),  # its mates may go on
+        # What the caller sees is what its own keepalive says, if that gives the connection up before.
+        expect=named_error("SLOW_CONSUMER", "UNAVAILABLE", "UNREACHABLE"),
+        lasts_s=_UNREAD_S,
+        probe=Probe(n=8, max_tokens=600, mates=3, deadline_s=60.0),
+        checks=(
+            router_ended("SLOW_CONSUMER", within_s=_UNREAD_S),
+            let_go_within("decode", _UNREAD_S),  # its mates may go on
+            stays_small("router", num_bytes=64 * 1024, seconds=_UNREAD_S),
+        ),
         after=(mates_untouched(), nobody_restarted()),
         shape="slow-callers",
     ),
@@ -63,17 +70,42 @@ CELLS = [
             phase=phase,
             does="the caller vanishes without a word",
             fault=on_link("public", lambda: [Stall(UP), Stall(DOWN)], any_is_enough=True),
-            expect=Expect(endings=frozenset({Ending.ERROR, Ending.OK})),
+            expect=named_error("UNAVAILABLE", "UNREACHABLE", "DEADLINE_EXCEEDED"),
             gate=gate,
             probe=Probe(max_tokens=1800, deadline_s=60.0),
-            checks=(freed_within("decode", _VANISHED_S),),
-            after=(nobody_restarted(),),
+            # 1800 tokens take longer than the row allows: who is free by then was told.
+            checks=(
+                router_ended("CLIENT_CANCELLED", within_s=_VANISHED_S),
+                freed_within("prefill", _VANISHED_S),
+                freed_within("decode", _VANISHED_S),
+            ),
+            after=(nothing_kept("decode", _VANISHED_S), nobody_restarted()),
             shape="slow-callers",
         )
         for phase, gate in (
             (Phase.PREFILL, Gate(point="p.chunk", after=1)),
             (Phase.DECODE, Gate(tokens=5)),
         )
+    ),
+    *(
+        Cell(
+            row=29,
+            phase=phase,
+            does=f"after {1000 * deadline_s:.0f} ms, wherever the request is",
+            fault=behave(lambda scene: endings(scene, Ending.ERROR)),
+            expect=named_error("DEADLINE_EXCEEDED"),
+            gate=Gate(sent=True),
+            # More than any of these deadlines: 0.19 s of prefill, 3 s of decoding.
+            probe=Probe(count=4, prompt_blocks=12, deadline_s=deadline_s, max_tokens=200),
+            checks=(freed_within("prefill", deadline_s + _LATE_S), freed_within("decode", deadline_s + _LATE_S)),
+            after=(
+                nobody_restarted(),
+                # A caller's own clock may be first: then it hangs up.
+                router_ended("DEADLINE_EXCEEDED", "CLIENT_CANCELLED", unless_it_never_came=True),
+                no_work_after_deadline(),
+            ),
+        )
+        for deadline_s, phase in zip(_GRID_S, (Phase.IDLE, Phase.PREFILL, Phase.PREFILL, Phase.DECODE), strict=True)
     ),
     _deadline(Phase.IDLE, "in the queue", Gate(queued=True, dwell_s=_LATE_S), shape="two-slots", mates=2),
     _deadline(Phase.PREFILL, "before the first chunk", Gate(point="p.before_prefill", dwell_s=_LATE_S)),

@@ -34,6 +34,12 @@ def measure(pid: int, *, num_tasks: int) -> ProcessSize:
     )
 
 
+def resident_bytes(pid: int) -> int:
+    """Memory of a process that is in RAM. Raises OSError for one that is gone."""
+    num_pages = int((Path("/proc") / str(pid) / "statm").read_text(encoding="ascii").split()[1])
+    return num_pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def shared_memory_files() -> frozenset[str]:
     """Names in /dev/shm that are ours. There should never be one: the rings have no name."""
     try:

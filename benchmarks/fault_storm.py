@@ -1,6 +1,6 @@
 """Fault storm: real processes under sustained load while one fault after another strikes them.
 
-    python -m benchmarks.fault_storm --json [--requests 5000] [--seed 1] [--quick | --calm] [--output FILE]
+    python -m benchmarks.fault_storm --json [--requests 5000] [--seed 1] [--quick | --calm | --power] [--output FILE]
 
 Two prefill and three decode workers with the tagged engine and TCP hand-over links through proxies; 48 callers, each of
 which sends a short request as soon as its last one ended. A seeded schedule applies every kind of fault of
@@ -16,9 +16,12 @@ whatever it met; ``by_kind`` in the details counts it under each fault that it m
 that their slowness reached the worker).
 
 After each round (one cluster, all kinds three times): checks L1 to L7, and I1 to I8 over its event logs. ``--calm`` is
-the control: the same load and no fault at all, where nothing but cancels can count.
+the control: the same load and no fault at all, where nothing but cancels can count. ``--power`` shows that the storm
+would notice: its workers take the digests of chunks on trust (R4), bytes are corrupted on KV links, and wrong KV must
+be found.
 """
 
+import argparse
 import asyncio
 import itertools
 import random
@@ -38,6 +41,7 @@ from benchmarks.storm_faults import KINDS, Strike, strike
 from tandem.chaos.cluster import Ending, RequestRecord, RequestSpec, Verdict, random_specs, summarise
 from tandem.chaos.cluster.caller import call
 from tandem.chaos.leaks import check_leaks
+from tandem.chaos.tagged.race import RaceSettings
 from tandem.chaos.tagged.settings import TaggedCost
 
 METHOD: Final = " ".join((__doc__ or "").split())
@@ -54,6 +58,8 @@ SHAPE: Final = Shape(
     router={"timers": SHORT_TIMERS},
     cost=TaggedCost(),
 )
+UNGUARDED: Final = replace(SHAPE, race=RaceSettings(unguarded="digest"))
+POWER_KINDS: Final = ("KV bytes corrupted", "KV bytes corrupted")
 FINDINGS: Final = ("wrong_tokens", "hangs", "broken", "leaks", "violations", "faults_without_effect")
 """What must be 0."""
 
@@ -162,11 +168,11 @@ async def _schedule(world: World, kinds: Sequence[str], dice: random.Random, tal
     return strikes
 
 
-async def play(kinds: Sequence[str], *, seed: int, tally: Tally) -> None:
+async def play(kinds: Sequence[str], *, seed: int, tally: Tally, shape: Shape = SHAPE) -> None:
     """One round: a cluster, its load, these kinds of faults, and what is left afterwards."""
     dice = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="tandem-storm-") as folder:
-        async with World(SHAPE, Path(folder)) as world:
+        async with World(shape, Path(folder)) as world:
             records: list[RequestRecord] = []
             todo, over = specs(seed), asyncio.Event()
             began_s = time.monotonic()
@@ -224,6 +230,16 @@ def details_of(tally: Tally) -> dict[str, Any]:
     }
 
 
+def show_power(options: argparse.Namespace) -> None:
+    """One round with a guard taken away; the exit status says whether wrong KV was found."""
+    tally = Tally()
+    asyncio.run(play(POWER_KINDS, seed=options.seed, tally=tally, shape=UNGUARDED))
+    result = {"caught_without_guard": tally.wrong_tokens, "faults": sum(tally.strikes.values()), "sent": tally.sent}
+    finish(options, result, method=METHOD, details=details_of(tally))
+    if not tally.wrong_tokens:
+        sys.exit(1)
+
+
 def main() -> None:
     """Play rounds until enough requests were faulted."""
     arguments = parser(__doc__)
@@ -231,7 +247,11 @@ def main() -> None:
     arguments.add_argument("--seed", type=int, default=1, help="of the first round (default 1)")
     arguments.add_argument("--quick", action="store_true", help="one round of three kinds")
     arguments.add_argument("--calm", action="store_true", help="one round without any fault")
+    arguments.add_argument("--power", action="store_true", help="one round without a guard; it must be noticed")
     options = arguments.parse_args()
+    if options.power:
+        show_power(options)
+        return
     kinds = () if options.calm else QUICK_KINDS if options.quick else tuple(KINDS) * CYCLES
     tally = Tally()
     for seed in itertools.count(options.seed):

@@ -16,6 +16,7 @@ from tandem.chaos.faults.frame_faults import RecordFrames
 from tandem.chaos.faults.namespaces import NetworkHost, NetworkLab
 from tandem.chaos.faults.proxy import ProxyThread, TcpProxy
 from tandem.chaos.tagged.model import TaggedShape
+from tandem.chaos.tagged.race import RaceSettings
 from tandem.chaos.tagged.settings import TaggedCost
 from tandem.client import AsyncClient
 from tandem.core.description import WorkerDescription
@@ -47,6 +48,7 @@ class Shape:
     cost: TaggedCost = COST
     warm_up: bool = True
     prefix_cache: bool = True
+    race: RaceSettings = field(default_factory=RaceSettings)  # its workers go without a guard: the harness must notice
     network: bool = False  # each worker is a host of its own; then there are no failpoints and no proxies
 
 
@@ -229,7 +231,7 @@ class World:
             return WorkerChaos(program={"host": self.hosts[name].address, "insecure": True})
         return WorkerChaos(
             variables=self.desk.variables(),
-            program={"drain_s": DRAIN_S},
+            program={"drain_s": DRAIN_S, "race": self.shape.race},
             engine=self.shape.worker_engine.get(name, {}),
             port=self.ports[name].grpc,
             advertise_address=self.attach[name].address,

@@ -8,13 +8,18 @@ import pytest
 from pydantic import ValidationError
 
 from tandem.chaos.tagged.model import TaggedShape
-from tandem.chaos.tagged.race import RaceSettings, RacingMemory, read_refusals
+from tandem.chaos.tagged.race import RaceSettings, RacingMemory, TrustingReceiver, read_refusals
 from tandem.chaos.tagged.settings import TaggedCost, TaggedWorkerConfig
 from tandem.core.blocks import AttemptKey, BlockRef
 from tandem.core.ids import RequestId
 from tandem.engine.kv.block_table import BlockState, BlockTable
 from tandem.engine.kv.pool import KvPool
+from tandem.kvtransfer.frames import Chunk, Open
+from tandem.kvtransfer.machine import receiver_events as rx
+from tandem.kvtransfer.machine.receiver import HandoverReceiver
 from tests.unit.chaos.tagged_engines import pool_of
+from tests.unit.kvtransfer.machine_world import BLOCK_BYTES, CHUNK_BYTES, TAG, grant_of
+from tests.unit.kvtransfer.machine_world import KEY as KV_KEY
 
 KEY, OTHER = AttemptKey(RequestId("a"), 0), AttemptKey(RequestId("b"), 0)
 
@@ -74,6 +79,18 @@ def test_without_the_destination_guard_anybodys_block_is_written_to() -> None:
     target.memory.end_write(target.ref, KEY)
     target.table.check_integrity()
     assert bool(target.pool.data.any())
+
+
+@pytest.mark.parametrize(("make", "is_noticed"), [(HandoverReceiver, True), (TrustingReceiver, False)])
+def test_without_the_digest_guard_bytes_that_changed_on_their_way_are_taken(
+    make: type[HandoverReceiver], is_noticed: bool
+) -> None:
+    receiver = make(grant=grant_of(1), block_bytes=BLOCK_BYTES, token_digest=b"tok", now_s=0.0)
+    receiver.on_event(0.0, rx.Opened(Open(TAG, 1, 7, 0, 1, CHUNK_BYTES, KV_KEY.request_id)))
+    chunk = Chunk(TAG, 7, 0, 10, 3, 0, CHUNK_BYTES, b"as it was sent..", None)
+    assert isinstance(receiver.on_event(1.0, rx.ChunkArrived(chunk))[0], rx.Write)
+    actions = receiver.on_event(1.0, rx.ChunkLanded(chunk, b"as it arrived..."))
+    assert (rx.Drop("digest_mismatch") in actions) is is_noticed
 
 
 def test_the_receiver_stands_still_at_intervals() -> None:

@@ -6,7 +6,7 @@
   ``source`` (R3): a lease that ended frees the blocks and stops nothing, and a chunk is copied out of a block whoever
   owns it now (``lease`` is the first half alone: then the look at the block table is the only guard left);
   ``destination`` (R2): a hand-over that was aborted goes on, and a chunk is written into the block that
-  was granted once, whoever owns it now.
+  was granted once, whoever owns it now; ``digest`` (R4): what a chunk's bytes add up to is taken on trust.
 
 What was refused is written to ``<worker>.<pid>.kv.json`` in the evidence folder, a few times a second.
 """
@@ -16,9 +16,10 @@ import os
 import threading
 import time
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import pydantic
@@ -28,8 +29,11 @@ from tandem.core.blocks import AttemptKey, BlockRef
 from tandem.core.config.model import ConfigModel
 from tandem.engine.kv.block_table import BlockTable
 from tandem.engine.kv.pool import KvPool
+from tandem.kvtransfer import receiver as receiving
+from tandem.kvtransfer.machine import receiver_events as rx
 from tandem.kvtransfer.machine import sender_events as ev
 from tandem.kvtransfer.machine.lease import LeaseScan
+from tandem.kvtransfer.machine.receiver import HandoverReceiver
 from tandem.kvtransfer.receiver import KvReceiverService
 from tandem.kvtransfer.sender import KvSenderService
 from tandem.worker_host.kv_memory import EngineBlockMemory
@@ -45,7 +49,7 @@ class RaceSettings(ConfigModel):
     """How long the receiver's connection stands still."""
     delay_every_s: float = pydantic.Field(default=0.3, ge=0.0, le=60.0)
     """How long it works between two delays."""
-    unguarded: Literal["", "lease", "source", "destination"] = ""
+    unguarded: Literal["", "lease", "source", "destination", "digest"] = ""
     """The guard that is taken away."""
 
     @property
@@ -104,6 +108,16 @@ class UnguardedReceiver(KvReceiverService):
         """Do nothing."""
 
 
+class TrustingReceiver(HandoverReceiver):
+    """Every chunk is what its sender said, whatever has landed."""
+
+    def on_event(self, now_s: float, event: rx.ReceiverEvent) -> list[rx.ReceiverAction]:
+        """Believe."""
+        if isinstance(event, rx.ChunkLanded):
+            event = replace(event, digest=event.chunk.digest)
+        return super().on_event(now_s, event)
+
+
 class _CountingEvents:
     """Passes a service's callbacks on and counts the failures by reason."""
 
@@ -152,14 +166,17 @@ def install(settings: RaceSettings, *, evidence_folder: Path, worker_id: str) ->
         recorder.services.append(service)
         return service
 
-    for name, replacement in (
-        ("EngineBlockMemory", partial(RacingMemory, settings=settings)),
-        ("KvSenderService", partial(recorded, sender)),
-        ("KvReceiverService", partial(recorded, receiver)),
-    ):
-        if not hasattr(roles, name):
-            raise AttributeError(f"tandem.cluster.programs.roles has no {name} any more: nothing would be provoked")
-        setattr(roles, name, replacement)
+    parts: list[tuple[ModuleType, str, Any]] = [
+        (roles, "EngineBlockMemory", partial(RacingMemory, settings=settings)),
+        (roles, "KvSenderService", partial(recorded, sender)),
+        (roles, "KvReceiverService", partial(recorded, receiver)),
+    ]
+    if settings.unguarded == "digest":
+        parts.append((receiving, "HandoverReceiver", TrustingReceiver))
+    for module, name, replacement in parts:
+        if not hasattr(module, name):
+            raise AttributeError(f"{module.__name__} has no {name} any more: nothing would be provoked")
+        setattr(module, name, replacement)
 
 
 def read_refusals(folder: Path) -> dict[str, Counter[str]]:

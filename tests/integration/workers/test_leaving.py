@@ -10,6 +10,8 @@ import re
 import signal
 import time
 
+import pytest
+
 from tandem.chaos.cluster import ChaosCluster, ChaosOptions, RequestSpec, WorkerChaos
 from tandem.chaos.tagged.settings import TaggedCost
 from tandem.core.types import SamplingParams, StopParams
@@ -46,7 +48,7 @@ async def _leave(cluster: ChaosCluster, worker_id: str) -> float:
     return time.monotonic() - began_s
 
 
-async def test_a_drained_worker_loses_no_request() -> None:
+async def test_a_drained_worker_loses_no_request(capsys: pytest.CaptureFixture[str]) -> None:
     """D in the middle of long streams, then P in the middle of prompts and hand-overs."""
     options = ChaosOptions(
         num_prefill=2,
@@ -71,6 +73,9 @@ async def test_a_drained_worker_loses_no_request() -> None:
     # A router would also go on after a death; these workers did not die.
     assert all(re.search(r"drained .*num_lost=0", text) for text in last_words)
     assert re.search(r"drained .*num_handed_over=[1-9]", last_words[0])
+    # In the words of whoever starts them again.
+    ends = re.findall(r"([a-z]+-\d+) ended early \(([^)]*)\)", capsys.readouterr().out)
+    assert ends == [("decode-0", "exit status 0"), ("prefill-0", "exit status 0")]
     assert max(took_s) < DRAIN_S + 15.0  # of which a busy machine takes most
     assert cluster.mismatches() == []
     assert [(held.num_attempts, held.num_handovers) for held in left] == [(0, 0)] * 2

@@ -21,7 +21,8 @@ _ROW_STAGES = {
     21: (Stage.QUEUED, Stage.UNKNOWN, Stage.PREFILL),  # as soon as it is sent: wherever it has come
     22: (Stage.PREFILL,),
     23: (Stage.PREFILL, Stage.COMPUTED),  # never TRANSFER alone: D has no part in it yet
-    24: (Stage.TRANSFER, Stage.COMMITTED),  # it is committed when D's engine is about to take it
+    # COMMITTED too: at d.before_commit D's receiver has told P that it has all, and D's engine took none of it yet.
+    24: (Stage.TRANSFER, Stage.COMMITTED),
 }
 
 
@@ -133,7 +134,13 @@ CELLS = [
     _left(24, Phase.TRANSFER, "leave before chunk 1", Gate(point="p.before_chunk_send", after=1)),
     _left(24, Phase.TRANSFER, "leave before chunk 4", Gate(point="p.before_chunk_send", after=4)),
     _left(24, Phase.TRANSFER, "leave with half of it", Gate(point="d.received_half", at="decode")),
-    _left(24, Phase.TRANSFER, "leave before D commits, n=3", Gate(point="d.before_commit", at="decode"), n=3),
+    _left(
+        24,
+        Phase.TRANSFER,
+        "leave with all KV at D, before its engine takes it, n=3",
+        Gate(point="d.before_commit", at="decode"),
+        n=3,
+    ),
     _left(24, Phase.DECODE, "leave after 5 tokens", Gate(tokens=5), stages=(Stage.DECODE,)),
     Cell(
         row=25,

@@ -111,6 +111,10 @@ CELLS = [
     _deadline(Phase.PREFILL, "before the first chunk", Gate(point="p.before_prefill", dwell_s=_LATE_S)),
     _deadline(Phase.PREFILL, "between chunks", Gate(point="p.chunk", dwell_s=_LATE_S)),
     _deadline(Phase.TRANSFER, "between sent chunks", Gate(point="p.before_chunk_send", after=2, dwell_s=_LATE_S)),
-    _deadline(Phase.TRANSFER, "before D commits", Gate(point="d.before_commit", at="decode", dwell_s=_LATE_S)),
+    _deadline(
+        Phase.TRANSFER,
+        "with all KV at D, before its engine takes it",
+        Gate(point="d.before_commit", at="decode", dwell_s=_LATE_S),
+    ),
     _deadline(Phase.DECODE, "between tokens", Gate(tokens=3, dwell_s=_LATE_S), quick=True),
 ]

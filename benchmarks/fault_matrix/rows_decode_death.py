@@ -1,4 +1,4 @@
-"""Rows 5 to 7: the decode worker dies before it commits and while it answers; old frames meet its next life."""
+"""Rows 5 to 7: the decode worker dies before its engine has the KV, or as it answers; old frames meet its next life."""
 
 import asyncio
 
@@ -104,9 +104,11 @@ CELLS = [
     Cell(row=5, phase=Phase.IDLE, does="kill D, then ask at once", fault=kill("decode"), probe=Probe(count=4)),
     _before_commit("kill D while P computes for it", Gate(point="p.chunk"), Phase.PREFILL),
     _before_commit("kill D with half of the KV", Gate(point="d.received_half", at="decode"), Phase.TRANSFER),
-    *(  # its receiver has verified everything and says so, its engine took none of it: P may have let go before
+    # At d.before_commit D's receiver has verified all KV and tells P so (Commit), and D's engine took none of it yet: P
+    # may have let go, and the KV that is lost with D is nowhere else then.
+    *(
         _before_commit(
-            f"kill D before it commits{', n=3' if n > 1 else ''}",
+            f"kill D with all KV received, before its engine takes it{', n=3' if n > 1 else ''}",
             Gate(point="d.before_commit", at="decode"),
             Phase.TRANSFER,
             n=n,

@@ -15,6 +15,7 @@ from benchmarks.fault_matrix.cell import (
     ok_or_named,
 )
 from benchmarks.fault_matrix.checks import freed_within, let_go_within, nobody_restarted, restarted_at_most, served_by
+from benchmarks.fault_matrix.keyed import KilledUnderAKey
 from benchmarks.fault_matrix.leaving import leave
 from benchmarks.fault_matrix.scene import Scene
 from tandem.chaos.cluster import Ending
@@ -77,6 +78,15 @@ CELLS = [
             after=(nobody_restarted(),),
         )
         for phase in Phase
+    ),
+    Cell(
+        row=44,
+        phase=Phase.DECODE,
+        does="kill the router; the same call with its idempotency key is answered by the next one, once",
+        fault=KilledUnderAKey,
+        when="before",
+        probe=Probe(count=0),
+        after=(nobody_restarted(),),
     ),
     Cell(
         row=45,

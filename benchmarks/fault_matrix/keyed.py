@@ -55,7 +55,8 @@ class KilledUnderAKey:
         client = self._scene.world.client.with_options(timeout_s=_CALL_S)
         try:
             options = self._spec.options()
-            async with client.stream(token_ids=self._spec.prompt, idempotency_key=self._key, **options) as stream:
+            options["idempotency_key"] = self._key
+            async with client.stream(token_ids=self._spec.prompt, **options) as stream:
                 async for event in stream:
                     if isinstance(event, OutputDelta):
                         tokens += event.token_ids

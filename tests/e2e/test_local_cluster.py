@@ -177,7 +177,7 @@ def test_a_killed_command_leaves_nothing(shell: CommandLine, tiny: PreparedModel
     process = shell.start("up", "-f", str(write_config(shell.folder, tiny, name="brief")))
     shell.wait_up(process, "brief")
     shell.end(process, number=signal.SIGKILL)
-    assert shell.leftovers(within_s=10.0) == []
+    assert shell.leftovers(within_s=40.0) == []  # far from the last resort's 90 s, and enough on a busy machine
     done = shell.run("status")
     assert (done.status, "no cluster runs here" in done.err) == (1, True), "the stale file does not count"
 

@@ -45,6 +45,7 @@ _OPEN: Final = Rule(access=Access.OPEN)
 _TENANT: Final = Rule(access=Access.TENANT)
 _OPERATOR: Final = Rule(access=Access.OPERATOR, roles=frozenset({PeerRole.OPERATOR, PeerRole.CONTROLLER}))
 _TO_WORKER: Final = Rule(access=Access.PEER, roles=frozenset({PeerRole.ROUTER, PeerRole.CONTROLLER}))
+_CONTROL: Final = Rule(access=Access.PEER, roles=frozenset({PeerRole.CONTROLLER}))
 _FROM_WORKER: Final = Rule(access=Access.PEER, roles=frozenset({PeerRole.PREFILL, PeerRole.DECODE}))
 _REGISTRY_READ: Final = Rule(
     access=Access.PEER, roles=frozenset({PeerRole.ROUTER, PeerRole.CONTROLLER, PeerRole.PREFILL, PeerRole.DECODE})
@@ -61,6 +62,7 @@ METHOD_RULES: Final[Mapping[str, Rule]] = {
     "/tandem.worker.v1.WorkerService/Attach": _TO_WORKER,
     "/tandem.worker.v1.WorkerService/GetInfo": _TO_WORKER,
     "/tandem.worker.v1.WorkerService/Drain": _TO_WORKER,
+    "/tandem.worker.v1.WorkerService/SetRole": _CONTROL,
     "/tandem.worker.v1.CacheService/WatchKvEvents": _TO_WORKER,
     "/tandem.worker.v1.CacheService/FlushCache": _TO_WORKER,
     "/tandem.worker.v1.CacheService/GetCacheStats": _TO_WORKER,

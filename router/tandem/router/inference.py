@@ -23,6 +23,7 @@ from tandem.router.dispatcher import Dispatcher
 from tandem.router.idempotency import Claim, IdempotencyKeys
 from tandem.router.intake import Intake
 from tandem.router.tracing import Tracing
+from tandem.router.traffic import TrafficMeter
 from tandem.router.write_gate import WriteGate
 from tandem.rpc.context import CallContext
 
@@ -42,6 +43,7 @@ class InferenceFront:
         keys: IdempotencyKeys,
         naming: PromptNaming,
         cache: CacheDesk,
+        meter: TrafficMeter,
     ) -> None:
         self._intake = intake
         self._dispatcher = dispatcher
@@ -52,6 +54,7 @@ class InferenceFront:
         self._keys = keys
         self._naming = naming
         self._cache = cache
+        self._meter = meter
 
     async def generate(self, request: GenerateRequest, call: CallContext) -> Generation:
         """Run a request to its end."""
@@ -143,7 +146,7 @@ class InferenceFront:
         try:
             self._dispatcher.submit(
                 task,
-                sink,
+                self._meter.watch(sink, task, arrived_s=arrived_s),
                 deadline_s=deadline_s,
                 arrived_s=arrived_s,
                 tokenize_ms=prepared.tokenize_ms,

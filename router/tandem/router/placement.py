@@ -229,6 +229,9 @@ def _why_local(
         return _why_no_hand_over(prefills, decodes, policy)
     if policy.mode is PlacementMode.SPLIT:
         return None
+    if _is_borrowed(demand, policy):
+        share = f"{policy.borrow_share:.0%} of the prompts are computed where they decode"
+        return _WhyLocal(cause=PlacementCause.BORROWED, reason=f"the prefill pool is short: {share}")
     if demand.num_prompt_tokens < policy.min_split_tokens:
         return _WhyLocal(cause=PlacementCause.SHORT_PROMPT, reason="the prompt is too short to be worth a hand-over")
     handover_s = predict_handover_s(demand, pair.decode.worker)
@@ -239,6 +242,11 @@ def _why_local(
             f"the pair {pair.prefill.cost_s:.3f} s and {handover_s:.3f} s of hand-over",
         )
     return None
+
+
+def _is_borrowed(demand: Demand, policy: PlacementPolicy) -> bool:
+    """Whether the draw falls into the borrowed share; its high bits, since its low ones decide between equals."""
+    return demand.draw is not None and (demand.draw & 0xFFFFFFFF) < policy.borrow_share * 2**32
 
 
 def _why_no_hand_over(
@@ -308,7 +316,7 @@ def _why_nothing_fits(demand: Demand, decodes: Sequence[WorkerView]) -> NoCapaci
         if demand.num_sequences <= worker.max_sequences and (
             num_blocks_for(demand, worker.block_size) <= worker.total_blocks
         ):
-            return NoCapacity(reason="no decode worker has a free slot and enough blocks")
+            return NoCapacity(reason="no decode worker has a free slot and enough blocks", lacks_room=True)
     return NoCapacity(
         reason="the request needs more KV blocks or slots than any decode worker has", never=reasons.TOO_LARGE
     )

@@ -28,6 +28,7 @@ class PlacementCause(StrEnum):
     NO_PREFILL_WORKER = "no_prefill_worker"
     SHORT_PROMPT = "short_prompt"
     LOCAL_IS_FASTER = "local_is_faster"
+    BORROWED = "borrowed"  # the controller lends decode workers to the prefill pool
 
     @property
     def is_split(self) -> bool:
@@ -49,6 +50,7 @@ class PlacementPolicy:
     affinity_per_waiting: float = 3.0
     max_affinity_s: float = 0.25
     max_affinity_share: float = 1.0
+    borrow_share: float = 0.0  # of the prompts, computed by decode workers because a controller said so
     tie_share: float | None = 0.02  # costs within this share of the lowest count as equal; None = names decide
 
 
@@ -111,10 +113,11 @@ class NoCapacity:
     """Nothing can take the request now. ``never`` says why no worker of this fleet could, however idle.
 
     With ``waits_for`` the request waits for the prefill worker that it likes best, although another has credit; it
-    will bring ``work_s`` seconds of work there.
+    will bring ``work_s`` seconds of work there. With ``lacks_room`` it waits for a slot or blocks of a decode worker.
     """
 
     reason: str
     never: str = ""  # from ``tandem.core.reasons``
     waits_for: WorkerKey | None = None
     work_s: float = 0.0
+    lacks_room: bool = False

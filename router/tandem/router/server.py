@@ -15,6 +15,7 @@ from tandem.core.event_log.record import ProcessLife
 from tandem.core.ids import new_epoch
 from tandem.core.latency import LatencyCoefficients
 from tandem.core.messages import Beat, StepReport
+from tandem.core.records import MemoryRecords, RecordStore
 from tandem.core.types import Role, WorkerInfo
 from tandem.prefix_cache.config import PrefixCacheProgram
 from tandem.router.actions import WorkerKey
@@ -26,6 +27,7 @@ from tandem.router.cache.naming import PromptNaming
 from tandem.router.cache.usage import CacheUsage
 from tandem.router.cache.view import CacheView
 from tandem.router.config import RouterConfig
+from tandem.router.control import ControlFront
 from tandem.router.directory import MemoryDirectory, WorkerDirectory
 from tandem.router.dispatcher import Dispatcher
 from tandem.router.event_trace import record_health
@@ -39,6 +41,7 @@ from tandem.router.queue import CentralQueue
 from tandem.router.registry_service import RegistryFront
 from tandem.router.served_model import ServedModel
 from tandem.router.tracing import Tracing
+from tandem.router.traffic import TrafficMeter
 from tandem.router.worker_link import WorkerLink
 from tandem.router.write_gate import WriteGate
 from tandem.rpc.access import AccessControl
@@ -48,6 +51,7 @@ from tandem.rpc.metrics_endpoint import MetricsEndpoint
 from tandem.rpc.server import RpcServer
 from tandem.rpc.services.admin import cluster_service, registry_service
 from tandem.rpc.services.cache import cache_admin_service
+from tandem.rpc.services.control import control_service
 from tandem.rpc.services.inference import INFERENCE_SERVICE, MODEL_SERVICE, inference_service, model_service
 from tandem.rpc.stubs.worker import WorkerStub
 from tandem.rpc.telemetry import show_cache_index
@@ -70,8 +74,12 @@ class Router:
         *,
         clock: Clock | None = None,
         cache: PrefixCacheProgram | None = None,
+        records: RecordStore | None = None,
     ) -> None:
-        """``cache`` is what the cluster was told of its prefix cache; without its secret nothing is looked up."""
+        """``cache`` is what the cluster was told of its prefix cache; without its secret nothing is looked up.
+
+        ``records`` is the cluster's shared memory; without one this router keeps it.
+        """
         self.address = ""
         self.internal_address = ""
         self.metrics_port: int | None = None
@@ -118,6 +126,14 @@ class Router:
             clock=self._clock,
             tls=self._internal_tls,
             insecure=config.insecure,
+        )
+        self._meter = TrafficMeter(self._clock)
+        self.control = ControlFront(
+            router_id=config.router_id,
+            meter=self._meter,
+            dispatcher=self.dispatcher,
+            records=records or MemoryRecords(),
+            clock=self._clock,
         )
         self.cluster = ClusterFront(
             model=model.name,
@@ -212,6 +228,7 @@ class Router:
             gate=self._gate,
             naming=PromptNaming(self.cache.namer, self.dispatcher.fleet, config.cache),
             cache=self.cache_desk,
+            meter=self._meter,
             keys=IdempotencyKeys(
                 ttl_s=config.recovery.idempotency_ttl_s,
                 max_answered=config.recovery.max_idempotency_keys,
@@ -248,6 +265,7 @@ class Router:
         )
         server.add(cluster_service(self.cluster))
         server.add(cache_admin_service(self.cache_desk))
+        server.add(control_service(self.control))
         if isinstance(self._directory, MemoryDirectory):
             server.add(registry_service(RegistryFront(self._directory)))
         return server

@@ -37,18 +37,18 @@ async def keep_announced(registry: Registry, read: Callable[[], WorkerInfo], sto
         while not stop.is_set():
             info = read()
             await registry.announce(info, ttl_s=TTL_S)
-            await _until_due(lambda announced=info: read() != announced, stop)
+            await _until_due(info, read, stop)
     finally:
         info = read()
         await registry.withdraw(info.worker_id, info.epoch)
         await registry.close()
 
 
-async def _until_due(has_changed: Callable[[], bool], stop: asyncio.Event) -> None:
+async def _until_due(announced: WorkerInfo, read: Callable[[], WorkerInfo], stop: asyncio.Event) -> None:
     """Return when it is time to announce again: after a while, or when there is news, or at the end."""
     try:
         async with asyncio.timeout(_PERIOD_S):
-            while not has_changed() and not stop.is_set():
+            while read() == announced and not stop.is_set():
                 try:
                     async with asyncio.timeout(_LOOK_S):
                         await stop.wait()

@@ -10,6 +10,7 @@ from tandem.core.config.model import ConfigModel
 from tandem.core.ids import Tenant
 from tandem.core.limits import RequestLimits
 from tandem.core.types import PriorityClass
+from tandem.router.admission.config import AdmissionSection
 from tandem.router.cache.config import CacheSection
 from tandem.router.client_stream import StreamBounds
 from tandem.router.health import HealthTimers
@@ -223,6 +224,8 @@ class RouterConfig(ConfigModel):
     """Bounds on requests."""
     queue: QueueSection = Field(default_factory=QueueSection)
     """Bounds on waiting."""
+    admission: AdmissionSection = Field(default_factory=AdmissionSection)
+    """Which requests are taken, and what tenants may ask for."""
     placement: PlacementSection = Field(default_factory=PlacementSection)
     """Choice of workers."""
     cache: CacheSection = Field(default_factory=CacheSection)
@@ -249,6 +252,7 @@ class RouterConfig(ConfigModel):
             overtaking=self.placement.overtaking(),
             recovery=RecoveryPolicy(suspicion=SuspicionPolicy(doubt_s=self.timers.dead_after_s)),
             pairs=self.recovery.pairs(),
+            admission=self.admission.policy(),
             max_queue_wait_s=self.queue.max_wait_s,
             no_worker_wait_s=self.queue.no_worker_wait_s,
             keep_alive_s=self.timers.keep_alive_s,

@@ -12,6 +12,7 @@ from tandem.core.event_log.events import (
 )
 from tandem.core.types import GenerationTask, TokenDelta
 from tandem.router.actions import Ended, Pair, Started, WorkerKey
+from tandem.router.admission.terms import AdmissionDecision
 from tandem.router.client_stream import Sink
 from tandem.router.health import Health
 from tandem.router.observer import Observer
@@ -68,6 +69,10 @@ class RecordingObserver:
     def __init__(self, inner: Observer, event_log: EventSink) -> None:
         self._inner = inner
         self._event_log = event_log
+
+    def admission(self, decision: AdmissionDecision) -> None:
+        """Pass on: whether a request came in is recorded by its sink."""
+        self._inner.admission(decision)
 
     def placed(self, task: GenerationTask, placement: Placement, *, waited_s: float) -> None:
         """Record a dispatch."""

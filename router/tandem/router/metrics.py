@@ -4,10 +4,11 @@ from opentelemetry.metrics import Meter
 
 from tandem.core.types import GenerationTask
 from tandem.router.actions import Ended, Pair
+from tandem.router.admission.terms import AdmissionDecision
 from tandem.router.cache.usage import CacheUsage
 from tandem.router.placement import Placement
 from tandem.router.tracing import Tracing
-from tandem.rpc.telemetry import ATTRIBUTE_CAUSE, ATTRIBUTE_OUTCOME, ATTRIBUTE_REASON, router_metrics
+from tandem.rpc.telemetry import ATTRIBUTE_CAUSE, ATTRIBUTE_CLASS, ATTRIBUTE_OUTCOME, ATTRIBUTE_REASON, router_metrics
 
 
 class MeasuringObserver:
@@ -19,6 +20,11 @@ class MeasuringObserver:
         self._usage = usage or CacheUsage()
         self._num_queued = 0
         self._num_running = 0
+
+    def admission(self, decision: AdmissionDecision) -> None:
+        """Count decisions by class and cause."""
+        about = {ATTRIBUTE_CAUSE: decision.cause.value, ATTRIBUTE_CLASS: decision.priority.value}
+        self._metrics.admissions.add(1, about)
 
     def placed(self, task: GenerationTask, placement: Placement, *, waited_s: float) -> None:
         """Record the wait of a first attempt, and why it is computed where it is."""

@@ -4,11 +4,16 @@ from typing import Protocol
 
 from tandem.core.types import GenerationTask
 from tandem.router.actions import Ended, Pair
+from tandem.router.admission.terms import AdmissionDecision
 from tandem.router.placement import Placement
 
 
 class Observer(Protocol):
     """Told about the life of requests; must not wait or raise."""
+
+    def admission(self, decision: AdmissionDecision) -> None:
+        """A request was taken, refused, or shed while it waited."""
+        ...
 
     def placed(self, task: GenerationTask, placement: Placement, *, waited_s: float) -> None:
         """An attempt goes to its workers."""
@@ -33,6 +38,9 @@ class Observer(Protocol):
 
 class SilentObserver:
     """Watches nothing."""
+
+    def admission(self, decision: AdmissionDecision) -> None:
+        """Nothing."""
 
     def placed(self, task: GenerationTask, placement: Placement, *, waited_s: float) -> None:
         """Nothing."""

@@ -1,6 +1,6 @@
 """The terms of placement: what a request needs, what a worker offers, which knobs there are, what is chosen. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -96,6 +96,25 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One worker, and what it would cost the request there."""
+
+    worker: WorkerView
+    cost_s: float
+    delay_s: float = 0.0  # what others lose; counts in the choice, not in the prediction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weighed:
+    """All that a choice was made from, each the best first: for whoever asks later why."""
+
+    demand: Demand
+    prefills: Sequence[Option] = ()
+    decodes: Sequence[Option] = ()  # with room
+    locals: Sequence[Option] = ()  # the same workers, were they to compute the prompt themselves
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
     """The choice, and why. ``prefill`` is None when D computes the prompt itself."""
 
@@ -106,6 +125,7 @@ class Placement:
     predicted_ttft_s: float
     predicted_prefill_s: float
     num_blocks: int
+    weighed: Weighed | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -136,14 +136,18 @@ class AsyncClient:
         """Generate and yield the output as it comes; use the result in an ``async with`` statement."""
         data = public.STREAM_GENERATE.encode(build_generate(prompt, token_ids, messages, **options))
 
+        attempts = Attempts(self._settings, self._budget)
+
         def open_call(timeout_s: float) -> AsyncStreamCall:
             method = self._channels.next().unary_stream(
                 public.STREAM_GENERATE.path, request_serializer=None, response_deserializer=None
             )
-            call: AsyncStreamCall = method(data, timeout=timeout_s, metadata=call_metadata(self._settings))
+            call: AsyncStreamCall = method(
+                data, timeout=timeout_s, metadata=call_metadata(self._settings, attempt=attempts.num_retries)
+            )
             return call
 
-        return AsyncGenerationStream(open_call, Attempts(self._settings, self._budget))
+        return AsyncGenerationStream(open_call, attempts)
 
     async def chat(self, messages: Sequence[Message], **options: Unpack[GenerateOptions]) -> Generation:
         """Generate the next turn of a conversation."""
@@ -236,7 +240,7 @@ class AsyncClient:
         attempts = Attempts(self._settings, self._budget)
         while True:
             try:
-                answer = await self._call_once(self._channels.next(), method, data, attempts.timeout_s())
+                answer = await self._call_once(self._channels.next(), method, data, attempts)
             except TandemError as error:
                 await asyncio.sleep(attempts.pause_after(error))
             else:
@@ -244,9 +248,10 @@ class AsyncClient:
                 return answer
 
     async def _call_once(
-        self, channel: grpc.aio.Channel, method: public.Method[In, Out], data: bytes, timeout_s: float
+        self, channel: grpc.aio.Channel, method: public.Method[In, Out], data: bytes, attempts: Attempts
     ) -> Out:
         call = channel.unary_unary(method.path, request_serializer=None, response_deserializer=None)
+        timeout_s, metadata = attempts.timeout_s(), call_metadata(self._settings, attempt=attempts.num_retries)
         with rpc_errors():
-            answer: bytes = await call(data, timeout=timeout_s, metadata=call_metadata(self._settings))
+            answer: bytes = await call(data, timeout=timeout_s, metadata=metadata)
         return method.decode(answer)

@@ -125,14 +125,18 @@ class Client:
         """Generate and yield the output as it comes; use the result in a ``with`` statement."""
         data = public.STREAM_GENERATE.encode(build_generate(prompt, token_ids, messages, **options))
 
+        attempts = Attempts(self._settings, self._budget)
+
         def open_call(timeout_s: float) -> StreamCall:
             method = self._channels.next().unary_stream(
                 public.STREAM_GENERATE.path, request_serializer=None, response_deserializer=None
             )
-            call: StreamCall = method(data, timeout=timeout_s, metadata=call_metadata(self._settings))
+            call: StreamCall = method(
+                data, timeout=timeout_s, metadata=call_metadata(self._settings, attempt=attempts.num_retries)
+            )
             return call
 
-        return GenerationStream(open_call, Attempts(self._settings, self._budget))
+        return GenerationStream(open_call, attempts)
 
     def chat(self, messages: Sequence[Message], **options: Unpack[GenerateOptions]) -> Generation:
         """Generate the next turn of a conversation."""
@@ -225,15 +229,16 @@ class Client:
         attempts = Attempts(self._settings, self._budget)
         while True:
             try:
-                answer = self._call_once(self._channels.next(), method, data, attempts.timeout_s())
+                answer = self._call_once(self._channels.next(), method, data, attempts)
             except TandemError as error:
                 time.sleep(attempts.pause_after(error))
             else:
                 attempts.note_success()
                 return answer
 
-    def _call_once(self, channel: grpc.Channel, method: public.Method[In, Out], data: bytes, timeout_s: float) -> Out:
+    def _call_once(self, channel: grpc.Channel, method: public.Method[In, Out], data: bytes, attempts: Attempts) -> Out:
         call = channel.unary_unary(method.path, request_serializer=None, response_deserializer=None)
+        timeout_s, metadata = attempts.timeout_s(), call_metadata(self._settings, attempt=attempts.num_retries)
         with rpc_errors():
-            answer: bytes = call(data, timeout=timeout_s, metadata=call_metadata(self._settings))
+            answer: bytes = call(data, timeout=timeout_s, metadata=metadata)
         return method.decode(answer)

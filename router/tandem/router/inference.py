@@ -151,6 +151,7 @@ class InferenceFront:
                 arrived_s=arrived_s,
                 tokenize_ms=prepared.tokenize_ms,
                 names=names,
+                caller_attempt=call.attempt,
             )
         except TandemError as error:
             self._tracing.refuse(task.request_id, error.reason)

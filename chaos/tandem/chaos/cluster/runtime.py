@@ -28,6 +28,14 @@ class TaggedRuntime:
         tagged = [self._tagged(config) for config in workers]
         await self._local.start(tagged, on_status=on_status, timeout_s=timeout_s)
 
+    async def add(self, worker: WorkerProgramConfig, *, timeout_s: float) -> None:
+        """Start one more worker."""
+        await self._local.add(self._tagged(worker), timeout_s=timeout_s)
+
+    async def remove(self, worker_id: str, *, grace_s: float) -> None:
+        """Drain and end one worker."""
+        await self._local.remove(worker_id, grace_s=grace_s)
+
     async def wait(self) -> SetupError:
         """Never return: workers are started again."""
         return await self._local.wait()

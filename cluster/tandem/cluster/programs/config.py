@@ -121,6 +121,29 @@ class RouterProgramConfig(ConfigModel):
     """Form of log lines."""
 
 
+class ControllerProgramConfig(ConfigModel):
+    """The controller process."""
+
+    controller_id: str = pydantic.Field(default="controller-0", pattern=r"^[a-zA-Z0-9._-]{1,64}$")
+    """Name of this controller; its next life under the same name takes over at once."""
+    policy: Path | None = None
+    """Policy file; nothing = only what is applied counts."""
+    registry: RegistryTarget
+    """Where it looks for workers and keeps its records."""
+    routers: list[str] = pydantic.Field(min_length=1)
+    """Internal addresses of the routers, host:port."""
+    lease_s: float = pydantic.Field(default=10.0, ge=1.0, le=600.0)
+    """How long it must have been silent before another controller takes over."""
+    tls: TlsFiles | None = None
+    """Internal TLS; the certificate's role must be controller."""
+    insecure: bool = False
+    """Allow internal plain text beyond loopback."""
+    log_level: str = "info"
+    """Least severe log line."""
+    log_style: Literal["console", "json"] = "console"
+    """Form of log lines."""
+
+
 class PlacedWorker(ConfigModel):
     """One worker and what Ray reserves for it."""
 

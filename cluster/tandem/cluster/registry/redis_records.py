@@ -34,7 +34,7 @@ class RedisRecords:
                 known = _decode(await pipe.get(name))
                 if (0 if known is None else known.version) != expected_version:
                     return Written(done=False, record=known)
-                pipe.multi()
+                pipe.multi()  # type: ignore[no-untyped-call]
                 pipe.set(name, b"%d:" % (expected_version + 1) + value)
                 await pipe.execute()
         except WatchError:

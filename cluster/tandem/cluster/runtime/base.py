@@ -31,6 +31,14 @@ class WorkerRuntime(Protocol):
         """
         ...
 
+    async def add(self, worker: WorkerProgramConfig, *, timeout_s: float) -> None:
+        """Start one more worker and wait until it is ready. Raises SetupError; nothing of it is left then."""
+        ...
+
+    async def remove(self, worker_id: str, *, grace_s: float) -> None:
+        """Let one worker finish what it runs, at most ``grace_s``, then end it for good. Unknown ones are no error."""
+        ...
+
     async def wait(self) -> SetupError:
         """Return only when the runtime itself has ended and no worker can be started any more."""
         ...

@@ -114,7 +114,6 @@ class HandoverFailed(_Detail, frozen=True, kw_only=True, tag="handover"):
     prefill: str
     decode: str
     cause: str
-    num_failures: int = 0  # in a row
     state: str = ""  # of the pair from now on
 
 

@@ -290,6 +290,7 @@ class Dispatcher:
                     self._apply(live, live.ledger.drop_held(), now_s)
                 case NoCapacity():
                     self.last_no_capacity = choice.reason
+                    self._observer.waits(live.ledger.task, choice, num_waiting=len(self.queue) - 1)
                     if choice.never:
                         self.queue.discard(entry.request_id)
                         self._apply(live, live.ledger.failed(error_for(choice.never), now_s), now_s)
@@ -363,11 +364,11 @@ class Dispatcher:
             case PairWorked():
                 self.pairs.worked(action.pair)
             case PairFailed():
-                self.pairs.failed(action.pair, action.reason, now_s)
-                self._observer.handover_failed(action.pair, reason=action.reason)
+                state = self.pairs.failed(action.pair, action.reason, now_s)
+                self._observer.handover_failed(action.pair, reason=action.reason, state=state)
             case Requeue():
                 live.avoid, live.avoid_pairs = action.avoid, action.avoid_pairs
-                self._observer.retried(action.task, reason=action.reason)
+                self._observer.retried(action.task, reason=action.reason, again=action)
                 self._waits.begin(live, now_s)
                 if action.delay_s > 0.0:
                     timer = Timer(kind=TimerKind.PLACE_AGAIN, request_id=live.entry.request_id)

@@ -31,7 +31,6 @@ from tandem.router.actions import (
     PairFailed,
     PairWorked,
     PromptComputed,
-    Requeue,
     SendCommand,
     Started,
     WorkerKey,
@@ -333,14 +332,8 @@ class RequestLedger:
         if isinstance(choice, GiveUp):
             return [*closing, *self.failed(choice.error, now_s)]
         self._begin_anew()
-        again = Requeue(
-            task=self.task,
-            reason=failure.reason,
-            avoid=frozenset(self._avoided.workers),
-            avoid_pairs=frozenset(self._avoided.pairs),
-            delay_s=choice.delay_s,
-        )
-        return [*closing, again]
+        keeps_kv = self.held is not None
+        return [*closing, self._avoided.requeue(self.task, failure, worker, delay_s=choice.delay_s, keeps_kv=keeps_kv)]
 
     def _begin_anew(self) -> None:
         for child in self.children:

@@ -13,10 +13,10 @@ from tandem.core.decisions import (
     DETAILS,
     Admission,
     ControllerRound,
-    DecodeCandidate,
     Decision,
     DecisionFilter,
     DecisionPage,
+    DecodeCandidate,
     Detail,
     PrefillCandidate,
 )

@@ -155,18 +155,16 @@ class Recovery(_message.Message):
     def __init__(self, failed_attempt: _Optional[int] = ..., cause: _Optional[str] = ..., worker: _Optional[str] = ..., lost: bool = ..., emitted_tokens: _Optional[int] = ..., keeps_kv: bool = ..., pause_s: _Optional[float] = ..., avoid: _Optional[_Iterable[str]] = ..., avoid_pairs: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class HandoverFailed(_message.Message):
-    __slots__ = ("prefill", "decode", "cause", "num_failures", "state")
+    __slots__ = ("prefill", "decode", "cause", "state")
     PREFILL_FIELD_NUMBER: _ClassVar[int]
     DECODE_FIELD_NUMBER: _ClassVar[int]
     CAUSE_FIELD_NUMBER: _ClassVar[int]
-    NUM_FAILURES_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     prefill: str
     decode: str
     cause: str
-    num_failures: int
     state: str
-    def __init__(self, prefill: _Optional[str] = ..., decode: _Optional[str] = ..., cause: _Optional[str] = ..., num_failures: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
+    def __init__(self, prefill: _Optional[str] = ..., decode: _Optional[str] = ..., cause: _Optional[str] = ..., state: _Optional[str] = ...) -> None: ...
 
 class WorkerJudged(_message.Message):
     __slots__ = ("worker", "worker_epoch", "health")

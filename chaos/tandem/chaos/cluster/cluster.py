@@ -135,6 +135,11 @@ class ChaosCluster:
             )
         return self._clients[tenant].with_options(retries=retries)
 
+    def api_key(self, tenant: str) -> str | None:
+        """The tenant's key, for whoever brings its own client; None without keys."""
+        key = self._keys.get(tenant)
+        return None if key is None else key.text
+
     def sync_client(self, tenant: str = LOCAL_TENANT, *, retries: int = 0) -> Client:
         """Return the blocking SDK of a tenant, to be closed by the caller."""
         key = self._keys.get(tenant)

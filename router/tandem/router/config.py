@@ -13,6 +13,7 @@ from tandem.core.types import PriorityClass
 from tandem.router.admission.config import AdmissionSection
 from tandem.router.cache.config import CacheSection
 from tandem.router.client_stream import StreamBounds
+from tandem.router.decisions.config import DecisionsSection
 from tandem.router.health import HealthTimers
 from tandem.router.live import DispatcherPolicy, OvertakingPolicy
 from tandem.router.pairs import PairPolicy
@@ -242,6 +243,8 @@ class RouterConfig(ConfigModel):
     """Address of the metrics endpoint."""
     metrics_port: Port | None = None
     """Port of the Prometheus text endpoint; not set = none."""
+    decisions: DecisionsSection = Field(default_factory=DecisionsSection)
+    """What is remembered of why requests went where they went."""
     event_log: Path | None = None
     """Folder for this router's event log (see `tandem.core.event_log`); not set = none."""
 

@@ -19,6 +19,8 @@ from tandem.core.inference import (
 from tandem.router.cache.desk import CacheDesk
 from tandem.router.cache.naming import PromptNaming
 from tandem.router.client_stream import ClientStream, Collector, Sink, StreamBounds
+from tandem.router.decisions.log import DecisionLog
+from tandem.router.decisions.refused import note_refusal
 from tandem.router.dispatcher import Dispatcher
 from tandem.router.idempotency import Claim, IdempotencyKeys
 from tandem.router.intake import Intake
@@ -44,6 +46,7 @@ class InferenceFront:
         naming: PromptNaming,
         cache: CacheDesk,
         meter: TrafficMeter,
+        decisions: DecisionLog | None = None,
     ) -> None:
         self._intake = intake
         self._dispatcher = dispatcher
@@ -55,6 +58,7 @@ class InferenceFront:
         self._naming = naming
         self._cache = cache
         self._meter = meter
+        self._decisions = decisions
 
     async def generate(self, request: GenerateRequest, call: CallContext) -> Generation:
         """Run a request to its end."""
@@ -124,6 +128,7 @@ class InferenceFront:
             yield claim
         except TandemError as error:
             error.metadata.setdefault("tokens_emitted", "0")  # what fails before it is taken has emitted nothing
+            note_refusal(self._decisions, call, request.priority, error)
             raise
         finally:
             if claim is not None:

@@ -129,6 +129,13 @@ class CentralQueue:
         again = total(entry.backlog for entry in self._again.values())
         return again.plus(total(self._in_class.values()))
 
+    def num_by_class(self) -> Mapping[PriorityClass, int]:
+        """How many requests of each class wait, those placed again included."""
+        counts = {c: sum(line.num_live for line in lines.values()) for c, lines in self._lines.items()}
+        for entry in self._again.values():
+            counts[entry.priority] += 1
+        return counts
+
     def costs(self) -> Mapping[PriorityClass, Mapping[Tenant, float]]:
         """Cost of what waits, by class and tenant."""
         return {c: {tenant: line.backlog.cost_tokens for tenant, line in self._lines[c].items()} for c in _CLASSES}

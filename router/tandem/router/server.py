@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import structlog
@@ -28,9 +27,10 @@ from tandem.router.cache.usage import CacheUsage
 from tandem.router.cache.view import CacheView
 from tandem.router.config import RouterConfig
 from tandem.router.control import ControlFront
+from tandem.router.decisions.desk import DecisionDesk
+from tandem.router.decisions.watching import Watching
 from tandem.router.directory import MemoryDirectory, WorkerDirectory
 from tandem.router.dispatcher import Dispatcher
-from tandem.router.event_trace import record_health
 from tandem.router.fleet import Fleet
 from tandem.router.idempotency import IdempotencyKeys
 from tandem.router.inference import InferenceFront
@@ -52,6 +52,7 @@ from tandem.rpc.server import RpcServer
 from tandem.rpc.services.admin import cluster_service, registry_service
 from tandem.rpc.services.cache import cache_admin_service
 from tandem.rpc.services.control import control_service
+from tandem.rpc.services.decisions import decision_service
 from tandem.rpc.services.inference import INFERENCE_SERVICE, MODEL_SERVICE, inference_service, model_service
 from tandem.rpc.stubs.worker import WorkerStub
 from tandem.rpc.telemetry import show_cache_index
@@ -105,15 +106,15 @@ class Router:
             max_pin_ttl_s=program.settings.max_pin_ttl_s,
         )
         self._event_log = event_log = _open_log(config, self._clock)
+        measuring = MeasuringObserver(self._metrics.meter, self._tracing, usage)
+        self._watching = Watching(config, measuring, clock=self._clock, event_log=event_log)
         self.dispatcher = Dispatcher(
-            fleet=Fleet(
-                config.timers.health(), on_health=None if event_log is None else partial(record_health, event_log)
-            ),
+            fleet=Fleet(config.timers.health(), on_health=self._watching.judged),
             queue=CentralQueue(config.queue.bounds(), config.queue.tenant_weights),
             policy=config.dispatcher_policy(),
             clock=self._clock,
             send=self._links.send,
-            observer=MeasuringObserver(self._metrics.meter, self._tracing, usage),
+            observer=self._watching.observer,
             event_log=event_log,
             cache=self.cache,
         )
@@ -144,6 +145,7 @@ class Router:
             drain=self._drain_worker,
             cache=self.cache_desk,
         )
+        self.decisions = DecisionDesk(self._watching.log, samples=self._watching.samples, cluster=self.cluster)
         self._public = self._make_public()
         self._internal = self._make_internal()
         self._serving: dict[str, bool] = {}
@@ -187,6 +189,7 @@ class Router:
         await self._follower.close()
         await self._intake.close()
         self._metrics.stop()
+        await asyncio.to_thread(self._watching.close)
         if self._event_log is not None:
             await asyncio.to_thread(self._event_log.close)
 
@@ -226,6 +229,7 @@ class Router:
             clock=self._clock,
             tracing=self._tracing,
             gate=self._gate,
+            decisions=self._watching.log,
             naming=PromptNaming(self.cache.namer, self.dispatcher.fleet, config.cache),
             cache=self.cache_desk,
             meter=self._meter,
@@ -266,6 +270,7 @@ class Router:
         server.add(cluster_service(self.cluster))
         server.add(cache_admin_service(self.cache_desk))
         server.add(control_service(self.control))
+        server.add(decision_service(self.decisions))
         if isinstance(self._directory, MemoryDirectory):
             server.add(registry_service(RegistryFront(self._directory)))
         return server
@@ -311,6 +316,7 @@ class Router:
                 self._change_links(joined=(), left=self.dispatcher.fleet.forget_unlisted())
                 self.cache.sweep(self._clock.now_s())
                 self._cache_reading = self.cache.reading(self._clock.now_s())
+                self._watching.step(self.dispatcher, self._meter, self._clock.now_s())
                 await self._update_health()
                 if self.dispatcher.draining and not self.dispatcher.num_live:
                     self._idle.set()

@@ -31,6 +31,7 @@ class TrafficMeter:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
+        self.num_output_tokens = 0  # given to callers since the start
         self._started_s = clock.now_s()
         self._arrivals: dict[PriorityClass, deque[float]] = {}
         self._ended: deque[_Ended] = deque(maxlen=_MOST_ENDED)
@@ -86,6 +87,7 @@ class MeteredSink:
         if self._last_s is not None and len(self._gaps) < _MOST_GAPS:
             self._gaps.append((now_s - self._last_s) / max(len(delta.token_ids), 1))
         self._last_s = now_s
+        self._meter.num_output_tokens += len(delta.token_ids)
         self._inner.put_delta(delta)
 
     def put_ended(self, ended: Ended) -> None:

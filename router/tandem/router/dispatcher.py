@@ -393,8 +393,6 @@ class Dispatcher:
         self.crashes.ended(request_id)
         self.num_stale += live.ledger.num_stale
         self.num_ended[ended.outcome] += 1
-        if ended.outcome is Outcome.OK:
-            for child in live.ledger.children:
-                self._placer.learn(live.ledger.task, len(child.tokens))
+        self.admitting.ended(live, ended, self._clock.now_s())
         self._observer.ended(live.ledger.task, ended)
         live.sink.put_ended(ended)

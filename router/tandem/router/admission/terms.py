@@ -79,7 +79,7 @@ class AdmissionDecision:
     load_level: float
     brown_out: BrownOut
     forecast: Forecast | None = None  # None: decided before any was made
-    bound_s: float | None = None  # on the wait, of the class
+    bound_s: float = 0.0  # on the wait, of the class
     limit_s: float | None = None  # on the time to the first token: SLO or deadline, whichever is shorter
     quota: float | None = None  # per minute, when a tenant's limit is the cause
     retry_after_s: float | None = None  # None on a refusal: the caller had better not come back

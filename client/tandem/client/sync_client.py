@@ -27,6 +27,7 @@ from tandem.core.cluster import ClusterStatus
 from tandem.core.errors import FailedPrecondition, TandemError, Unavailable
 from tandem.core.ids import Tenant
 from tandem.core.inference import DetokenizeRequest, Generation, ModelCard
+from tandem.core.traffic import StoredRecord
 from tandem.rpc.channels import open_sync_channel
 from tandem.rpc.errors import rpc_errors
 from tandem.rpc.stubs import public
@@ -192,6 +193,18 @@ class Client:
         With keys configured it takes an operator's.
         """
         return self._call(public.FLUSH_CACHE, None if tenant is None else Tenant(tenant))
+
+    def apply_policy(self, text: str) -> int:
+        """Give the controller an autoscaling policy, as YAML, from a client of the router's internal address.
+
+        Returns its version. The controller checks it again and takes it up with its next round; `tandem policy apply`
+        validates first. With keys configured it takes an operator's.
+        """
+        return self._call(public.APPLY_POLICY, text)
+
+    def applied_policy(self) -> StoredRecord | None:
+        """Return the policy applied last, with its version; None = there is none. As for `apply_policy`."""
+        return self._call(public.GET_POLICY, None)
 
     def wait_until_ready(self, timeout_s: float = 60.0) -> None:
         """Return when the server serves requests. Raises Unavailable when it does not within ``timeout_s``."""

@@ -67,6 +67,11 @@ def decode_record(message: pb.GetRecordResponse) -> StoredRecord | None:
     return StoredRecord(version=message.version, value=message.value) if message.version else None
 
 
+def decode_policy(message: pb.GetPolicyResponse) -> StoredRecord | None:
+    """Protobuf to core."""
+    return StoredRecord(version=message.version, value=message.policy) if message.version else None
+
+
 def decode_written(message: pb.PutRecordResponse) -> Written:
     """Protobuf to core."""
     record = StoredRecord(version=message.version, value=message.value) if message.version else None

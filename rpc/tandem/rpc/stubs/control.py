@@ -77,6 +77,6 @@ class ControlStub:
             f"/{CONTROL_SERVICE}/GetPolicy",
             pb.GetPolicyRequest(),
             pb.GetPolicyResponse,
-            lambda message: StoredRecord(version=message.version, value=message.policy) if message.version else None,
+            control.decode_policy,
             timeout_s=timeout_s,
         )

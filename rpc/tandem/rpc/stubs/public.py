@@ -9,7 +9,7 @@ from typing import Final, Generic, TypeVar
 
 from grpc_health.v1 import health_pb2
 
-from tandem.admin.v1 import cache_pb2, cluster_pb2
+from tandem.admin.v1 import cache_pb2, cluster_pb2, control_pb2
 from tandem.core.cache import CacheStatus, Flushed
 from tandem.core.cluster import ClusterStatus
 from tandem.core.errors import FailedPrecondition, InvalidArgument
@@ -22,8 +22,9 @@ from tandem.core.inference import (
     StreamEvent,
     TokenizeRequest,
 )
+from tandem.core.traffic import StoredRecord
 from tandem.inference.v1 import inference_pb2 as pb
-from tandem.rpc.codec import cache, cluster, requests, responses
+from tandem.rpc.codec import cache, cluster, control, requests, responses
 from tandem.rpc.wire import WireMessage, WireType, read_message
 
 In = TypeVar("In")
@@ -34,6 +35,7 @@ _INFERENCE: Final = "/tandem.inference.v1.InferenceService/"
 _MODEL: Final = "/tandem.inference.v1.ModelService/"
 _CLUSTER: Final = "/tandem.admin.v1.ClusterService/"
 _CACHE_ADMIN: Final = "/tandem.admin.v1.CacheAdminService/"
+_CONTROL: Final = "/tandem.admin.v1.ControlService/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +116,16 @@ GET_CACHE_STATUS: Final[Method[None, CacheStatus]] = Method(
     path=_CACHE_ADMIN + "GetCacheStatus",
     encode=_encoder(lambda _: cache_pb2.GetCacheStatusRequest()),
     decode=_decoder(cache_pb2.GetCacheStatusResponse, cache.decode_cache_status),
+)
+APPLY_POLICY: Final[Method[str, int]] = Method(
+    path=_CONTROL + "ApplyPolicy",
+    encode=_encoder(lambda text: control_pb2.ApplyPolicyRequest(policy=text.encode())),
+    decode=_decoder(control_pb2.ApplyPolicyResponse, lambda message: message.version),
+)
+GET_POLICY: Final[Method[None, StoredRecord | None]] = Method(
+    path=_CONTROL + "GetPolicy",
+    encode=_encoder(lambda _: control_pb2.GetPolicyRequest()),
+    decode=_decoder(control_pb2.GetPolicyResponse, control.decode_policy),
 )
 CHECK_SERVING: Final[Method[str, bool]] = Method(
     path="/grpc.health.v1.Health/Check",

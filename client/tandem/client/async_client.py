@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TypeVar, Unpack
@@ -25,9 +25,12 @@ from tandem.client.retry import RetryBudget
 from tandem.client.settings import DEFAULT_RETRIES, DEFAULT_TIMEOUT_S, Settings
 from tandem.core.cache import CacheStatus, Flushed
 from tandem.core.cluster import ClusterStatus
+from tandem.core.decisions import DecisionFilter, DecisionPage
 from tandem.core.errors import FailedPrecondition, TandemError, Unavailable
 from tandem.core.ids import Tenant
 from tandem.core.inference import DetokenizeRequest, Generation, ModelCard
+from tandem.core.traffic import StoredRecord
+from tandem.core.watching import ClusterView
 from tandem.core.traffic import StoredRecord
 from tandem.rpc.channels import client_options, open_channel
 from tandem.rpc.errors import rpc_errors
@@ -217,6 +220,25 @@ class AsyncClient:
         """Return the policy applied last, with its version; None = there is none. As for `apply_policy`."""
         return await self._call(public.GET_POLICY, None)
 
+    async def decisions(self, wanted: DecisionFilter | None = None) -> DecisionPage:
+        """Return what the router decided and why, from a client of its internal address (`tandem decisions` shows it).
+
+        With keys configured it takes an operator's.
+        """
+        return await self._call(public.LIST_DECISIONS, wanted or DecisionFilter())
+
+    async def explain(self, request_id: str) -> DecisionPage:
+        """Return every decision about one request; like ``decisions``. Raises NotFound when none is known."""
+        return await self._call(public.EXPLAIN_REQUEST, request_id)
+
+    def follow_decisions(self, wanted: DecisionFilter | None = None) -> AsyncGenerator[DecisionPage, None]:
+        """Yield decisions, and new ones as they come, until you leave; no time limit, no retries."""
+        return self._follow(public.FOLLOW_DECISIONS, wanted or DecisionFilter())
+
+    def watch(self, interval_s: float = 2.0) -> AsyncGenerator[ClusterView, None]:
+        """Yield the cluster as it was lately and is, then again and again; like ``follow_decisions``."""
+        return self._follow(public.WATCH_CLUSTER, interval_s)
+
     async def wait_until_ready(self, timeout_s: float = 60.0) -> None:
         """Return when the server serves requests. Raises Unavailable when it does not within ``timeout_s``."""
         end_s = time.monotonic() + timeout_s
@@ -259,6 +281,16 @@ class AsyncClient:
             else:
                 attempts.note_success()
                 return answer
+
+    async def _follow(self, method: public.Method[In, Out], request: In) -> AsyncGenerator[Out, None]:
+        channel = self._channels.next().unary_stream(method.path, request_serializer=None, response_deserializer=None)
+        call = channel(method.encode(request), metadata=call_metadata(self._settings))
+        try:
+            with rpc_errors():
+                async for data in call:
+                    yield method.decode(data)
+        finally:
+            call.cancel()
 
     async def _call_once(
         self, channel: grpc.aio.Channel, method: public.Method[In, Out], data: bytes, attempts: Attempts

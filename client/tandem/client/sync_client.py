@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TypeVar, Unpack
@@ -24,9 +24,12 @@ from tandem.client.settings import DEFAULT_RETRIES, DEFAULT_TIMEOUT_S, Settings
 from tandem.client.sync_stream import GenerationStream, StreamCall
 from tandem.core.cache import CacheStatus, Flushed
 from tandem.core.cluster import ClusterStatus
+from tandem.core.decisions import DecisionFilter, DecisionPage
 from tandem.core.errors import FailedPrecondition, TandemError, Unavailable
 from tandem.core.ids import Tenant
 from tandem.core.inference import DetokenizeRequest, Generation, ModelCard
+from tandem.core.traffic import StoredRecord
+from tandem.core.watching import ClusterView
 from tandem.core.traffic import StoredRecord
 from tandem.rpc.channels import open_sync_channel
 from tandem.rpc.errors import rpc_errors
@@ -206,6 +209,25 @@ class Client:
         """Return the policy applied last, with its version; None = there is none. As for `apply_policy`."""
         return self._call(public.GET_POLICY, None)
 
+    def decisions(self, wanted: DecisionFilter | None = None) -> DecisionPage:
+        """Return what the router decided and why, from a client of its internal address (`tandem decisions` shows it).
+
+        With keys configured it takes an operator's.
+        """
+        return self._call(public.LIST_DECISIONS, wanted or DecisionFilter())
+
+    def explain(self, request_id: str) -> DecisionPage:
+        """Return every decision about one request; like ``decisions``. Raises NotFound when none is known."""
+        return self._call(public.EXPLAIN_REQUEST, request_id)
+
+    def follow_decisions(self, wanted: DecisionFilter | None = None) -> Generator[DecisionPage, None, None]:
+        """Yield decisions, and new ones as they come, until you leave; no time limit, no retries."""
+        return self._follow(public.FOLLOW_DECISIONS, wanted or DecisionFilter())
+
+    def watch(self, interval_s: float = 2.0) -> Generator[ClusterView, None, None]:
+        """Yield the cluster as it was lately and is, then again and again; like ``follow_decisions``."""
+        return self._follow(public.WATCH_CLUSTER, interval_s)
+
     def wait_until_ready(self, timeout_s: float = 60.0) -> None:
         """Return when the server serves requests. Raises Unavailable when it does not within ``timeout_s``."""
         end_s = time.monotonic() + timeout_s
@@ -248,6 +270,16 @@ class Client:
             else:
                 attempts.note_success()
                 return answer
+
+    def _follow(self, method: public.Method[In, Out], request: In) -> Generator[Out, None, None]:
+        channel = self._channels.next().unary_stream(method.path, request_serializer=None, response_deserializer=None)
+        call = channel(method.encode(request), metadata=call_metadata(self._settings))
+        try:
+            with rpc_errors():
+                for data in call:
+                    yield method.decode(data)
+        finally:
+            call.cancel()
 
     def _call_once(self, channel: grpc.Channel, method: public.Method[In, Out], data: bytes, attempts: Attempts) -> Out:
         call = channel.unary_unary(method.path, request_serializer=None, response_deserializer=None)

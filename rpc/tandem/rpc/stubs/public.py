@@ -9,9 +9,10 @@ from typing import Final, Generic, TypeVar
 
 from grpc_health.v1 import health_pb2
 
-from tandem.admin.v1 import cache_pb2, cluster_pb2, control_pb2
+from tandem.admin.v1 import cache_pb2, cluster_pb2, control_pb2, control_pb2, decisions_pb2
 from tandem.core.cache import CacheStatus, Flushed
 from tandem.core.cluster import ClusterStatus
+from tandem.core.decisions import DecisionFilter, DecisionPage
 from tandem.core.errors import FailedPrecondition, InvalidArgument
 from tandem.core.ids import Tenant
 from tandem.core.inference import (
@@ -23,8 +24,10 @@ from tandem.core.inference import (
     TokenizeRequest,
 )
 from tandem.core.traffic import StoredRecord
+from tandem.core.watching import ClusterView
+from tandem.core.traffic import StoredRecord
 from tandem.inference.v1 import inference_pb2 as pb
-from tandem.rpc.codec import cache, cluster, control, requests, responses
+from tandem.rpc.codec import cache, cluster, control, control, decisions, requests, responses, watching
 from tandem.rpc.wire import WireMessage, WireType, read_message
 
 In = TypeVar("In")
@@ -36,6 +39,8 @@ _MODEL: Final = "/tandem.inference.v1.ModelService/"
 _CLUSTER: Final = "/tandem.admin.v1.ClusterService/"
 _CACHE_ADMIN: Final = "/tandem.admin.v1.CacheAdminService/"
 _CONTROL: Final = "/tandem.admin.v1.ControlService/"
+_CONTROL: Final = "/tandem.admin.v1.ControlService/"
+_DECISIONS: Final = "/tandem.admin.v1.DecisionService/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +131,26 @@ GET_POLICY: Final[Method[None, StoredRecord | None]] = Method(
     path=_CONTROL + "GetPolicy",
     encode=_encoder(lambda _: control_pb2.GetPolicyRequest()),
     decode=_decoder(control_pb2.GetPolicyResponse, control.decode_policy),
+)
+LIST_DECISIONS: Final[Method[DecisionFilter, DecisionPage]] = Method(
+    path=_DECISIONS + "ListDecisions",
+    encode=_encoder(lambda wanted: decisions_pb2.ListDecisionsRequest(filter=decisions.encode_filter(wanted))),
+    decode=_decoder(decisions_pb2.ListDecisionsResponse, lambda message: decisions.decode_page(message.page)),
+)
+FOLLOW_DECISIONS: Final[Method[DecisionFilter, DecisionPage]] = Method(
+    path=_DECISIONS + "FollowDecisions",
+    encode=_encoder(lambda wanted: decisions_pb2.FollowDecisionsRequest(filter=decisions.encode_filter(wanted))),
+    decode=_decoder(decisions_pb2.FollowDecisionsResponse, lambda message: decisions.decode_page(message.page)),
+)
+EXPLAIN_REQUEST: Final[Method[str, DecisionPage]] = Method(
+    path=_DECISIONS + "ExplainRequest",
+    encode=_encoder(lambda request_id: decisions_pb2.ExplainRequestRequest(request_id=request_id)),
+    decode=_decoder(decisions_pb2.ExplainRequestResponse, lambda message: decisions.decode_page(message.page)),
+)
+WATCH_CLUSTER: Final[Method[float, ClusterView]] = Method(
+    path=_DECISIONS + "WatchCluster",
+    encode=_encoder(lambda interval_s: decisions_pb2.WatchClusterRequest(interval_s=interval_s)),
+    decode=_decoder(decisions_pb2.WatchClusterResponse, watching.decode_view),
 )
 CHECK_SERVING: Final[Method[str, bool]] = Method(
     path="/grpc.health.v1.Health/Check",

@@ -30,7 +30,6 @@ from tandem.core.ids import Tenant
 from tandem.core.inference import DetokenizeRequest, Generation, ModelCard
 from tandem.core.traffic import StoredRecord
 from tandem.core.watching import ClusterView
-from tandem.core.traffic import StoredRecord
 from tandem.rpc.channels import open_sync_channel
 from tandem.rpc.errors import rpc_errors
 from tandem.rpc.stubs import public
@@ -273,7 +272,7 @@ class Client:
 
     def _follow(self, method: public.Method[In, Out], request: In) -> Generator[Out, None, None]:
         channel = self._channels.next().unary_stream(method.path, request_serializer=None, response_deserializer=None)
-        call = channel(method.encode(request), metadata=call_metadata(self._settings))
+        call: StreamCall = channel(method.encode(request), metadata=call_metadata(self._settings))
         try:
             with rpc_errors():
                 for data in call:

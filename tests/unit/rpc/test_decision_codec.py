@@ -31,7 +31,7 @@ from tandem.rpc.codec.decisions import (
     encode_page,
 )
 
-TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=8)
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=8)
 SIMPLE: dict[Any, st.SearchStrategy[Any]] = {
     int: st.integers(0, 2**32 - 1),
     float: st.floats(allow_nan=False),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tandem.core.decisions import Admission, DecodeCandidate, Finished, Placed, PrefillCandidate, Recovery, Waiting
 from tandem.core.types import GenerationTask
-from tandem.router.actions import Ended, Requeue
+from tandem.router.actions import Ended, Requeue, WorkerKey
 from tandem.router.admission.refusals import refusal
 from tandem.router.admission.terms import AdmissionCause, AdmissionDecision
 from tandem.router.placement_costs import num_cached_for, predict_handover_s
@@ -79,9 +79,9 @@ def placement_record(task: GenerationTask, placement: Placement, *, waited_s: fl
             num_blocks=placement.num_blocks,
         )
     demand = weighed.demand
-    prefills = [_prefill_candidate(weighed, one) for one in _best(weighed.prefills, prefill and prefill.worker_id)]
+    prefills = [_prefill_candidate(weighed, one) for one in _best(weighed.prefills, prefill)]
     local_s = {one.worker.key: one.cost_s for one in weighed.locals}
-    decodes = [_decode_candidate(weighed, one, local_s) for one in _best(weighed.decodes, decode.worker_id)]
+    decodes = [_decode_candidate(weighed, one, local_s) for one in _best(weighed.decodes, decode)]
     looked = prefills if prefill is not None else decodes
     cached = next((one.cached_tokens for one in looked if one.worker == computes.worker_id), 0)
     handover_s = next((one.handover_s for one in decodes if one.worker == decode.worker_id), 0.0)
@@ -170,12 +170,12 @@ def end_record(ended: Ended, first: Placed | None) -> Finished:
     )
 
 
-def _best(options: Sequence[Option], chosen: str | None) -> Sequence[Option]:
+def _best(options: Sequence[Option], chosen: WorkerKey | None) -> Sequence[Option]:
     if len(options) <= MAX_CANDIDATES:
         return options
     best = list(options[:MAX_CANDIDATES])
-    if chosen is not None and all(one.worker.key.worker_id != chosen for one in best):
-        best[-1:] = [one for one in options if one.worker.key.worker_id == chosen]
+    if chosen is not None and all(one.worker.key != chosen for one in best):
+        best[-1:] = [one for one in options if one.worker.key == chosen]
     return best
 
 
@@ -191,7 +191,7 @@ def _prefill_candidate(weighed: Weighed, option: Option) -> PrefillCandidate:
     )
 
 
-def _decode_candidate(weighed: Weighed, option: Option, local_s: dict[object, float]) -> DecodeCandidate:
+def _decode_candidate(weighed: Weighed, option: Option, local_s: dict[WorkerKey, float]) -> DecodeCandidate:
     worker = option.worker
     return DecodeCandidate(
         worker=worker.key.worker_id,

@@ -25,8 +25,9 @@ def encode_decision(decision: Decision) -> pb.Decision:
     """Core to protobuf."""
     detail: dict[str, Any] = msgspec.to_builtins(decision.detail)
     kind = detail.pop("kind")
-    envelope: dict[str, Any] = {name: getattr(decision, name) for name in _ENVELOPE}
-    return pb.Decision(**envelope, **{kind: detail})
+    values: dict[str, Any] = {name: getattr(decision, name) for name in _ENVELOPE}
+    values[kind] = detail
+    return pb.Decision(**values)
 
 
 def decode_decision(message: pb.Decision) -> Decision:

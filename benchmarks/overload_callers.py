@@ -24,14 +24,15 @@ from tandem.rpc.stubs import public
 FIRST_PLAIN, LAST_PLAIN = 4, 313
 VOCABULARY = LAST_PLAIN - FIRST_PLAIN + 1
 NUM_CHANNELS = 8
+_ANY_NUMBER = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slo:
     """What makes an answer good: whole, and as fast as this. ``token_s`` is the mean gap after the first token."""
 
-    ttft_s: float = 2.0
-    token_s: float = 0.12
+    ttft_s: float = 3.0
+    token_s: float = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +42,8 @@ class Shape:
     prompt_tokens: tuple[int, int] = (100, 300)
     mean_tokens: float = 30.0
     most_tokens: int = 120
-    patience_s: float = 10.0  # from the first attempt to the end of the answer
-    first_token_patience_s: float = 5.0  # of one attempt
+    patience_s: float = 15.0  # from the first attempt to the end of the answer
+    first_token_patience_s: float = 6.0  # of one attempt
     most_attempts: int = 4
     rude_share: float = 0.3  # of callers, who come back at once whatever they are told
 
@@ -68,6 +69,7 @@ class Caller:
     arrived_s: float
     num_prompt_tokens: int
     is_rude: bool
+    most_attempts: int
     attempts: list[Attempt] = field(default_factory=list)
 
     @property
@@ -77,7 +79,11 @@ class Caller:
 
     def is_good(self, slo: Slo) -> bool:
         """Whether the attempt that was served met the SLO."""
-        return any(_is_good(attempt, slo) for attempt in self.attempts)
+        return self.good_at_s(slo) is not None
+
+    def good_at_s(self, slo: Slo) -> float | None:
+        """When its good answer was over; None without one."""
+        return next((a.last_token_s for a in self.attempts if _is_good(a, slo)), None)
 
     @property
     def cost_tokens(self) -> float:
@@ -131,13 +137,15 @@ class Callers:
         return self.callers[first:]
 
     async def saturate(self, *, num_callers: int, seconds: float) -> Sequence[Caller]:
-        """So many at a time, each followed by another: what the cluster can do at most."""
+        """So many at a time, each followed by another: what the cluster can do at most. Nobody gives up asking."""
         first = len(self.callers)
         end_s = time.monotonic() + seconds
 
         async def one_after_another() -> None:
             while time.monotonic() < end_s:
-                await self._live(self._new(time.monotonic()))
+                caller = self._new(time.monotonic())
+                caller.is_rude, caller.most_attempts = True, _ANY_NUMBER
+                await self._live(caller)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(num_callers):
@@ -160,6 +168,7 @@ class Callers:
             arrived_s=arrived_s,
             num_prompt_tokens=dice.randint(*shape.prompt_tokens),
             is_rude=dice.random() < shape.rude_share,
+            most_attempts=shape.most_attempts,
         )
         self.callers.append(caller)
         return caller
@@ -194,7 +203,7 @@ class Callers:
             if attempt.is_whole:
                 self._budget.note_success()
                 return
-            if not caller.is_rude or len(caller.attempts) >= shape.most_attempts:
+            if not caller.is_rude or len(caller.attempts) >= caller.most_attempts:
                 return
 
     def _pause_s(
@@ -204,11 +213,11 @@ class Callers:
         if attempt.first_token_s is None and not isinstance(error, Cancelled):
             attempt.refused_s = time.monotonic() - attempt.began_s
         if caller.is_rude:
-            return 0.1 + 0.4 * self._dice.random() if number + 1 < self._shape.most_attempts else None
+            return 0.1 + 0.4 * self._dice.random() if number + 1 < caller.most_attempts else None
         retry = next_retry(
             error,
             num_retries_done=number,
-            max_retries=self._shape.most_attempts - 1,
+            max_retries=caller.most_attempts - 1,
             left_s=left_s,
             budget=self._budget,
             jitter=self._dice.random(),

@@ -11,13 +11,15 @@ from benchmarks.overload_callers import Caller, Callers, Slo
 from tandem.chaos.cluster import ChaosCluster
 
 WINDOW_S = 5.0
+RAMP_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseResult:
-    """What came of one phase. Rates are per second of arrivals; ``refused_ms`` is sorted."""
+    """What came of one phase. ``began_s`` and ``seconds`` are those of the arrivals."""
 
     name: str
+    began_s: float
     seconds: float
     callers: Sequence[Caller]
     num_prefill_tokens: int  # computed by all workers, counted by themselves
@@ -30,8 +32,11 @@ class PhaseResult:
 
     @property
     def goodput(self) -> float:
-        """Good answers per second of arrivals."""
-        return self.num_good / self.seconds
+        """Good answers that were over in the phase, per second, without its first seconds."""
+        ramp_s = min(RAMP_S, self.seconds / 4.0)
+        start_s, end_s = self.began_s + ramp_s, self.began_s + self.seconds
+        ends_s = (caller.good_at_s(self.slo) for caller in self.callers)
+        return sum(at_s is not None and start_s <= at_s < end_s for at_s in ends_s) / (self.seconds - ramp_s)
 
     @property
     def wasted_prefill(self) -> float:
@@ -47,7 +52,9 @@ class PhaseResult:
     def of(self, tenant: str) -> "PhaseResult":
         """One tenant's part; prefill tokens are not told apart."""
         mine = [caller for caller in self.callers if caller.tenant == tenant]
-        return PhaseResult(name=self.name, seconds=self.seconds, callers=mine, num_prefill_tokens=0, slo=self.slo)
+        return PhaseResult(
+            name=self.name, began_s=self.began_s, seconds=self.seconds, callers=mine, num_prefill_tokens=0, slo=self.slo
+        )
 
     def cost_tokens(self) -> float:
         """Worth of the answers that came."""
@@ -123,10 +130,10 @@ class Phases:
         before = self._cluster.verified().num_prefill_tokens
         began_s = time.monotonic()
         came = await callers.saturate(num_callers=num_callers, seconds=seconds)
-        took_s = time.monotonic() - began_s
         return PhaseResult(
             name="saturated",
-            seconds=took_s,
+            began_s=began_s,
+            seconds=seconds,
             callers=came,
             num_prefill_tokens=self._cluster.verified().num_prefill_tokens - before,
             slo=self._slo,
@@ -137,6 +144,7 @@ class Phases:
     ) -> PhaseResult:
         """Poisson arrivals at the given rates; ``leave``: wait until everybody has gone."""
         before = self._cluster.verified().num_prefill_tokens
+        began_s = time.monotonic()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(callers.arrive(per_s=rate, seconds=seconds)) for callers, rate in rates]
         if leave:
@@ -144,6 +152,7 @@ class Phases:
                 await callers.left()
         return PhaseResult(
             name=name,
+            began_s=began_s,
             seconds=seconds,
             callers=[caller for task in tasks for caller in task.result()],
             num_prefill_tokens=self._cluster.verified().num_prefill_tokens - before,

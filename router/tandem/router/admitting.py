@@ -137,15 +137,18 @@ class Admitting:
         nothing was ahead of it, is served however late it is.
         """
         decision = live.admitted.decision
-        limit_s = decision.limit_s
-        if limit_s is None or decision.cause is not AdmissionCause.FITS or live.ledger.task.attempt > 0:
+        latest_s = decision.latest_s
+        if latest_s is None or decision.cause is not AdmissionCause.FITS or live.ledger.task.attempt > 0:
             return None
         if live.ledger.deadline_s is not None and now_s >= live.ledger.deadline_s:
             return None  # then it is over for that reason
         waited_s = now_s - live.admitted_s
         prefill_s = live.entry.work_s
-        if waited_s < _BRIEF_S or not is_too_late(waited_s=waited_s, prefill_s=prefill_s, limit_s=limit_s):
+        if waited_s < _BRIEF_S or not is_too_late(waited_s=waited_s, prefill_s=prefill_s, limit_s=latest_s):
             return None
+        if decision.forecast is not None:  # it has waited so long: without it the worst predictions would look right
+            first_token_s = waited_s + prefill_s
+            self.gate.error.observe(predicted_s=decision.forecast.modelled_s, actual_s=first_token_s, now_s=now_s)
         return self._shed(live, AdmissionCause.LATE, now_s)
 
     def to_yield(self, live: Live, now_s: float) -> Sequence[Live]:

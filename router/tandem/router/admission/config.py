@@ -41,6 +41,8 @@ class AdmissionSection(ConfigModel):
     """The same for standard requests."""
     batch_ttft_s: Seconds | None = None
     """The same for batch requests."""
+    ttft_reserve: Annotated[float, Field(ge=0.0, le=0.9)] = 0.15
+    """Share of a promised time that is not planned with: a request is taken if it is predicted to be so much sooner."""
     tenant_limits: Mapping[Tenant, LimitSection] = Field(default_factory=dict)
     """Limits of single tenants."""
     default_limit: LimitSection = Field(default_factory=LimitSection)
@@ -61,6 +63,7 @@ class AdmissionSection(ConfigModel):
         }
         return AdmissionPolicy(
             ttft_slo_s={priority: seconds for priority, seconds in promised.items() if seconds is not None},
+            slo_reserve=self.ttft_reserve,
             limits={tenant: section.limit() for tenant, section in self.tenant_limits.items()},
             default_limit=self.default_limit.limit(),
             brown_out=BrownOutPolicy(levels=self.brown_out_levels),

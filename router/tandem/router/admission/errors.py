@@ -1,7 +1,8 @@
 """How far predictions of the time to first token are off, lately. Zero I/O.
 
-Only requests that got their first token are samples: a refused one has no time, and to count it as one would let
-refusals feed on themselves. For the same reason samples age: when nothing is admitted any more, what was wrong once
+Samples are requests that got their first token, and requests that were shed because they had waited too long: they have
+waited at least so long. One refused at the door has no time, and to count it as one would let refusals feed on
+themselves. For the same reason samples age: when nothing is admitted any more, what was wrong once
 must not keep everybody out.
 """
 

@@ -31,9 +31,17 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """On one request's time to the first token, from now. Between the two lies what predictions may be wrong by."""
+
+    planned_s: float | None  # taken only if it is predicted before this
+    latest_s: float | None  # of no use after this
+    is_slo: bool  # the class's promise is the shorter one, not the caller's deadline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Verdict:
     cause: AdmissionCause
-    limit_s: float | None
     displaces: RequestId | None = None
 
 
@@ -54,7 +62,8 @@ class AdmissionGate:
             cause = AdmissionCause.REQUEST_RATE if quota.quota is Quota.REQUESTS else AdmissionCause.TOKEN_RATE
             return self._decision(ask, waiting, cause=cause, retry_after_s=quota.retry_after_s, quota=quota.limit)
         predicted = forecast(ask.need, ahead=waiting.ahead, pools=pools, error_s=self.error.p95_s(now_s))
-        verdict = self._judge(ask, waiting, predicted)
+        limits = self.limits(ask.priority, ask.deadline_left_s)
+        verdict = self._judge(ask, waiting, predicted, limits)
         self._rate.note(shed=not verdict.cause.is_taken, now_s=now_s)
         if not verdict.cause.is_taken:
             self.buckets.settle(ask.tenant, -ask.limit_tokens, now_s)
@@ -63,7 +72,7 @@ class AdmissionGate:
             waiting,
             cause=verdict.cause,
             forecast=predicted,
-            limit_s=verdict.limit_s,
+            limits=limits,
             retry_after_s=None
             if verdict.cause.is_taken
             else self.pushback(ask.request_id, ask.priority, wait_s=predicted.wait_s, attempt=ask.attempt, now_s=now_s),
@@ -78,11 +87,16 @@ class AdmissionGate:
             return None
         return pushback_s(request_id, wait_s=wait_s, attempt=attempt)
 
-    def limit_s(self, priority: PriorityClass, deadline_left_s: float | None) -> float | None:
-        """Latest useful first token, from now: the class's SLO or most of what is left of the deadline."""
-        slo_s = self.policy.ttft_slo_s.get(priority)
-        planned_s = None if deadline_left_s is None else deadline_left_s * (1.0 - self.policy.deadline_reserve)
-        return min((s for s in (slo_s, planned_s) if s is not None), default=None)
+    def limits(self, priority: PriorityClass, deadline_left_s: float | None) -> Limits:
+        """The class's SLO or most of what is left of the deadline, whichever is shorter."""
+        slo_s, policy = self.policy.ttft_slo_s.get(priority), self.policy
+        deadline_s = None if deadline_left_s is None else deadline_left_s * (1.0 - policy.deadline_reserve)
+        planned_s = None if slo_s is None else slo_s * (1.0 - policy.slo_reserve)
+        return Limits(
+            planned_s=_earlier(planned_s, deadline_s),
+            latest_s=_earlier(slo_s, deadline_s),
+            is_slo=planned_s is not None and (deadline_s is None or planned_s < deadline_s),
+        )
 
     def observe_load(self, everything: Backlog, pools: Pools, *, bound_s: float, now_s: float) -> None:
         """Take the demand of all that waits or runs, over what both stages have."""
@@ -90,24 +104,22 @@ class AdmissionGate:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _judge(self, ask: Ask, waiting: Waiting, predicted: Forecast) -> _Verdict:
-        limit_s = self.limit_s(ask.priority, ask.deadline_left_s)
+    def _judge(self, ask: Ask, waiting: Waiting, predicted: Forecast, limits: Limits) -> _Verdict:
         is_batch = ask.priority is PriorityClass.BATCH
         if is_batch and ask.num_sequences > 1 and self.load.step >= BrownOut.ONE_SEQUENCE:
-            return _Verdict(cause=AdmissionCause.BROWN_OUT, limit_s=limit_s)
+            return _Verdict(cause=AdmissionCause.BROWN_OUT)
         displaces = waiting.displaceable if waiting.num_queued >= waiting.max_count else None
         if waiting.num_queued >= waiting.max_count and displaces is None:
-            return _Verdict(cause=AdmissionCause.QUEUE_COUNT, limit_s=limit_s)
+            return _Verdict(cause=AdmissionCause.QUEUE_COUNT)
         if waiting.ahead.cost_tokens <= 0.0 and waiting.ahead.num_sequences <= 0.0:
             # Nothing but what runs goes before it. To refuse it too would leave a place empty when predictions are
             # wrong, and no first token would come to mend them.
-            return _Verdict(cause=AdmissionCause.ROOM, limit_s=limit_s, displaces=displaces)
+            return _Verdict(cause=AdmissionCause.ROOM, displaces=displaces)
         if predicted.wait_s > waiting.bound_s:
-            return _Verdict(cause=AdmissionCause.QUEUE_WAIT, limit_s=limit_s)
-        if limit_s is not None and predicted.ttft_s > limit_s:
-            is_slo = limit_s == self.policy.ttft_slo_s.get(ask.priority)
-            return _Verdict(cause=AdmissionCause.SLO if is_slo else AdmissionCause.DEADLINE, limit_s=limit_s)
-        return _Verdict(cause=AdmissionCause.FITS, limit_s=limit_s, displaces=displaces)
+            return _Verdict(cause=AdmissionCause.QUEUE_WAIT)
+        if limits.planned_s is not None and predicted.ttft_s > limits.planned_s:
+            return _Verdict(cause=AdmissionCause.SLO if limits.is_slo else AdmissionCause.DEADLINE)
+        return _Verdict(cause=AdmissionCause.FITS, displaces=displaces)
 
     def _decision(
         self,
@@ -116,7 +128,7 @@ class AdmissionGate:
         *,
         cause: AdmissionCause,
         forecast: Forecast | None = None,
-        limit_s: float | None = None,
+        limits: Limits | None = None,
         retry_after_s: float | None = None,
         quota: float | None = None,
         displaces: RequestId | None = None,
@@ -133,11 +145,16 @@ class AdmissionGate:
             brown_out=self.load.step,
             forecast=forecast,
             bound_s=waiting.bound_s,
-            limit_s=limit_s,
+            limit_s=None if limits is None else limits.planned_s,
+            latest_s=None if limits is None else limits.latest_s,
             retry_after_s=retry_after_s,
             quota=quota,
             displaces=displaces,
         )
+
+
+def _earlier(first_s: float | None, second_s: float | None) -> float | None:
+    return min((s for s in (first_s, second_s) if s is not None), default=None)
 
 
 def is_too_late(*, waited_s: float, prefill_s: float, limit_s: float) -> bool:

@@ -49,15 +49,13 @@ def _words(decision: AdmissionDecision) -> str:
         case AdmissionCause.QUEUE_WAIT:
             return f"the predicted wait is {wait_s:.1f} s; {decision.priority} requests may wait {decision.bound_s:g} s"
         case AdmissionCause.SLO:
-            return (
-                f"the first token is predicted after {ttft_s:.2f} s; {decision.priority} is promised {_limit(decision)}"
-            )
+            return f"the first token is predicted after {ttft_s:.2f} s; {decision.priority} ones get {_limit(decision)}"
         case AdmissionCause.DEADLINE:
             return f"the first token is predicted after {ttft_s:.2f} s; the deadline leaves {_limit(decision)}"
         case AdmissionCause.DISPLACED:
             return "its place in the queue was given to a more urgent request, or to a tenant with fewer waiting"
         case _:
-            return f"it waited, and its first token can't come within {_limit(decision)} any more"
+            return f"it waited, and its first token can't come within {decision.latest_s or 0.0:.2f} s any more"
 
 
 def _limit(decision: AdmissionDecision) -> str:

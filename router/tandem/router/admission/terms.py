@@ -47,7 +47,8 @@ class AdmissionPolicy:
     default_limit: TenantLimit = field(default_factory=TenantLimit)
     brown_out: BrownOutPolicy = field(default_factory=BrownOutPolicy)
     batch_max_tokens: int = 1024
-    deadline_reserve: float = 0.05  # share of what is left of a deadline that is not planned with
+    slo_reserve: float = 0.15  # share of a promised time that is not planned with at the door
+    deadline_reserve: float = 0.05  # … of what is left of a deadline
     yields: bool = True  # running batch requests give their place to interactive ones
 
 
@@ -80,7 +81,8 @@ class AdmissionDecision:
     brown_out: BrownOut
     forecast: Forecast | None = None  # None: decided before any was made
     bound_s: float = 0.0  # on the wait, of the class
-    limit_s: float | None = None  # on the time to the first token: SLO or deadline, whichever is shorter
+    limit_s: float | None = None  # on the predicted first token: SLO or deadline with reserve, whichever is shorter
+    latest_s: float | None = None  # the same without the SLO's reserve: then it is too late
     quota: float | None = None  # per minute, when a tenant's limit is the cause
     retry_after_s: float | None = None  # None on a refusal: the caller had better not come back
     displaces: RequestId | None = None  # who loses its place for it

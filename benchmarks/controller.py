@@ -3,8 +3,8 @@
     python -m benchmarks.controller --json [--quick] [--only NAME] [--output FILE]
 
 Eight worker processes with the tagged engine and a timed cost model, a router, controllers as processes. Every answer
-is compared with what it must be; the event logs of all processes are checked for I1 to I8, among them that each role has
-a serving worker at every moment (I7).
+is compared with what it must be; the event logs of all processes are checked for I1 to I8, among them that each role
+has a serving worker at every moment (I7).
 
 ``requests_lost``: requests that did not get their whole and right answer. ``role_emptied``: violations of I7, and
 samples in which the router saw nobody of a role. ``max_switches_per_min``: most moves that switch roles begun within
@@ -31,12 +31,12 @@ from tandem.chaos.cluster import ChaosOptions
 from tandem.chaos.tagged.settings import TaggedCost
 from tandem.chaos.trace import check as check_trace
 
-COST = TaggedCost(prefill_token_s=0.001, step_s=0.04, row_s=0.004)
+COST = TaggedCost(prefill_token_s=0.0025, step_s=0.1, row_s=0.012)  # slow, so that two cores hold eight workers
 NUM_WORKERS = 8
 TRAFFIC = Traffic(
-    prompts=Phase(name="prompts", seconds=1, rate_per_s=5.6, prompt_tokens=800, output_tokens=8),
-    answers=Phase(name="answers", seconds=1, rate_per_s=5.5, prompt_tokens=64, output_tokens=150),
-    mixed=Phase(name="mixed", seconds=1, rate_per_s=2.5, prompt_tokens=400, output_tokens=60),
+    prompts=Phase(name="prompts", seconds=1, rate_per_s=2.6, prompt_tokens=600, output_tokens=6),
+    answers=Phase(name="answers", seconds=1, rate_per_s=4.0, prompt_tokens=40, output_tokens=60),
+    mixed=Phase(name="mixed", seconds=1, rate_per_s=1.2, prompt_tokens=300, output_tokens=30),
 )
 NAMES = ("stale", "shifts", "square", "step", "loss", "killed", "two")
 
@@ -117,8 +117,8 @@ def _result(outcomes: Sequence[Outcome], *, violations: Sequence[str], mismatche
 
 
 METHOD = (
-    f"{NUM_WORKERS} workers, tagged engine; a step takes {COST.step_s * 1e3:g} ms, {COST.prefill_token_s * 1e3:g} ms per"
-    f" prompt token and {COST.row_s * 1e3:g} ms per decode row. Promises: TTFT {TTFT_S:g} s, mean gap"
+    f"{NUM_WORKERS} workers, tagged engine; a step takes {COST.step_s * 1e3:g} ms, {COST.prefill_token_s * 1e3:g} ms"
+    f" per prompt token and {COST.row_s * 1e3:g} ms per decode row. Promises: TTFT {TTFT_S:g} s, mean gap"
     f" {TPOT_S * 1e3:g} ms. Poisson arrivals; one cluster for all scenarios, each policy applied while it runs."
 )
 

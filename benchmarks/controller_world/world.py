@@ -137,7 +137,7 @@ class World:
         """Wait until the router sees one of these splits."""
         try:
             async with asyncio.timeout(timeout_s):
-                while not self.samples.seen or self.samples.seen[-1].split not in split:
+                while not self.samples.seen or self.samples.seen[-1].split not in split:  # noqa: ASYNC110
                     await asyncio.sleep(_SAMPLE_S)
         except TimeoutError:
             return False
@@ -150,6 +150,6 @@ class World:
             except TandemError:
                 await asyncio.sleep(_SAMPLE_S)
                 continue
-            roles = {w.info.worker_id: w.info.role for w in status.workers if w.state is WorkerState.READY}
+            roles = {str(w.info.worker_id): w.info.role for w in status.workers if w.state is WorkerState.READY}
             self.samples.seen.append(Sample(at_s=time.monotonic(), roles=roles))
             await asyncio.sleep(_SAMPLE_S)

@@ -226,7 +226,9 @@ class Supervisor:
             start_timeout_s=config.runtime.start_timeout_s,
             grace_s=config.runtime.stop_timeout_s,
         )
-        service = self._service("controller", self._programs.controller, program.model_dump_json())
+        service = None
+        if not await self._runtime.host_controller(program):
+            service = self._service("controller", self._programs.controller, program.model_dump_json())
         self._keeper = ControllerKeeper(service, store, follower)
         await self._keeper.start()
         phase.done(f"follows {program.policy}" if program.policy else "waits for a policy")

@@ -11,13 +11,12 @@ from tandem.cluster.commands.terminal import open_terminal
 from tandem.controller.policy.convert.draft import render
 from tandem.controller.policy.convert.hpa import SourceText, draft_from_hpas, is_hpa
 from tandem.controller.policy.convert.ray_serve import draft_from_ray_serve
-from tandem.controller.policy.diff import Scalar, differences
+from tandem.controller.policy.diff import Change, Scalar, differences
 from tandem.controller.policy.model import AutoscalingPolicy
 from tandem.core.config.yaml_file import load_yaml_config, parse_yaml_config, read_yaml_text
 from tandem.core.environment import Environment, read_environment
 from tandem.core.errors import ConfigError
 from tandem.core.types import Role
-
 
 _TIMEOUT_S = 10.0
 

@@ -17,9 +17,12 @@ _START_S = 60.0
 
 
 class ControllerKeeper:
-    """Owns both. Use `start`, then always `stop`. The cluster serves on while neither runs."""
+    """Owns both. Use `start`, then always `stop`. The cluster serves on while neither runs.
 
-    def __init__(self, service: Service, store: RecordStore, follower: ScaleFollower) -> None:
+    ``service`` is None where the runtime runs the controller.
+    """
+
+    def __init__(self, service: Service | None, store: RecordStore, follower: ScaleFollower) -> None:
         self._service = service
         self._store = store
         self._follower = follower
@@ -28,7 +31,7 @@ class ControllerKeeper:
     @property
     def pid(self) -> int | None:
         """The controller's process; None while there is none."""
-        child = self._service.child
+        child = None if self._service is None else self._service.child
         return child.pid if child is not None and child.returncode is None else None
 
     async def start(self) -> None:
@@ -38,11 +41,10 @@ class ControllerKeeper:
             await overwrite(self._store, SCALE_RECORD, ScaleOrders().encode())
         except TandemError as error:
             _log.warning("scale_orders_not_cleared", reason=error.reason)
-        await self._service.start(_START_S)
-        self._tasks = [
-            asyncio.create_task(self._keep_up(), name="keep the controller"),
-            asyncio.create_task(self._follower.run(), name="follow scale orders"),
-        ]
+        self._tasks = [asyncio.create_task(self._follower.run(), name="follow scale orders")]
+        if self._service is not None:
+            await self._service.start(_START_S)
+            self._tasks.append(asyncio.create_task(self._keep_up(self._service), name="keep the controller"))
 
     async def stop(self) -> None:
         """End both, the controller first: it must not order what is ending. Idempotent."""
@@ -50,22 +52,24 @@ class ControllerKeeper:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
-        await self._service.stop(grace_s=5.0)
+        if self._service is not None:
+            await self._service.stop(grace_s=5.0)
         await self._store.close()
 
     def kill(self) -> None:
         """End the controller now."""
-        self._service.kill()
+        if self._service is not None:
+            self._service.kill()
 
-    async def _keep_up(self) -> None:
+    async def _keep_up(self, service: Service) -> None:
         backoff = Backoff()
         while True:
             began_s = time.monotonic()
-            error = await self._service.wait()
+            error = await service.wait()
             pause_s = backoff.after(lived_s=time.monotonic() - began_s)
             _log.warning("controller_died", problem=error.problem, restart_in_s=pause_s)
             await asyncio.sleep(pause_s)
             try:
-                await self._service.start(_START_S)
+                await service.start(_START_S)
             except SetupError as problem:
                 _log.warning("controller_restart_failed", problem=problem.problem)

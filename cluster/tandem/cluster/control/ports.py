@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import grpc.aio
 
+from tandem.core.decisions import Decision
 from tandem.core.description import WorkerDescription
 from tandem.core.ids import Epoch, WorkerId
 from tandem.core.role_commands import RoleAnswer, RoleCommand
@@ -71,6 +72,10 @@ class GrpcRouters:
         """Tell every router; return the highest term that one has heard."""
         told = (stub.set_guidance(guidance, timeout_s=_ASK_S) for stub in self._stubs)
         return max(await asyncio.gather(*told))
+
+    async def tell(self, source: str, decisions: Sequence[Decision]) -> None:
+        """Put decisions into the log of every router."""
+        await asyncio.gather(*(stub.record_decisions(source, decisions, timeout_s=_ASK_S) for stub in self._stubs))
 
     async def close(self) -> None:
         """Close every connection."""

@@ -159,6 +159,17 @@ class PlacedWorker(ConfigModel):
         return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
 
 
+class RayOrder(ConfigModel):
+    """A line from the supervisor to Ray's driver; exactly one field is set."""
+
+    add: PlacedWorker | None = None
+    """Start one more worker."""
+    remove: str | None = None
+    """Drain a worker and end it for good."""
+    controller: ControllerProgramConfig | None = None
+    """Run the controller as a detached actor."""
+
+
 class RayProgramConfig(ConfigModel):
     """Ray's driver process."""
 
@@ -170,6 +181,8 @@ class RayProgramConfig(ConfigModel):
     """Strategy of the placement group."""
     workers: list[PlacedWorker]
     """Every worker of the cluster."""
+    may_scale: bool = False
+    """Further workers may be ordered: a Ray of our own promises room for them."""
     announce_node_address: bool = False
     """Workers bind to and announce the address of the node they run on, not their configured host."""
     temp_folder: Path

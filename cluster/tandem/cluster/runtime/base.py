@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tandem.cluster.programs.config import WorkerProgramConfig
+from tandem.cluster.programs.config import ControllerProgramConfig, WorkerProgramConfig
 from tandem.core.errors import SetupError
 
 OnStatus = Callable[[str, str], None]
@@ -37,6 +37,10 @@ class WorkerRuntime(Protocol):
 
     async def remove(self, worker_id: str, *, grace_s: float) -> None:
         """Let one worker finish what it runs, at most ``grace_s``, then end it for good. Unknown ones are no error."""
+        ...
+
+    async def host_controller(self, program: ControllerProgramConfig) -> bool:
+        """Run the controller where the workers run; False: the caller must. Raises SetupError."""
         ...
 
     async def wait(self) -> SetupError:

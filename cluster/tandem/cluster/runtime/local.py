@@ -9,7 +9,7 @@ import structlog
 
 from tandem.cluster.processes.child import ChildSpec
 from tandem.cluster.processes.service import Service
-from tandem.cluster.programs.config import WorkerProgramConfig
+from tandem.cluster.programs.config import ControllerProgramConfig, WorkerProgramConfig
 from tandem.cluster.runtime.backoff import Backoff
 from tandem.cluster.runtime.base import OnStatus, WorkerProcess
 from tandem.core.environment import child_environment
@@ -70,6 +70,10 @@ class LocalRuntime:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
             await slot.service.stop(grace_s=grace_s)
+
+    async def host_controller(self, program: ControllerProgramConfig) -> bool:
+        """Leave it to the caller."""
+        return False
 
     async def stop(self, *, grace_s: float) -> None:
         """Drain and end every worker, all at once."""

@@ -19,6 +19,7 @@ from tandem.controller.live.mover import MoveEnd, Mover
 from tandem.controller.live.policies import Policies
 from tandem.controller.live.ports import Ports
 from tandem.controller.live.scaling import ScaleDesk
+from tandem.controller.live.telling import decision_of
 from tandem.controller.moves.command import Command, left_draining, undrain
 from tandem.controller.observation import Now
 from tandem.controller.policy.model import AutoscalingPolicy, Mode, PolicySpec
@@ -63,6 +64,7 @@ class Controller:
         on_round: OnRound = lambda _: None,
         lease_s: float = LEASE_S,
     ) -> None:
+        self._controller_id = controller_id
         self._ports = ports
         self._policies = policies
         self._clock = clock
@@ -172,9 +174,10 @@ class Controller:
         now = Now(monotonic_s=self._clock.now_s(), unix_s=self._unix_s())
         decision = decide(self._eyes.observation(self._command, spec), policy, self._state, now)
         self._state = decision.state
-        self._tell(decision.record)
+        telling = [self._tell(decision.record)]
         if spec.mode is Mode.AUTO:
-            await self._guide(decision.borrow.share, spec)
+            telling.append(self._guide(decision.borrow.share, spec))
+        await asyncio.gather(*telling)
         if decision.move is not None and self._mover is None:
             self._mover = Mover(decision.move, self._eyes, self._scale, now_s=now.monotonic_s, spec=spec)
 
@@ -208,13 +211,18 @@ class Controller:
     def _is_moving(self, worker_id: WorkerId) -> bool:
         return worker_id in self._eyes.roster.removed or (self._mover is not None and self._mover.treats(worker_id))
 
-    def _tell(self, record: DecisionRecord) -> None:
+    async def _tell(self, record: DecisionRecord) -> None:
         if record.move is not None:
             _log.info("decided", verdict=record.verdict.value, reason=record.reason)
         try:
             self._on_round(Round(term=self._command.term, record=record))
         except Exception:  # noqa: BLE001  # who writes decisions down must not stop them
             _log.error("round_not_told", exc_info=True)
+        told = decision_of(record, term=self._command.term, source=self._controller_id)
+        try:
+            await self._ports.routers.tell(self._controller_id, (told,))
+        except TandemError as error:
+            _log.debug("decision_not_kept", reason=error.reason)
 
     # --- a move ----------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,10 @@
 """What the controller asks of its surroundings. Each raises TandemError when the other side does not answer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from tandem.core.decisions import Decision
 from tandem.core.description import WorkerDescription
 from tandem.core.role_commands import RoleAnswer, RoleCommand
 from tandem.core.traffic import Guidance, TrafficReport
@@ -46,6 +48,10 @@ class RouterPort(Protocol):
 
     async def guide(self, guidance: Guidance) -> int:
         """Tell every router; return the highest term that one has heard."""
+        ...
+
+    async def tell(self, source: str, decisions: Sequence[Decision]) -> None:
+        """Put decisions into the log of every router."""
         ...
 
 

@@ -1,11 +1,17 @@
 """A router, as the controller and the operator's policy commands see it."""
 
+from collections.abc import Iterable
+
 import grpc.aio
 
 from tandem.admin.v1 import control_pb2 as pb
+from tandem.admin.v1 import decisions_pb2
+from tandem.core.decisions import Decision
 from tandem.core.traffic import Guidance, StoredRecord, TrafficReport, Written
 from tandem.rpc.codec import control
+from tandem.rpc.codec import decisions as codec
 from tandem.rpc.services.control import CONTROL_SERVICE
+from tandem.rpc.services.decisions import DECISION_SERVICE
 from tandem.rpc.stubs.calls import call_unary
 
 
@@ -34,6 +40,19 @@ class ControlStub:
             control.encode_guidance(guidance),
             pb.SetGuidanceResponse,
             lambda message: message.term,
+            timeout_s=timeout_s,
+        )
+
+    async def record_decisions(self, source: str, decisions: Iterable[Decision], *, timeout_s: float) -> None:
+        """Put a controller's rounds into the router's log."""
+        await call_unary(
+            self._channel,
+            f"/{DECISION_SERVICE}/RecordDecisions",
+            decisions_pb2.RecordDecisionsRequest(
+                source=source, decisions=[codec.encode_decision(decision) for decision in decisions]
+            ),
+            decisions_pb2.RecordDecisionsResponse,
+            lambda _: None,
             timeout_s=timeout_s,
         )
 

@@ -39,7 +39,6 @@ _MODEL: Final = "/tandem.inference.v1.ModelService/"
 _CLUSTER: Final = "/tandem.admin.v1.ClusterService/"
 _CACHE_ADMIN: Final = "/tandem.admin.v1.CacheAdminService/"
 _CONTROL: Final = "/tandem.admin.v1.ControlService/"
-_CONTROL: Final = "/tandem.admin.v1.ControlService/"
 _DECISIONS: Final = "/tandem.admin.v1.DecisionService/"
 
 

@@ -23,7 +23,7 @@ import asyncio
 import contextlib
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.overload_callers import Callers, Shape, Slo
@@ -50,18 +50,30 @@ class Plan:
     phase_s: float = 40.0
     recovery_s: float = 30.0
     multiples: tuple[float, ...] = (1.0, 2.0, 4.0, 10.0)
+    compares: bool = True  # the victim alone, and two floods
+    cost: TaggedCost = COST
+    shape: Shape = field(default_factory=Shape)
 
 
 FULL = Plan()
-QUICK = Plan(warm_s=2.0, capacity_s=4.0, phase_s=4.0, recovery_s=0.0, multiples=(4.0,))
+QUICK = Plan(
+    warm_s=2.0,
+    capacity_s=3.0,
+    phase_s=3.0,
+    recovery_s=0.0,
+    multiples=(4.0,),
+    compares=False,
+    cost=TaggedCost(prefill_token_s=0.0005, step_s=0.04, row_s=0.0005),
+    shape=Shape(mean_tokens=12.0, most_tokens=24),
+)
 
 
-def options() -> ChaosOptions:
+def options(cost: TaggedCost) -> ChaosOptions:
     """The cluster."""
     return ChaosOptions(
         num_prefill=2,
         num_decode=2,
-        cost=COST,
+        cost=cost,
         engine={"num_blocks": 512, "max_sequences": 8},
         router={"admission": {"standard_ttft_s": PROMISE_S}},
         tenants=(ALONE, FLOOD),
@@ -71,11 +83,11 @@ def options() -> ChaosOptions:
 
 async def measure(plan: Plan, *, seed: int) -> dict[str, Any]:
     """Run all phases on one cluster; return result and details."""
-    async with ChaosCluster(options()) as cluster, contextlib.AsyncExitStack() as stack:
+    async with ChaosCluster(options(plan.cost)) as cluster, contextlib.AsyncExitStack() as stack:
         tenants: list[Callers] = []
         for index, name in enumerate((ALONE, FLOOD)):
             settings = Settings(address=cluster.public_address, api_key=cluster.api_key(name))
-            callers = Callers(name, settings, Shape(), seed=seed + index)
+            callers = Callers(name, settings, plan.shape, seed=seed + index)
             tenants.append(await stack.enter_async_context(callers.connected()))
         alice, bob = tenants
         phases = Phases(cluster, SLO)
@@ -131,12 +143,16 @@ async def _two_tenants(
     phases: Phases, alice: Callers, bob: Callers, *, capacity: float, plan: Plan, results: list[PhaseResult]
 ) -> dict[str, Any]:
     rate = VICTIM_RATE * capacity
-    alone = await phases.offered("victim alone", [(alice, rate)], seconds=plan.phase_s)
     flooded = await phases.offered("victim and flood", [(alice, rate), (bob, 4.0 * capacity)], seconds=plan.phase_s)
+    if not plan.compares:
+        _say(flooded)
+        results.append(flooded)
+        return {"victim_share": round(_share_good(flooded.of(ALONE)), 3)}
+    alone = await phases.offered("victim alone", [(alice, rate)], seconds=plan.phase_s)
     both = await phases.offered("two floods", [(alice, 1.5 * capacity), (bob, 6.0 * capacity)], seconds=plan.phase_s)
-    for result in (alone, flooded, both):
+    for result in (flooded, alone, both):
         _say(result)
-    results += [alone, flooded, both]
+    results += [flooded, alone, both]
     good_alone, good_flooded = _share_good(alone), _share_good(flooded.of(ALONE))
     return {
         "victim_share": round(good_flooded / good_alone, 3) if good_alone else 0.0,

@@ -27,6 +27,7 @@ from tandem.router.residence import Residence
 
 _YIELD_AGAIN_S = 0.1  # until the worker's own report shows the room that was made
 _BRIEF_S = 0.02
+_LOOK_EVERY_S = 0.25
 
 
 class Admitting:
@@ -49,7 +50,7 @@ class Admitting:
         self._lives = lives
         self._observer = observer
         self._residence = Residence()
-        self._yielded_s = float("-inf")
+        self._yielded_s = self._looked_s = float("-inf")
 
     # --- at the door -------------------------------------------------------------------------------------------------
 
@@ -211,8 +212,27 @@ class Admitting:
 
     def step(self, now_s: float) -> None:
         """Follow the load; call it with the tick."""
+        if now_s - self._looked_s < _LOOK_EVERY_S:
+            return
+        self._looked_s = now_s
         bound_s = self._queue.bounds.max_work_s[PriorityClass.INTERACTIVE]
-        self.gate.observe_load(self._queue.waiting(), self.pools(1), bound_s=bound_s, now_s=now_s)
+        self.gate.observe_load(self._queue.waiting_urgent(), self._pools_without_batch(), bound_s=bound_s, now_s=now_s)
+
+    def _pools_without_batch(self) -> Pools:
+        """What would be free if no batch request ran: batch is there to fill what is idle, which is no load."""
+        pools = self.pools(1)
+        batch = [
+            live
+            for live in self._lives.values()
+            if live.entry.priority is PriorityClass.BATCH and live.ledger.attempt is not None
+        ]
+        slots = sum(live.ledger.task.num_sequences for live in batch)
+        blocks = sum(live.placement.num_blocks for live in batch if live.placement is not None)
+        return replace(
+            pools,
+            free_slots=min(pools.free_slots + slots, pools.total_slots),
+            free_blocks=min(pools.free_blocks + blocks, pools.total_blocks),
+        )
 
     def _shed(self, live: Live, cause: AdmissionCause, now_s: float) -> TandemError:
         first = live.admitted.decision

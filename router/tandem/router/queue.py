@@ -126,8 +126,12 @@ class CentralQueue:
 
     def waiting(self) -> Backlog:
         """All that waits."""
+        return self.waiting_urgent().plus(self._in_class[PriorityClass.BATCH])
+
+    def waiting_urgent(self) -> Backlog:
+        """All that waits and is not batch."""
         again = total(entry.backlog for entry in self._again.values())
-        return again.plus(total(self._in_class.values()))
+        return again.plus(total(self._in_class[c] for c in _CLASSES if c is not PriorityClass.BATCH))
 
     def num_by_class(self) -> Mapping[PriorityClass, int]:
         """How many requests of each class wait, those placed again included."""

@@ -12,6 +12,7 @@ from tandem.core.ids import RequestId, Tenant
 from tandem.core.messages import Abort, ReserveDecode, StartPrefill
 from tandem.core.types import FinishReason, Outcome, PriorityClass, WorkerLoad
 from tandem.router.admission.buckets import TenantLimit
+from tandem.router.admission.pressure import BrownOut
 from tandem.router.admission.terms import AdmissionCause, AdmissionDecision, AdmissionPolicy
 from tandem.router.live import DispatcherPolicy
 from tandem.router.observer import SilentObserver
@@ -200,6 +201,15 @@ def test_in_a_brown_out_batch_answers_are_capped() -> None:
     world.wait(20.0, alive=(P, D))
     world.submit("b", priority=BATCH, max_tokens=500)
     assert world.dispatcher._lives[RequestId("b")].ledger.task.stop.max_tokens == 16
+
+
+def test_a_pool_full_of_batch_work_is_no_brown_out() -> None:
+    world = Door(P, D, max_sequences=2)
+    for index in range(6):
+        world.submit(f"b{index}", priority=BATCH)
+    world.wait(20.0, alive=(P, D))
+    assert world.dispatcher.admitting.gate.load.level < 0.01
+    assert world.dispatcher.admitting.gate.load.step is BrownOut.NONE
 
 
 endings = st.lists(

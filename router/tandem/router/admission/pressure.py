@@ -1,8 +1,8 @@
 """How loaded the cluster is, how much of its demand it refuses, and what it leaves out for that. Zero I/O.
 
-The *load level* is the fuller stage's demand over its capacity, smoothed over seconds. From 0.8, 0.9 and 1.0 on the
-brown-out steps hold, each until the level is a little below its own threshold: batch answers are capped; batch requests
-get one sequence; nothing new is pinned in the caches.
+The *load level* is the fuller stage's demand over its capacity, without batch requests, smoothed over seconds. From
+0.8, 0.9 and 1.0 on the brown-out steps hold, each until the level is a little below its own threshold: batch answers
+are capped; batch requests get one sequence; nothing new is pinned in the caches.
 """
 
 import math

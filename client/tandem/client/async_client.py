@@ -31,7 +31,6 @@ from tandem.core.ids import Tenant
 from tandem.core.inference import DetokenizeRequest, Generation, ModelCard
 from tandem.core.traffic import StoredRecord
 from tandem.core.watching import ClusterView
-from tandem.core.traffic import StoredRecord
 from tandem.rpc.channels import client_options, open_channel
 from tandem.rpc.errors import rpc_errors
 from tandem.rpc.stubs import public

@@ -9,7 +9,7 @@ from typing import Final, Generic, TypeVar
 
 from grpc_health.v1 import health_pb2
 
-from tandem.admin.v1 import cache_pb2, cluster_pb2, control_pb2, control_pb2, decisions_pb2
+from tandem.admin.v1 import cache_pb2, cluster_pb2, control_pb2, decisions_pb2
 from tandem.core.cache import CacheStatus, Flushed
 from tandem.core.cluster import ClusterStatus
 from tandem.core.decisions import DecisionFilter, DecisionPage
@@ -25,9 +25,8 @@ from tandem.core.inference import (
 )
 from tandem.core.traffic import StoredRecord
 from tandem.core.watching import ClusterView
-from tandem.core.traffic import StoredRecord
 from tandem.inference.v1 import inference_pb2 as pb
-from tandem.rpc.codec import cache, cluster, control, control, decisions, requests, responses, watching
+from tandem.rpc.codec import cache, cluster, control, decisions, requests, responses, watching
 from tandem.rpc.wire import WireMessage, WireType, read_message
 
 In = TypeVar("In")

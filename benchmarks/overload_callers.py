@@ -137,7 +137,10 @@ class Callers:
         return self.callers[first:]
 
     async def saturate(self, *, num_callers: int, seconds: float) -> Sequence[Caller]:
-        """So many at a time, each followed by another: what the cluster can do at most. Nobody gives up asking."""
+        """So many at a time, each followed by another: what the cluster can do at most. Nobody gives up asking.
+
+        When the time is over, everybody is sent home.
+        """
         first = len(self.callers)
         end_s = time.monotonic() + seconds
 
@@ -147,9 +150,10 @@ class Callers:
                 caller.is_rude, caller.most_attempts = True, _ANY_NUMBER
                 await self._live(caller)
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(num_callers):
-                group.create_task(one_after_another())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
+                for _ in range(num_callers):
+                    group.create_task(one_after_another())
         return self.callers[first:]
 
     async def left(self) -> None:

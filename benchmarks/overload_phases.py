@@ -41,8 +41,12 @@ class PhaseResult:
     @property
     def wasted_prefill(self) -> float:
         """Share of the prompt tokens computed that no good answer came of."""
-        used = sum(caller.num_prompt_tokens for caller in self.callers if caller.is_good(self.slo))
-        return max(0.0, 1.0 - used / self.num_prefill_tokens) if self.num_prefill_tokens else 0.0
+        return max(0.0, 1.0 - self.used_tokens / self.num_prefill_tokens) if self.num_prefill_tokens else 0.0
+
+    @property
+    def used_tokens(self) -> int:
+        """Prompt tokens of good answers."""
+        return sum(caller.num_prompt_tokens for caller in self.callers if caller.is_good(self.slo))
 
     @property
     def refused_ms(self) -> list[float]:

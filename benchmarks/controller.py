@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,9 @@ from tandem.chaos.trace import check as check_trace
 COST = TaggedCost(prefill_token_s=0.0025, step_s=0.1, row_s=0.012)  # slow, so that two cores hold eight workers
 NUM_WORKERS = 8
 TRAFFIC = Traffic(
-    prompts=Phase(name="prompts", seconds=1, rate_per_s=2.6, prompt_tokens=600, output_tokens=6),
-    answers=Phase(name="answers", seconds=1, rate_per_s=4.0, prompt_tokens=40, output_tokens=60),
-    mixed=Phase(name="mixed", seconds=1, rate_per_s=1.2, prompt_tokens=300, output_tokens=30),
+    prompts=Phase(name="prompts", seconds=1, rate_per_s=2.2, prompt_tokens=600, output_tokens=16),
+    answers=Phase(name="answers", seconds=1, rate_per_s=3.0, prompt_tokens=40, output_tokens=60),
+    mixed=Phase(name="mixed", seconds=1, rate_per_s=1.0, prompt_tokens=300, output_tokens=30),
 )
 NAMES = ("stale", "shifts", "square", "step", "loss", "killed", "two")
 
@@ -108,6 +109,7 @@ def _result(outcomes: Sequence[Outcome], *, violations: Sequence[str], mismatche
         "tag_mismatches": mismatches,
         "scenarios": summaries,
     }
+    result["lost_by_reason"] = dict(Counter(record.reason for outcome in outcomes for record in lost(outcome.records)))
     problems = [
         f"{outcome.name} {record.spec.label}: {record.ending.value} {record.reason} {record.problem}"
         for outcome in outcomes

@@ -1,11 +1,11 @@
 """The policies that the benchmark applies. Pure."""
 
-TTFT_S = 4.0
-TPOT_S = 0.3
+TTFT_S = 5.0
+TPOT_S = 0.35
 
 
 def slo_policy(
-    *, workers: int, dwell: str = "6s", reverse: str = "12s", cooldown: str = "60s", most: int = 4, mode: str = "Auto"
+    *, workers: int, dwell: str = "6s", reverse: str = "10s", cooldown: str = "60s", most: int = 4, mode: str = "Auto"
 ) -> str:
     """Promises kept by moving the ratio of a fixed number of workers."""
     return _policy(

@@ -71,6 +71,10 @@ async def _swap(pair: WorkerPair, *, term: int = 1) -> None:
     pair.prefill, pair.decode = pair.decode, pair.prefill
 
 
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
 async def test_two_workers_swap_their_roles_and_give_the_same_tokens(tiny_llama: PreparedModel, tmp_path: Path) -> None:
     async with WorkerPair(tiny_llama, event_log=tmp_path) as pair:
         engines = (pair.prefill.engine, pair.decode.engine)
@@ -87,7 +91,7 @@ async def test_two_workers_swap_their_roles_and_give_the_same_tokens(tiny_llama:
         await _swap(pair, term=2)  # and back
         again = await pair.run(tasks[2], KvSource.HANDOVER)
         assert again.token_ids() == before[2].token_ids()
-    report = check(sorted(path for path in tmp_path.rglob("*") if path.is_file()))
+    report = check(_files(tmp_path))
     broken = [violation for violation in report.violations if violation.invariant != "I7"]
     assert broken == [], "two workers can't swap without a gap, and nothing else may break"
 

@@ -74,6 +74,12 @@ __all__ = [
 ]
 
 
+_WHY_PAIR = {
+    PlacementMode.AUTO: "the cheapest pair; its decode worker alone would not be faster by enough",
+    PlacementMode.SPLIT: "the cheapest pair; the placement mode is split",
+}
+
+
 def place(
     demand: Demand,
     *,
@@ -103,7 +109,7 @@ def place(
     return Placement(
         prefill=pair.prefill.worker.key,
         decode=pair.decode.worker.key,
-        reason=f"lowest predicted finish: prefill {pair.prefill.cost_s:.3f} s, step {pair.decode.cost_s * 1e3:.1f} ms",
+        reason=_WHY_PAIR[policy.mode],
         cause=PlacementCause.PAIR,
         predicted_ttft_s=pair.prefill.cost_s,
         predicted_prefill_s=predict_compute_s(demand, pair.prefill.worker),

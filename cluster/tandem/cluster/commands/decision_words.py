@@ -233,7 +233,9 @@ def _plain(cause: str) -> str:
 
 
 def _ms(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds * 1e3:.1f} ms"
+    if seconds is None:
+        return "-"
+    return f"{seconds:.1f} s" if seconds >= 10.0 else f"{seconds * 1e3:.1f} ms"
 
 
 def _number(value_ms: float | None) -> str:

@@ -12,7 +12,6 @@ from tandem.router.decisions.records import (
     admission_words,
     end_record,
     placement_record,
-    placement_words,
     recovery_record,
     recovery_words,
     waiting_record,
@@ -55,7 +54,7 @@ class DecisionObserver:
         self._inner.placed(task, placement, waited_s=waited_s)
         record = placement_record(task, placement, waited_s=waited_s)
         self._first.setdefault(task.request_id, record)
-        self._note(record, placement_words(placement), task)
+        self._note(record, placement.reason, task)
 
     def retried(self, task: GenerationTask, *, reason: str, again: Requeue | None = None) -> None:
         """Another attempt was decided."""

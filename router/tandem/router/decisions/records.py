@@ -8,7 +8,7 @@ from tandem.router.actions import Ended, Requeue, WorkerKey
 from tandem.router.admission.refusals import refusal
 from tandem.router.admission.terms import AdmissionCause, AdmissionDecision
 from tandem.router.placement_costs import num_cached_for, predict_handover_s
-from tandem.router.placement_terms import NoCapacity, Option, Placement, PlacementCause, Weighed
+from tandem.router.placement_terms import NoCapacity, Option, Placement, Weighed
 
 MAX_CANDIDATES = 8
 
@@ -106,13 +106,6 @@ def placement_record(task: GenerationTask, placement: Placement, *, waited_s: fl
         num_decodes=len(weighed.decodes),
         avoided=tuple(sorted(key.worker_id for key in demand.avoid)) if demand.avoid else (),
     )
-
-
-def placement_words(placement: Placement) -> str:
-    """Why; a pair is the usual case."""
-    if placement.cause is PlacementCause.PAIR:
-        return "the pair is predicted to be done first, or as early as its decode worker alone, which it leaves free"
-    return placement.reason
 
 
 def recovery_record(task: GenerationTask, cause: str, again: Requeue | None) -> Recovery:

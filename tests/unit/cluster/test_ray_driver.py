@@ -93,7 +93,7 @@ class FakeRay:
         monkeypatch.setattr(ray_driver, "placement_group", self._group)
         monkeypatch.setattr(ray.util, "remove_placement_group", self._remove_group)
         monkeypatch.setattr(ray_driver, "_POLL_S", 0.001)
-        monkeypatch.setattr(ray.autoscaler.sdk, "request_resources", lambda bundles: self.requested.append(bundles))
+        monkeypatch.setattr(ray.autoscaler.sdk, "request_resources", self.requested.append)
 
     def wait(self, timeout_seconds: float) -> bool:
         """As a placement group: is it placed?"""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from tandem.controller.deciding.decide import decide, describe, move_ended
+from tandem.controller.deciding.decide import decide, describe, move_ended, split_of
 from tandem.controller.deciding.values import ControllerState, DecisionRecord, SwitchRoles
 from tandem.controller.live.eyes import Eyes
 from tandem.controller.live.leadership import Leadership
@@ -21,7 +21,7 @@ from tandem.controller.live.ports import Ports
 from tandem.controller.live.scaling import ScaleDesk
 from tandem.controller.live.telling import decision_of
 from tandem.controller.moves.command import Command, left_draining, undrain
-from tandem.controller.observation import Now
+from tandem.controller.observation import Now, Observation
 from tandem.controller.policy.model import AutoscalingPolicy, Mode, PolicySpec
 from tandem.core.clock import Clock
 from tandem.core.errors import TandemError
@@ -35,6 +35,7 @@ _log = structlog.get_logger(__name__)
 _MOVE_TICK_S = 0.25
 _IDLE_S = 1.0
 _UNDRAIN_AGAIN_S = 2.0
+_CALM_BACKLOG_S = 1.0  # of work per prefill worker: more than the look-ahead that routers keep them busy with
 LEASE_S = 10.0
 
 
@@ -80,6 +81,7 @@ class Controller:
         self._next_round_s = 0.0
         self._undrained_s: dict[WorkerId, float] = {}
         self._above_term = 0
+        self._disturbed_s = clock.now_s()
 
     @property
     def leads(self) -> bool:
@@ -172,7 +174,9 @@ class Controller:
         if spec.mode is Mode.AUTO or self._mover is not None:
             await self._call_back()
         now = Now(monotonic_s=self._clock.now_s(), unix_s=self._unix_s())
-        decision = decide(self._eyes.observation(self._command, spec), policy, self._state, now)
+        observation = self._eyes.observation(self._command, spec, calm_s=now.monotonic_s - self._disturbed_s)
+        self._note_disturbance(observation, now.monotonic_s)
+        decision = decide(observation, policy, self._state, now)
         self._state = decision.state
         telling = [self._tell(decision.record)]
         if spec.mode is Mode.AUTO:
@@ -180,6 +184,14 @@ class Controller:
         await asyncio.gather(*telling)
         if decision.move is not None and self._mover is None:
             self._mover = Mover(decision.move, self._eyes, self._scale, now_s=now.monotonic_s, spec=spec)
+
+    def _note_disturbance(self, observation: Observation | None, now_s: float) -> None:
+        if (
+            self._mover is not None
+            or observation is None
+            or observation.backlog_s > _CALM_BACKLOG_S * max(split_of(observation).prefill, 1)
+        ):
+            self._disturbed_s = now_s
 
     async def _keep_lead(self) -> bool:
         try:

@@ -69,14 +69,14 @@ class Eyes:
                 command = heard(command, answer.report)
         return command
 
-    def observation(self, command: Command, spec: PolicySpec) -> Observation | None:
-        """Return the round's view; None while there is none."""
+    def observation(self, command: Command, spec: PolicySpec, *, calm_s: float) -> Observation | None:
+        """Return the round's view; None while there is none. The split has been what it is for ``calm_s``."""
         if not self._has_reports:
             return None
         return observation_of(
             self.roster,
             command,
-            class_traffic(self._reports, spec.classes.promises(), interval_s=spec.interval_s),
+            class_traffic(self._reports, spec.classes.promises(), interval_s=spec.interval_s, calm_s=calm_s),
             measured_s=self._reports_s,
             queued_work_s=sum(report.queued_work_s for report in self._reports),
         )

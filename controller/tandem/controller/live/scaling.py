@@ -46,7 +46,10 @@ def read_orders(record: StoredRecord | None) -> ScaleOrders:
 def with_added(orders: ScaleOrders, workers: Mapping[WorkerId, Role], term: int) -> ScaleOrders:
     """Return orders that also want these."""
     removed = tuple(name for name in orders.removed if name not in workers)
-    added: dict[str, Role] = {**orders.added, **{name: role for name, role in workers.items() if name not in orders.removed}}
+    added: dict[str, Role] = {
+        **orders.added,
+        **{name: role for name, role in workers.items() if name not in orders.removed},
+    }
     return ScaleOrders(term=term, added=added, removed=removed)
 
 

@@ -1,7 +1,9 @@
 """From routers' reports to the traffic of each class. Pure.
 
-Shares are over the requests that ended within ``_KEPT_S``; what was shed, failed or came too late missed every promise,
-what its caller gave up counts for nothing.
+Shares are over the requests that came and ended within ``_KEPT_S``; what was shed, failed or came too late missed every
+promise, what its caller gave up counts for nothing. Requests that came before the last disturbance (a move, a backlog)
+was over tell of it, and not of the split that serves now: the sizing, which is corrected by these shares, knows of a
+backlog by itself.
 """
 
 import itertools
@@ -29,14 +31,25 @@ _VALUES: Mapping[str, Callable[[EndedRequest], float | None]] = {
 
 
 def class_traffic(
-    reports: Sequence[TrafficReport], promises: Mapping[PriorityClass, SloClass], *, interval_s: float
+    reports: Sequence[TrafficReport],
+    promises: Mapping[PriorityClass, SloClass],
+    *,
+    interval_s: float,
+    calm_s: float = _KEPT_S,
 ) -> dict[PriorityClass, ClassTraffic]:
-    """Return the traffic of every class; one without any asks for nothing."""
-    return {priority: _of(priority, reports, promises.get(priority), interval_s) for priority in PriorityClass}
+    """Return the traffic of every class; one without any asks for nothing. It has been calm for ``calm_s``."""
+    return {
+        priority: _of(priority, reports, promises.get(priority), interval_s, min(calm_s, _KEPT_S))
+        for priority in PriorityClass
+    }
 
 
 def _of(
-    priority: PriorityClass, reports: Sequence[TrafficReport], promise: SloClass | None, interval_s: float
+    priority: PriorityClass,
+    reports: Sequence[TrafficReport],
+    promise: SloClass | None,
+    interval_s: float,
+    kept_s: float,
 ) -> ClassTraffic:
     rate_s = max(_RATE_S, 2 * interval_s)
     windows = [min(report.window_s, rate_s) for report in reports]
@@ -57,7 +70,7 @@ def _of(
         for request in ended
         if request.outcome is Outcome.OK and request.output_tokens
     )
-    judged = [r for r in ended if r.age_s <= _KEPT_S and r.outcome is not Outcome.CANCELLED]
+    judged = [r for r in ended if r.age_s + (r.e2e_s or 0.0) <= kept_s and r.outcome is not Outcome.CANCELLED]
     targets = _targets(promise)
     return ClassTraffic(
         arrivals_per_s=rate,

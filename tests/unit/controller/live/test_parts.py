@@ -79,6 +79,16 @@ def test_bursts_are_seen_as_bursts() -> None:
     assert scvs[2] == 1.0
 
 
+def test_what_began_before_a_disturbance_was_over_says_nothing_of_the_present_split() -> None:
+    waited = [ended(ttft_s=20.0, e2e_s=25.0, age_s=2.0)] * 30
+    fresh = [ended(age_s=2.0)] * 5
+    report = TrafficReport(router_id="a", window_s=60.0, ended=(*waited, *fresh))
+    late = class_traffic([report], {STANDARD: PROMISE}, interval_s=1.0)[STANDARD]
+    assert late.attainment == pytest.approx(5 / 35)
+    calm = class_traffic([report], {STANDARD: PROMISE}, interval_s=1.0, calm_s=10.0)[STANDARD]
+    assert (calm.num_ended, calm.attainment) == (5, 1.0)
+
+
 # --- the roster ---------------------------------------------------------------------------------------------------
 
 

@@ -80,7 +80,7 @@ def placement_record(task: GenerationTask, placement: Placement, *, waited_s: fl
         )
     demand = weighed.demand
     prefills = [_prefill_candidate(weighed, one) for one in _best(weighed.prefills, prefill)]
-    local_s = {one.worker.key: one.cost_s for one in weighed.locals}
+    local_s = {id(one.worker): one.cost_s for one in weighed.locals}  # the same views as in decodes
     decodes = [_decode_candidate(weighed, one, local_s) for one in _best(weighed.decodes, decode)]
     looked = prefills if prefill is not None else decodes
     cached = next((one.cached_tokens for one in looked if one.worker == computes.worker_id), 0)
@@ -184,7 +184,7 @@ def _prefill_candidate(weighed: Weighed, option: Option) -> PrefillCandidate:
     )
 
 
-def _decode_candidate(weighed: Weighed, option: Option, local_s: dict[WorkerKey, float]) -> DecodeCandidate:
+def _decode_candidate(weighed: Weighed, option: Option, local_s: dict[int, float]) -> DecodeCandidate:
     worker = option.worker
     return DecodeCandidate(
         worker=worker.key.worker_id,
@@ -193,5 +193,5 @@ def _decode_candidate(weighed: Weighed, option: Option, local_s: dict[WorkerKey,
         cached_tokens=num_cached_for(weighed.demand, worker),
         step_s=option.cost_s,
         handover_s=predict_handover_s(weighed.demand, worker),
-        local_s=local_s.get(worker.key, 0.0),
+        local_s=local_s.get(id(worker), 0.0),
     )

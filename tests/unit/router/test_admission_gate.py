@@ -179,7 +179,8 @@ def test_later_attempts_are_sent_further_away() -> None:
     assert all(wait is not None and 24.0 <= wait <= 36.0 for wait in waits)
     first, second, third = quick
     assert first is not None
-    assert (second, third) == (pytest.approx(2 * first), pytest.approx(4 * first))
+    assert second == pytest.approx(2 * first)
+    assert third == pytest.approx(4 * first)
 
 
 @given(

@@ -186,6 +186,24 @@ def test_nobody_yields_twice_and_nobody_to_standard() -> None:
     assert len(world.dispatcher.queue) == 2, "b0 and i3 wait"
 
 
+def test_what_a_tenant_got_too_little_of_for_its_charge_is_settled() -> None:
+    world = Door(P, D, max_sequences=1)
+    world.submit("a", tenant="a", prompt=10, max_tokens=500)
+    charged = world.dispatcher.queue._counters[Tenant("a")]
+    world.run("a", num_tokens=5, end=True)
+    assert charged == pytest.approx(10 + 2 * 500)
+    assert world.dispatcher.queue._counters[Tenant("a")] == pytest.approx(10 + 2 * 5)
+
+
+@pytest.mark.parametrize("priority", [STANDARD, INTERACTIVE])
+def test_only_batch_yields(priority: PriorityClass) -> None:
+    world = Door(P, D, max_sequences=1)
+    world.submit("r", priority=priority)
+    world.run("r", num_tokens=3)
+    world.submit("i", priority=INTERACTIVE)
+    assert world.commands(Abort) == []
+
+
 def test_yielding_can_be_switched_off() -> None:
     world = Door(P, D, max_sequences=1, admission=AdmissionPolicy(yields=False))
     world.submit("b", priority=BATCH)

@@ -22,6 +22,7 @@ metadata: {{name: quick}}
 spec:
   strategy: Fixed
   interval: 300ms
+  budget: {{min: {prefill + decode}, max: {prefill + decode}}}
   damping: {{dwell: 300ms, reverseDwell: 300ms, cooldown: 1s}}
   fallback: {{staleAfter: 5s}}
   pools:

@@ -186,12 +186,11 @@ class Controller:
             self._mover = Mover(decision.move, self._eyes, self._scale, now_s=now.monotonic_s, spec=spec)
 
     def _note_disturbance(self, observation: Observation | None, now_s: float) -> None:
-        if (
-            self._mover is not None
-            or observation is None
-            or observation.backlog_s > _CALM_BACKLOG_S * max(split_of(observation).prefill, 1)
-        ):
-            self._disturbed_s = now_s
+        if self._mover is None and observation is not None:
+            num_prefill = max(split_of(observation).prefill, 1)
+            if observation.backlog_s <= _CALM_BACKLOG_S * num_prefill:
+                return
+        self._disturbed_s = now_s
 
     async def _keep_lead(self) -> bool:
         try:

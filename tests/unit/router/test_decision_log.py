@@ -109,6 +109,8 @@ def test_a_controllers_rounds_get_numbers_and_keep_their_times() -> None:
     assert numbers(log) == [1, 2, 3]
     last = log.page(DecisionFilter(kinds=("controller",))).decisions[-1]
     assert (last.source, last.unix_s, last.reason, last.detail) == ("controller-1", 500.0, "why", ROUND)
+    log.take("controller-1", [msgspec.structs.replace(told, unix_s=1e12)])
+    assert numbers(log) == [1, 2, 3, 4]  # a wrong clock makes nobody forget
 
 
 # --- files ---------------------------------------------------------------------------------------------------------

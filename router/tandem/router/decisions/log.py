@@ -57,28 +57,30 @@ class DecisionLog:
         request_id: str = "",
         tenant: str = "",
         priority: str = "",
-        now_s: float | None = None,
     ) -> None:
         """Keep one decision of this router."""
         self._sequence += 1
+        now_unix_s = self._offset_s + self._clock.now_s()
         self._keep(
             Decision(
                 sequence=self._sequence,
-                unix_s=self._offset_s + (self._clock.now_s() if now_s is None else now_s),
+                unix_s=now_unix_s,
                 source=self._source,
                 reason=reason,
                 detail=detail,
                 request_id=request_id,
                 tenant_hash=self.pseudonyms.of(tenant) if tenant else "",
                 priority=priority,
-            )
+            ),
+            now_unix_s,
         )
 
     def take(self, source: str, decisions: Sequence[Decision]) -> None:
         """Keep decisions of somebody else, a controller; their times and reasons stay."""
+        now_unix_s = self._offset_s + self._clock.now_s()
         for decision in decisions:
             self._sequence += 1
-            self._keep(msgspec.structs.replace(decision, sequence=self._sequence, source=source))
+            self._keep(msgspec.structs.replace(decision, sequence=self._sequence, source=source), now_unix_s)
 
     def page(self, wanted: DecisionFilter) -> DecisionPage:
         """The latest that match."""
@@ -99,8 +101,8 @@ class DecisionLog:
         if self._file is not None:
             self._file.close()
 
-    def _keep(self, decision: Decision) -> None:
-        self._ring.add(decision)
+    def _keep(self, decision: Decision, now_unix_s: float) -> None:
+        self._ring.add(decision, now_unix_s=now_unix_s)
         if self._file is not None:
             self._file.put(decision)
 

@@ -25,15 +25,15 @@ class DecisionRing:
         """Requests that something is known of."""
         return len(self._by_request)
 
-    def add(self, decision: Decision) -> None:
-        """Take one; its sequence number is the one after the last."""
+    def add(self, decision: Decision, *, now_unix_s: float) -> None:
+        """Take one; its sequence number is the one after the last. Ages are by our clock: others' may be wrong."""
         records = self._records
         records.append(decision)
         if decision.request_id:
             self._by_request.setdefault(decision.request_id, []).append(decision)
         if len(records) > self._max_records:
             self._forget_oldest()
-        oldest_s = decision.unix_s - self._max_age_s
+        oldest_s = now_unix_s - self._max_age_s
         while records and records[0].unix_s < oldest_s:
             self._forget_oldest()
 

@@ -65,11 +65,12 @@ async def test_the_controllers_story(tmp_path: Path) -> None:
         cluster={"controller": {"enabled": True}},
         controller_variables=desk.variables(),
         warm_up=False,
+        folder=tmp_path / "cluster",
     )
     async with ChaosCluster(options) as cluster:
         operator = cluster.operator()
         weights = {w.info.worker_id: w.info.pid for w in (await cluster.status()).workers}
-        sending = asyncio.create_task(cluster.run_requests(specs(12.0)))
+        sending = asyncio.create_task(cluster.run_requests(specs(10.0)))
         assert await operator.apply_policy(policy(1, 3)) == 1
         await reached(cluster, 1, 3)
         assert {w.info.worker_id: w.info.pid for w in (await cluster.status()).workers} == weights, "the same processes"
@@ -93,6 +94,5 @@ async def test_the_controllers_story(tmp_path: Path) -> None:
     assert [move.split()[0] for move in moves][:1] == ["switch"]
     assert {"add", "remove"} <= {move.split()[0] for move in moves}
     assert len({one.term for one in rounds}) >= 2, "the second life had a term of its own"
-    events = await asyncio.to_thread(lambda: sorted(p for p in cluster.folders.events.rglob("*") if p.is_file()))
-    report = await asyncio.to_thread(check, events)
+    report = await asyncio.to_thread(check, cluster.event_logs())
     assert report.violations == []

@@ -86,7 +86,7 @@ async def recovered_request(cluster: ChaosCluster) -> str:
 
 async def test_requests_tell_their_lives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ChaosOptions(
-        num_prefill=2,
+        num_prefill=1,
         num_decode=2,
         cost=TaggedCost(prefill_token_s=0.0001, step_s=0.01),
         engine={"max_sequences": SLOTS},
@@ -155,7 +155,7 @@ async def test_requests_tell_their_lives(tmp_path: Path, capsys: pytest.CaptureF
     assert "attempt 1 is over (WORKER_LOST): the answer goes on after the tokens" in lives["recovered"]
     assert "died, or its stream broke" in lives["recovered"]
     assert "attempt 2, prompt" in lives["recovered"]
-    for word in ("prefill-0", "decode-1", "prefill : decode", "2 : ", "tokens/s written", "standard"):
+    for word in ("prefill-0", "decode-1", "prefill : decode", "1 : ", "tokens/s written", "standard"):
         assert word in lives["top"]
     lines = [json.loads(line) for path in (tmp_path / "decisions").iterdir() for line in path.read_text().splitlines()]
     assert {recovered, shed} <= {line["request_id"] for line in lines}

@@ -125,7 +125,7 @@ def test_what_is_typed_is_checked() -> None:
 def test_curves() -> None:
     assert sparkline([]) == ""
     assert sparkline([0.0, 0.0]) == "▁▁"
-    assert sparkline([0.0, 1.0, 2.0, 4.0]) == "▁▃▅█"
+    assert sparkline([0.0, 1.0, None, 2.0, 4.0]) == "▁▃·▅█"
 
 
 def test_top_counts_the_shed_as_promises_not_kept() -> None:

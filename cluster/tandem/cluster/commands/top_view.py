@@ -63,28 +63,26 @@ def curve_table(status: ClusterStatus, samples: Sequence[ClusterSample]) -> Tabl
     shown = Table(title=f"last {span}", title_justify="left", show_header=False)
     for _ in range(3):
         shown.add_column()
-    rows: list[tuple[str, list[float], str]] = [
+    rows: list[tuple[str, list[float | None], str]] = [
         ("prefill : decode", [_ratio(sample) for sample in last], _pools(last)),
         ("queued", [float(sample.num_queued) for sample in last], str(status.num_queued)),
         ("running", [float(sample.num_running) for sample in last], str(status.num_running)),
         ("tokens/s written", [sample.output_tokens / sample.period_s for sample in last], ""),
         ("requests/s ended well", [_num_ok(sample) / sample.period_s for sample in last], ""),
-        ("kept promises", [_attainment(sample.classes) or 0.0 for sample in last], _percent(_attained(samples))),
+        ("kept promises", [_attainment(sample.classes) for sample in last], _percent(_attained(samples))),
         ("prompts split", [_share(sample.num_split, sample.num_local) for sample in last], _split(samples)),
         ("cache hit rate", [_hits(sample) for sample in last], _percent(_hit_rate(samples))),
     ]
     for name, values, now in rows:
-        said = now or (f"{values[-1]:.1f}" if values else "-")
+        said = now or (f"{values[-1]:.1f}" if values and values[-1] is not None else "-")
         shown.add_row(name, sparkline(values), said)
     return shown
 
 
-def sparkline(values: Sequence[float]) -> str:
-    """One bar per value, from zero to the largest."""
-    most = max(values, default=0.0)
-    if most <= 0.0:
-        return BARS[0] * len(values)
-    return "".join(BARS[min(int(value / most * len(BARS)), len(BARS) - 1)] for value in values)
+def sparkline(values: Sequence[float | None]) -> str:
+    """One bar per value, from zero to the largest; a dot where there was nothing to tell."""
+    most = max((value for value in values if value is not None), default=0.0) or 1.0
+    return "".join("·" if value is None else BARS[min(int(value / most * 8), 7)] for value in values)
 
 
 def _load(worker: WorkerStatus) -> tuple[str, ...]:
@@ -129,18 +127,18 @@ def _hit_rate(samples: Sequence[ClusterSample]) -> float | None:
     return sum(sample.cached_tokens for sample in recent) / asked if asked else None
 
 
-def _hits(sample: ClusterSample) -> float:
-    return sample.cached_tokens / sample.prompt_tokens if sample.prompt_tokens else 0.0
+def _hits(sample: ClusterSample) -> float | None:
+    return sample.cached_tokens / sample.prompt_tokens if sample.prompt_tokens else None
 
 
 def _split(samples: Sequence[ClusterSample]) -> str:
     recent = _recent(samples)
     num_split, num_local = sum(s.num_split for s in recent), sum(s.num_local for s in recent)
-    return _percent(_share(num_split, num_local) if num_split + num_local else None)
+    return _percent(_share(num_split, num_local))
 
 
-def _share(part: int, rest: int) -> float:
-    return part / (part + rest) if part + rest else 0.0
+def _share(part: int, rest: int) -> float | None:
+    return part / (part + rest) if part + rest else None
 
 
 def _ratio(sample: ClusterSample) -> float:

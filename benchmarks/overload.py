@@ -5,12 +5,12 @@
 A real router process and two prefill and two decode worker processes with the tagged engine and a cost per step and
 per prompt token. Capacity is measured first, in the same run: a fixed number of callers without a pause. Then callers
 arrive as a Poisson process at multiples of it. Prompts are random and 100 to 300 tokens long, answers geometric in
-length (mean 31 tokens) and their length known to nobody before. A caller waits 15 s at most for its answer and 6 s for
-a first token; 70 % come back when they are told to (the SDK's policy and budget), 30 % at once, up to three times,
-whatever they are told.
+length (mean 20 tokens, 60 at most) and their length known to nobody before. A caller waits 15 s at most for its answer
+and 6 s for a first token; 70 % come back when they are told to (the SDK's policy and budget), 30 % at once, up to three
+times, whatever they are told.
 
 ``goodput_*``: good answers per second over the best of all single-tenant phases, the measured capacity included. A
-good answer is whole, its first token came within 3 s of the attempt that was served, and its tokens every 0.2 s on
+good answer is whole, its first token came within 3 s of the attempt that was served, and its tokens every 0.25 s on
 average; it is counted when it is over, without the first 5 s of a phase. ``refusal_p99_ms``: from the call to its
 refusal, all phases but the measurement of the capacity. ``wasted_prefill``: of all prompt tokens that workers computed
 at 2, 4 and 10 times and after it, those no good answer came of. ``recovery_s``: after ten times the load falls to 0.7
@@ -34,7 +34,7 @@ from tandem.chaos.cluster import ChaosCluster, ChaosOptions
 from tandem.chaos.tagged.settings import TaggedCost
 from tandem.client.settings import Settings
 
-COST = TaggedCost(prefill_token_s=0.0015, step_s=0.075, row_s=0.0015)
+COST = TaggedCost(prefill_token_s=0.0013, step_s=0.1, row_s=0.002)
 SLO = Slo()
 PROMISE_S = 2.8  # what the router promises: the SLO without what the way there and back and reading the prompt takes
 NUM_CALLERS = 40  # 16 slots, and enough who ask again and again
@@ -46,10 +46,11 @@ VICTIM_RATE, RECOVERY_RATE = 0.35, 0.7
 class Plan:
     """How long each phase takes, and at which multiples of the capacity."""
 
-    warm_s: float = 10.0
-    capacity_s: float = 20.0
-    phase_s: float = 36.0
-    recovery_s: float = 30.0
+    warm_s: float = 8.0
+    capacity_s: float = 16.0
+    overload_s: float = 62.0  # long: answers are of random length, and so is how many fit in a phase
+    phase_s: float = 24.0
+    recovery_s: float = 24.0
     multiples: tuple[float, ...] = (1.0, 2.0, 4.0, 10.0)
     compares: bool = True  # the victim alone, and two floods
     cost: TaggedCost = COST
@@ -60,6 +61,7 @@ FULL = Plan()
 QUICK = Plan(
     warm_s=2.0,
     capacity_s=3.0,
+    overload_s=3.0,
     phase_s=3.0,
     recovery_s=0.0,
     multiples=(4.0,),
@@ -101,7 +103,7 @@ async def measure(plan: Plan, *, seed: int) -> dict[str, Any]:
                 await phases.offered(
                     f"{multiple:g}x",
                     [(alice, multiple * capacity)],
-                    seconds=plan.phase_s,
+                    seconds=plan.overload_s if multiple > 1.0 else plan.phase_s,
                     leave=multiple != plan.multiples[-1] or not plan.recovery_s,
                 )
             )

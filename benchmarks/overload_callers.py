@@ -32,7 +32,7 @@ class Slo:
     """What makes an answer good: whole, and as fast as this. ``token_s`` is the mean gap after the first token."""
 
     ttft_s: float = 3.0
-    token_s: float = 0.2
+    token_s: float = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +40,8 @@ class Shape:
     """Of one kind of request. Answers are exponential in length, because that is what defeats guessing."""
 
     prompt_tokens: tuple[int, int] = (100, 300)
-    mean_tokens: float = 30.0
-    most_tokens: int = 120
+    mean_tokens: float = 20.0
+    most_tokens: int = 60
     patience_s: float = 15.0  # from the first attempt to the end of the answer
     first_token_patience_s: float = 6.0  # of one attempt
     most_attempts: int = 4

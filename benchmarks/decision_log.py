@@ -1,8 +1,8 @@
 """What the decision log costs a request in the router, and whether its files keep up. One JSON object at the end.
 
 A dispatcher over fake workers takes requests, places them, forwards two tokens and ends them, with the log on and off;
-blocks of both take turns. All times are this thread's CPU time, so that a busy machine tells the same. The log's part of
-a request is the difference of the medians; ``direct_us`` is the same from timing the observer's calls alone.
+blocks of both take turns. All times are this thread's CPU time, so that a busy machine tells the same. The log's part
+of a request is the difference of the medians; ``direct_us`` is the same from timing the observer's calls alone.
 """
 
 import gc

@@ -2,8 +2,8 @@
  * repeated and overtaken commands. Three workers: P, P, D.
  *
  * I7: at every moment each role has a worker that takes work. Further: no request in flight is lost by a switch.
- * The controller itself is not built yet: this is the specification it has to match, as kv.pml is matched by the
- * hand-over. README.md says which words of proto/tandem/worker/v1 the commands stand for.
+ * What the code does: tandem.controller.moves and tandem.controller.live on one side, tandem.core.role_commands and
+ * tandem.worker_host.role_desk on the other. A command is one call of WorkerService.SetRole.
  *   NO_FENCE    workers obey a controller of any term
  *   NO_CLAIM    a new controller reads the workers' state without raising their term first
  *   STALE_VIEW  a new controller takes its view from the store instead of from the workers

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from tandem.core import reasons
 from tandem.core.description import WorkerDescription
+from tandem.core.errors import FailedPrecondition
 from tandem.core.ids import RequestId, WorkerId, new_epoch
 from tandem.core.latency import LatencyCoefficients
 from tandem.core.messages import (
@@ -34,6 +35,7 @@ from tandem.core.messages import (
     StepReport,
     WorkerMessage,
 )
+from tandem.core.role_commands import RoleAnswer, RoleCommand
 from tandem.core.types import FinishReason, GenerationTask, KvSource, Role, TokenDelta, WorkerInfo, WorkerLoad
 from tandem.rpc.channels import INTERNAL_LIMITS
 from tandem.rpc.context import CallContext
@@ -160,6 +162,10 @@ class FakeWorker:
         """Take no more; nothing is waited for."""
         self.draining = True
         return len(self._running)
+
+    async def set_role(self, command: RoleCommand, call: CallContext) -> RoleAnswer:
+        """It can be nothing else."""
+        raise FailedPrecondition("a fake worker keeps its role", reason="ROLE_IS_FIXED")
 
     async def attach(self, commands: AsyncIterator[AttachCommand], call: CallContext) -> AsyncIterator[WorkerMessage]:
         """One router."""

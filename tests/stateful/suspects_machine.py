@@ -21,7 +21,7 @@ from tandem.router.queue import CentralQueue, QueueBounds
 from tandem.router.recovery import POISON, RecoveryPolicy, RetryBudget
 from tandem.router.suspects import Isolation, Suspicion, SuspicionPolicy
 from tests.stateful.running import require
-from tests.unit.router.builders import key, make_delta, make_task
+from tests.unit.router.builders import key, make_admitted, make_delta, make_task
 from tests.unit.router.world import Sink
 
 POLICY = SuspicionPolicy()
@@ -67,7 +67,14 @@ class SuspectsMachine(RuleBasedStateMachine):
         ledger.admitted()
         entry = entry_of(task, expected_tokens=1, work_s=0.0, deadline_s=None, arrived_s=self.now_s)
         self.lives[name] = Live(
-            ledger=ledger, sink=Sink(), entry=entry, arrived_s=0.0, last_put_s=0.0, waiting_since_s=0.0
+            ledger=ledger,
+            sink=Sink(),
+            entry=entry,
+            admitted=make_admitted(task, entry),
+            admitted_s=0.0,
+            arrived_s=0.0,
+            last_put_s=0.0,
+            waiting_since_s=0.0,
         )
         self.crashes[name], self.alone_in[name] = set(), set()
         self.queue.push(entry)

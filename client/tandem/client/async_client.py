@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TypeVar, Unpack
@@ -25,9 +25,12 @@ from tandem.client.retry import RetryBudget
 from tandem.client.settings import DEFAULT_RETRIES, DEFAULT_TIMEOUT_S, Settings
 from tandem.core.cache import CacheStatus, Flushed
 from tandem.core.cluster import ClusterStatus
+from tandem.core.decisions import DecisionFilter, DecisionPage
 from tandem.core.errors import FailedPrecondition, TandemError, Unavailable
 from tandem.core.ids import Tenant
 from tandem.core.inference import DetokenizeRequest, Generation, ModelCard
+from tandem.core.traffic import StoredRecord
+from tandem.core.watching import ClusterView
 from tandem.rpc.channels import client_options, open_channel
 from tandem.rpc.errors import rpc_errors
 from tandem.rpc.stubs import public
@@ -136,14 +139,18 @@ class AsyncClient:
         """Generate and yield the output as it comes; use the result in an ``async with`` statement."""
         data = public.STREAM_GENERATE.encode(build_generate(prompt, token_ids, messages, **options))
 
+        attempts = Attempts(self._settings, self._budget)
+
         def open_call(timeout_s: float) -> AsyncStreamCall:
             method = self._channels.next().unary_stream(
                 public.STREAM_GENERATE.path, request_serializer=None, response_deserializer=None
             )
-            call: AsyncStreamCall = method(data, timeout=timeout_s, metadata=call_metadata(self._settings))
+            call: AsyncStreamCall = method(
+                data, timeout=timeout_s, metadata=call_metadata(self._settings, attempt=attempts.num_retries)
+            )
             return call
 
-        return AsyncGenerationStream(open_call, Attempts(self._settings, self._budget))
+        return AsyncGenerationStream(open_call, attempts)
 
     async def chat(self, messages: Sequence[Message], **options: Unpack[GenerateOptions]) -> Generation:
         """Generate the next turn of a conversation."""
@@ -200,6 +207,37 @@ class AsyncClient:
         """
         return await self._call(public.FLUSH_CACHE, None if tenant is None else Tenant(tenant))
 
+    async def apply_policy(self, text: str) -> int:
+        """Give the controller an autoscaling policy, as YAML, from a client of the router's internal address.
+
+        Returns its version. The controller checks it again and takes it up with its next round; `tandem policy apply`
+        validates first. With keys configured it takes an operator's.
+        """
+        return await self._call(public.APPLY_POLICY, text)
+
+    async def applied_policy(self) -> StoredRecord | None:
+        """Return the policy applied last, with its version; None = there is none. As for `apply_policy`."""
+        return await self._call(public.GET_POLICY, None)
+
+    async def decisions(self, wanted: DecisionFilter | None = None) -> DecisionPage:
+        """Return what the router decided and why, from a client of its internal address (`tandem decisions` shows it).
+
+        With keys configured it takes an operator's.
+        """
+        return await self._call(public.LIST_DECISIONS, wanted or DecisionFilter())
+
+    async def explain(self, request_id: str) -> DecisionPage:
+        """Return every decision about one request; like ``decisions``. Raises NotFound when none is known."""
+        return await self._call(public.EXPLAIN_REQUEST, request_id)
+
+    def follow_decisions(self, wanted: DecisionFilter | None = None) -> AsyncGenerator[DecisionPage, None]:
+        """Yield decisions, and new ones as they come, until you leave; no time limit, no retries."""
+        return self._follow(public.FOLLOW_DECISIONS, wanted or DecisionFilter())
+
+    def watch(self, interval_s: float = 2.0) -> AsyncGenerator[ClusterView, None]:
+        """Yield the cluster as it was lately and is, then again and again; like ``follow_decisions``."""
+        return self._follow(public.WATCH_CLUSTER, interval_s)
+
     async def wait_until_ready(self, timeout_s: float = 60.0) -> None:
         """Return when the server serves requests. Raises Unavailable when it does not within ``timeout_s``."""
         end_s = time.monotonic() + timeout_s
@@ -236,17 +274,28 @@ class AsyncClient:
         attempts = Attempts(self._settings, self._budget)
         while True:
             try:
-                answer = await self._call_once(self._channels.next(), method, data, attempts.timeout_s())
+                answer = await self._call_once(self._channels.next(), method, data, attempts)
             except TandemError as error:
                 await asyncio.sleep(attempts.pause_after(error))
             else:
                 attempts.note_success()
                 return answer
 
+    async def _follow(self, method: public.Method[In, Out], request: In) -> AsyncGenerator[Out, None]:
+        channel = self._channels.next().unary_stream(method.path, request_serializer=None, response_deserializer=None)
+        call = channel(method.encode(request), metadata=call_metadata(self._settings))
+        try:
+            with rpc_errors():
+                async for data in call:
+                    yield method.decode(data)
+        finally:
+            call.cancel()
+
     async def _call_once(
-        self, channel: grpc.aio.Channel, method: public.Method[In, Out], data: bytes, timeout_s: float
+        self, channel: grpc.aio.Channel, method: public.Method[In, Out], data: bytes, attempts: Attempts
     ) -> Out:
         call = channel.unary_unary(method.path, request_serializer=None, response_deserializer=None)
+        timeout_s, metadata = attempts.timeout_s(), call_metadata(self._settings, attempt=attempts.num_retries)
         with rpc_errors():
-            answer: bytes = await call(data, timeout=timeout_s, metadata=call_metadata(self._settings))
+            answer: bytes = await call(data, timeout=timeout_s, metadata=metadata)
         return method.decode(answer)

@@ -15,7 +15,7 @@ class Attempts:
         self._end_s = time.monotonic() + settings.timeout_s
         self._max_retries = settings.retries
         self._budget = budget
-        self._num_retries = 0
+        self.num_retries = 0
 
     def timeout_s(self) -> float:
         """Return what the next attempt may take. Raises DeadlineExceeded when nothing is left."""
@@ -28,7 +28,7 @@ class Attempts:
         """Return how long to wait before the next attempt; raises ``error`` when there is none."""
         retry = next_retry(
             error,
-            num_retries_done=self._num_retries,
+            num_retries_done=self.num_retries,
             max_retries=self._max_retries,
             left_s=self._end_s - time.monotonic(),
             budget=self._budget,
@@ -36,7 +36,7 @@ class Attempts:
         )
         if retry is None:
             raise error
-        self._num_retries += 1
+        self.num_retries += 1
         return retry.delay_s
 
     def note_success(self) -> None:

@@ -56,6 +56,8 @@ def next_retry(
     kinds = _RETRIED_AGAIN if num_retries_done else _RETRIED
     if not isinstance(error, kinds) or not error.retryable or error.metadata.get("tokens_emitted", "0") != "0":
         return None
+    if error.metadata.get("pushback") == "-1":
+        return None  # the server asks its callers to stay away
     if num_retries_done >= max_retries:
         return None
     if error.retry_after_s is not None:

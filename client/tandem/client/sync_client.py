@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TypeVar, Unpack
@@ -24,9 +24,12 @@ from tandem.client.settings import DEFAULT_RETRIES, DEFAULT_TIMEOUT_S, Settings
 from tandem.client.sync_stream import GenerationStream, StreamCall
 from tandem.core.cache import CacheStatus, Flushed
 from tandem.core.cluster import ClusterStatus
+from tandem.core.decisions import DecisionFilter, DecisionPage
 from tandem.core.errors import FailedPrecondition, TandemError, Unavailable
 from tandem.core.ids import Tenant
 from tandem.core.inference import DetokenizeRequest, Generation, ModelCard
+from tandem.core.traffic import StoredRecord
+from tandem.core.watching import ClusterView
 from tandem.rpc.channels import open_sync_channel
 from tandem.rpc.errors import rpc_errors
 from tandem.rpc.stubs import public
@@ -125,14 +128,18 @@ class Client:
         """Generate and yield the output as it comes; use the result in a ``with`` statement."""
         data = public.STREAM_GENERATE.encode(build_generate(prompt, token_ids, messages, **options))
 
+        attempts = Attempts(self._settings, self._budget)
+
         def open_call(timeout_s: float) -> StreamCall:
             method = self._channels.next().unary_stream(
                 public.STREAM_GENERATE.path, request_serializer=None, response_deserializer=None
             )
-            call: StreamCall = method(data, timeout=timeout_s, metadata=call_metadata(self._settings))
+            call: StreamCall = method(
+                data, timeout=timeout_s, metadata=call_metadata(self._settings, attempt=attempts.num_retries)
+            )
             return call
 
-        return GenerationStream(open_call, Attempts(self._settings, self._budget))
+        return GenerationStream(open_call, attempts)
 
     def chat(self, messages: Sequence[Message], **options: Unpack[GenerateOptions]) -> Generation:
         """Generate the next turn of a conversation."""
@@ -189,6 +196,37 @@ class Client:
         """
         return self._call(public.FLUSH_CACHE, None if tenant is None else Tenant(tenant))
 
+    def apply_policy(self, text: str) -> int:
+        """Give the controller an autoscaling policy, as YAML, from a client of the router's internal address.
+
+        Returns its version. The controller checks it again and takes it up with its next round; `tandem policy apply`
+        validates first. With keys configured it takes an operator's.
+        """
+        return self._call(public.APPLY_POLICY, text)
+
+    def applied_policy(self) -> StoredRecord | None:
+        """Return the policy applied last, with its version; None = there is none. As for `apply_policy`."""
+        return self._call(public.GET_POLICY, None)
+
+    def decisions(self, wanted: DecisionFilter | None = None) -> DecisionPage:
+        """Return what the router decided and why, from a client of its internal address (`tandem decisions` shows it).
+
+        With keys configured it takes an operator's.
+        """
+        return self._call(public.LIST_DECISIONS, wanted or DecisionFilter())
+
+    def explain(self, request_id: str) -> DecisionPage:
+        """Return every decision about one request; like ``decisions``. Raises NotFound when none is known."""
+        return self._call(public.EXPLAIN_REQUEST, request_id)
+
+    def follow_decisions(self, wanted: DecisionFilter | None = None) -> Generator[DecisionPage, None, None]:
+        """Yield decisions, and new ones as they come, until you leave; no time limit, no retries."""
+        return self._follow(public.FOLLOW_DECISIONS, wanted or DecisionFilter())
+
+    def watch(self, interval_s: float = 2.0) -> Generator[ClusterView, None, None]:
+        """Yield the cluster as it was lately and is, then again and again; like ``follow_decisions``."""
+        return self._follow(public.WATCH_CLUSTER, interval_s)
+
     def wait_until_ready(self, timeout_s: float = 60.0) -> None:
         """Return when the server serves requests. Raises Unavailable when it does not within ``timeout_s``."""
         end_s = time.monotonic() + timeout_s
@@ -225,15 +263,26 @@ class Client:
         attempts = Attempts(self._settings, self._budget)
         while True:
             try:
-                answer = self._call_once(self._channels.next(), method, data, attempts.timeout_s())
+                answer = self._call_once(self._channels.next(), method, data, attempts)
             except TandemError as error:
                 time.sleep(attempts.pause_after(error))
             else:
                 attempts.note_success()
                 return answer
 
-    def _call_once(self, channel: grpc.Channel, method: public.Method[In, Out], data: bytes, timeout_s: float) -> Out:
+    def _follow(self, method: public.Method[In, Out], request: In) -> Generator[Out, None, None]:
+        channel = self._channels.next().unary_stream(method.path, request_serializer=None, response_deserializer=None)
+        call: StreamCall = channel(method.encode(request), metadata=call_metadata(self._settings))
+        try:
+            with rpc_errors():
+                for data in call:
+                    yield method.decode(data)
+        finally:
+            call.cancel()
+
+    def _call_once(self, channel: grpc.Channel, method: public.Method[In, Out], data: bytes, attempts: Attempts) -> Out:
         call = channel.unary_unary(method.path, request_serializer=None, response_deserializer=None)
+        timeout_s, metadata = attempts.timeout_s(), call_metadata(self._settings, attempt=attempts.num_retries)
         with rpc_errors():
-            answer: bytes = call(data, timeout=timeout_s, metadata=call_metadata(self._settings))
+            answer: bytes = call(data, timeout=timeout_s, metadata=metadata)
         return method.decode(answer)

@@ -3,7 +3,12 @@
 from pathlib import Path
 
 from tandem.cluster.config.model import ClusterConfig
-from tandem.cluster.programs.config import RegistryTarget, RouterProgramConfig, WorkerProgramConfig
+from tandem.cluster.programs.config import (
+    ControllerProgramConfig,
+    RegistryTarget,
+    RouterProgramConfig,
+    WorkerProgramConfig,
+)
 from tandem.core.prepared_model import PreparedModel
 from tandem.core.types import Role
 from tandem.prefix_cache.config import PrefixCacheProgram
@@ -41,7 +46,7 @@ def plan_workers(
     slots = [(role, index) for role, pool in pools for index in range(pool.replicas)]
     base_port = config.workers.metrics_base_port
     return [
-        _worker(config, model.folder, registry, role, index).model_copy(
+        _worker(config, model.folder, registry, role, f"{role.value}-{index}").model_copy(
             # One fixed port can't serve several workers of one host, so each has its own.
             update={
                 "metrics_port": None if base_port is None else base_port + number,
@@ -52,11 +57,39 @@ def plan_workers(
     ]
 
 
+def plan_added_worker(
+    config: ClusterConfig,
+    model: PreparedModel,
+    registry: RegistryTarget,
+    *,
+    worker_id: str,
+    role: Role,
+    cache: PrefixCacheProgram | None = None,
+) -> WorkerProgramConfig:
+    """Return the configuration of a worker beyond the plan. It has no metrics page: those ports are counted out."""
+    return _worker(config, model.folder, registry, role, worker_id).model_copy(
+        update={"cache": cache or PrefixCacheProgram(settings=config.prefix_cache)}
+    )
+
+
+def plan_controller(config: ClusterConfig, registry: RegistryTarget, *, routers: list[str]) -> ControllerProgramConfig:
+    """Return the controller's configuration."""
+    return ControllerProgramConfig(
+        policy=config.controller.policy,
+        registry=registry,
+        routers=routers,
+        tls=config.controller.tls or config.workers.tls,
+        insecure=config.workers.insecure,
+        log_level=config.observability.log_level,
+        log_style=config.observability.log_style,
+    )
+
+
 def _worker(
-    config: ClusterConfig, model_folder: Path, registry: RegistryTarget, role: Role, index: int
+    config: ClusterConfig, model_folder: Path, registry: RegistryTarget, role: Role, worker_id: str
 ) -> WorkerProgramConfig:
     return WorkerProgramConfig(
-        worker_id=f"{role.value}-{index}",
+        worker_id=worker_id,
         role=role,
         model_folder=model_folder,
         engine=config.engine.model_copy(update={"dtype": config.model.dtype}),

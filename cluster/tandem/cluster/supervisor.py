@@ -13,7 +13,10 @@ import structlog
 
 from tandem.cluster.cache_setup import prepare_cache
 from tandem.cluster.config.model import ClusterConfig
-from tandem.cluster.plan import plan_router, plan_workers
+from tandem.cluster.control.keeper import ControllerKeeper
+from tandem.cluster.control.program import open_records
+from tandem.cluster.control.scale_follower import ScaleFollower
+from tandem.cluster.plan import plan_added_worker, plan_controller, plan_router, plan_workers
 from tandem.cluster.processes.child import ChildSpec
 from tandem.cluster.processes.service import OnEvent, Service
 from tandem.cluster.programs.config import RegistryProgramConfig, RegistryTarget
@@ -34,11 +37,13 @@ _SEEN_S = 30.0  # from "the workers serve" to "the router uses them"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Programs:
-    """The modules that run as processes, and further environment variables of the router's."""
+    """The modules that run as processes, and further environment variables of the router's and the controller's."""
 
     router: str = "tandem.cluster.programs.router_process"
     registry: str = "tandem.cluster.programs.registry_process"
+    controller: str = "tandem.cluster.programs.controller_process"
     router_variables: Mapping[str, str] = field(default_factory=dict)
+    controller_variables: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +79,7 @@ class Supervisor:
         self._registry: Service | None = None
         self._registry_folder: Path | None = None
         self._router: Service | None = None
+        self._keeper: ControllerKeeper | None = None
         self._alive = (0, 0)  # prefill and decode workers that the router can use
         self._alive_changed = asyncio.Event()
 
@@ -110,12 +116,19 @@ class Supervisor:
     async def stop(self, *, grace_s: float) -> None:
         """Drain the router, then the workers, then the registry. Idempotent."""
         began_s = time.monotonic()
+        if self._keeper is not None:
+            await self._keeper.stop()
         if self._router is not None:
             await self._router.stop(grace_s=grace_s)
         await self._runtime.stop(grace_s=max(1.0, grace_s - (time.monotonic() - began_s)))
         if self._registry is not None:
             await self._registry.stop(grace_s=5.0)
         self._remove_registry_folder()
+
+    @property
+    def controller_pid(self) -> int | None:
+        """The controller's process; None while there is none."""
+        return None if self._keeper is None else self._keeper.pid
 
     async def restart_router(self) -> int:
         """End the router if it still runs, start it again with the same configuration, return its pid.
@@ -133,6 +146,8 @@ class Supervisor:
 
     def kill(self) -> None:
         """End every process now, without a drain."""
+        if self._keeper is not None:
+            self._keeper.kill()
         if self._router is not None:
             self._router.kill()
         self._runtime.kill()
@@ -167,6 +182,8 @@ class Supervisor:
             working = self._start_workers(target, cache)
             ready = (await _all_or_error([self._start_router(self._router), *starting, working]))[0]
         await self._wait_until_seen()
+        if self._config.controller.enabled:
+            await self._start_controller(target, cache, str(ready["internal_address"]))
         return RunningCluster(
             public_address=str(ready["public_address"]),
             internal_address=str(ready["internal_address"]),
@@ -195,6 +212,26 @@ class Supervisor:
             timeout_s=self._config.runtime.start_timeout_s,
         )
         phase.done(f"{pools.prefill.replicas} prefill + {pools.decode.replicas} decode")
+
+    async def _start_controller(self, target: RegistryTarget, cache: PrefixCacheProgram, router: str) -> None:
+        config, model = self._config, self._model
+        phase = self._progress.begin("controller")
+        program = plan_controller(config, target, routers=[router])
+        store = open_records(target, tls=program.tls.load() if program.tls else None, insecure=program.insecure)
+        follower = ScaleFollower(
+            store,
+            self._runtime,
+            plan=lambda name, role: plan_added_worker(config, model, target, worker_id=name, role=role, cache=cache),
+            planned=tuple(plan_workers(config, model, target, cache=cache)),
+            start_timeout_s=config.runtime.start_timeout_s,
+            grace_s=config.runtime.stop_timeout_s,
+        )
+        service = None
+        if not await self._runtime.host_controller(program):
+            service = self._service("controller", self._programs.controller, program.model_dump_json())
+        self._keeper = ControllerKeeper(service, store, follower)
+        await self._keeper.start()
+        phase.done(f"follows {program.policy}" if program.policy else "waits for a policy")
 
     async def _wait_until_seen(self) -> None:
         """Wait until the router can use every worker."""
@@ -227,6 +264,7 @@ class Supervisor:
             environment={
                 **child_environment(num_threads=1),
                 **(self._programs.router_variables if name == "router" else {}),
+                **(self._programs.controller_variables if name == "controller" else {}),
             },
         )
         return Service(spec, on_event=on_event)

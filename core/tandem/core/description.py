@@ -24,4 +24,5 @@ class WorkerDescription:
     latency: LatencyCoefficients
     load: WorkerLoad
     draining: bool = False
+    busy_s: float = 0.0  # time spent in forward steps since the start
     holdings: WorkerHoldings = field(default_factory=WorkerHoldings)

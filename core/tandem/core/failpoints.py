@@ -16,6 +16,12 @@ The points, each between two stages that a failure may fall between:
 ``d.received_half``      decode worker: half of the chunks have landed (that KV link waits)
 ``d.before_commit``      decode worker: the KV is verified, the engine did not take it yet
 ``d.after_step``         decode worker: a step ended, its tokens are not published
+``c.after_term``         controller: it has a term, no worker was claimed under it
+``c.after_claim``        controller: it claimed every worker and knows their state, nothing is decided
+``c.before_drain``       controller: a move is decided, nobody was told
+``c.after_drain``        controller: a worker was told to drain
+``c.before_switch``      controller: a worker is drained, it was not told to switch
+``c.after_switch``       controller: a worker was told to switch
 ``engine.step``          either: a forward pass is about to run (marks: every token id in it)
 ``engine.kv``            either, ``nan`` only: rows with the mark get NaN into the newest token's KV
 ``engine.logits``        either, ``nan`` only: rows with the mark get NaN logits
@@ -53,6 +59,12 @@ POINTS: Final = frozenset(
         "d.received_half",
         "d.before_commit",
         "d.after_step",
+        "c.after_term",
+        "c.after_claim",
+        "c.before_drain",
+        "c.after_drain",
+        "c.before_switch",
+        "c.after_switch",
         "engine.step",
         "engine.kv",
         "engine.logits",

@@ -18,6 +18,7 @@ class CommandKind(StrEnum):
     CLAIM = "claim"  # obey my term from now on; changes nothing else
     DRAIN = "drain"  # take no new work
     UNDRAIN = "undrain"  # take work again
+    HAND_OVER = "hand_over"  # end what is left, so that its router continues it elsewhere; obeyed only while draining
     SWITCH = "switch"  # change the role; obeyed only when drained
 
 
@@ -78,6 +79,14 @@ class Obeyed:
     refusal: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleAnswer:
+    """What a worker answers to a command: what it is now, and why it did not obey (empty = it did)."""
+
+    report: RoleReport
+    refusal: str = ""
+
+
 def obey(guard: RoleGuard, command: RoleCommand, *, busy: bool) -> Obeyed:
     """Return what a worker makes of a command; ``busy`` says whether it holds attempts or hand-overs now."""
     if command.epoch != guard.epoch or command.worker_id != guard.worker_id:
@@ -91,9 +100,15 @@ def obey(guard: RoleGuard, command: RoleCommand, *, busy: bool) -> Obeyed:
         return Obeyed(guard=guard, refusal=f"term {command.term} has not claimed this worker")
     if command.sequence <= guard.sequence:
         return Obeyed(guard=guard, refusal=f"command {command.sequence} came after {guard.sequence}")
-    heard = replace(guard, sequence=command.sequence)
+    return _change(replace(guard, sequence=command.sequence), command, busy=busy)
+
+
+def _change(heard: RoleGuard, command: RoleCommand, *, busy: bool) -> Obeyed:
+    """Carry out a command that is to be obeyed; ``heard`` has counted it."""
     if command.kind is CommandKind.SWITCH:
-        if not guard.draining or busy or command.role is None:
+        if not heard.draining or busy or command.role is None:
             return Obeyed(guard=heard, refusal="not drained")
         return Obeyed(guard=replace(heard, role=command.role, draining=False))
+    if command.kind is CommandKind.HAND_OVER:
+        return Obeyed(guard=heard, refusal="" if heard.draining else "not draining")
     return Obeyed(guard=replace(heard, draining=command.kind is CommandKind.DRAIN))

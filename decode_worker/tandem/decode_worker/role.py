@@ -6,7 +6,7 @@ import structlog
 
 from tandem.core.blocks import AttemptKey
 from tandem.core.clock import Clock, MonotonicClock
-from tandem.core.errors import TandemError
+from tandem.core.errors import TandemError, Unavailable
 from tandem.core.failpoints import failpoint
 from tandem.core.ids import Tenant
 from tandem.core.messages import (
@@ -76,7 +76,7 @@ class DecodeRole:
     def handle(self, command: Command) -> None:
         """Reserve for a hand-over, or begin locally."""
         if not isinstance(command, ReserveDecode):
-            raise TandemError("this worker decodes; it does not prefill for others", reason=WRONG_ROLE)
+            raise Unavailable("this worker decodes; it does not prefill for others", reason=WRONG_ROLE)
         task = command.task
         if command.source is KvSource.LOCAL:
             self._engine.start_local(task)

@@ -85,7 +85,7 @@ class PrefillRole:
         elif isinstance(command, ForwardGrant):
             self._take_grant(command)
         else:
-            raise TandemError("this worker prefills; it does not decode", reason=WRONG_ROLE)
+            raise Unavailable("this worker prefills; it does not decode", reason=WRONG_ROLE)
 
     def abort(self, command: Abort) -> None:
         """Stop a prefill and its hand-over; blocks are free at once (or when a chunk being copied is out)."""

@@ -55,7 +55,8 @@ class AttemptEnded:
 class Requeue:
     """Place ``task`` (a later attempt of the same request) again, ahead of the queue, after ``delay_s``.
 
-    Workers in ``avoid`` are taken only if nobody else can, pairs in ``avoid_pairs`` never.
+    Workers in ``avoid`` are taken only if nobody else can, pairs in ``avoid_pairs`` never. ``worker`` failed or told of
+    the failure; with ``lost`` it died or its stream broke; with ``keeps_kv`` the prefill worker still holds its KV.
     """
 
     task: GenerationTask
@@ -63,6 +64,9 @@ class Requeue:
     avoid: frozenset[WorkerKey]
     avoid_pairs: frozenset[Pair]
     delay_s: float
+    worker: WorkerKey | None = None
+    lost: bool = False
+    keeps_kv: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from tandem.core.clock import Clock
 from tandem.core.cluster import ClusterStatus, PairState, PairStatus, WorkerState, WorkerStatus
@@ -107,7 +108,7 @@ class ClusterFront:
     def _status(self, record: WorkerRecord) -> WorkerStatus:
         heard_s = record.pulse.last_heard_s
         return WorkerStatus(
-            info=record.info,
+            info=replace(record.info, role=record.role),
             state=_state(record),
             load=record.load,
             silent_ms=None if heard_s is None else (self._clock.now_s() - heard_s) * 1e3,

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 from tandem.core.ids import WorkerId
 from tandem.core.inference import ServedBy
-from tandem.router.actions import Pair, WorkerKey
+from tandem.core.types import GenerationTask
+from tandem.router.actions import Pair, Requeue, WorkerKey
 from tandem.router.attempt import Attempt
 from tandem.router.recovery import PAIR_FAILURES, Failure
 
@@ -23,6 +24,21 @@ class Avoided:
             return None
         self.pairs.add(attempt.pair)
         return attempt.pair
+
+    def requeue(
+        self, task: GenerationTask, failure: Failure, worker: WorkerKey, *, delay_s: float, keeps_kv: bool
+    ) -> Requeue:
+        """What follows from ``failure``, of which ``worker`` told: ``task`` is placed again, elsewhere if possible."""
+        return Requeue(
+            task=task,
+            reason=failure.reason,
+            avoid=frozenset(self.workers),
+            avoid_pairs=frozenset(self.pairs),
+            delay_s=delay_s,
+            worker=worker,
+            lost=failure.lost,
+            keeps_kv=keeps_kv,
+        )
 
 
 def served_by(attempt: Attempt | None) -> ServedBy:

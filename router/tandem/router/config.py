@@ -10,8 +10,10 @@ from tandem.core.config.model import ConfigModel
 from tandem.core.ids import Tenant
 from tandem.core.limits import RequestLimits
 from tandem.core.types import PriorityClass
+from tandem.router.admission.config import AdmissionSection
 from tandem.router.cache.config import CacheSection
 from tandem.router.client_stream import StreamBounds
+from tandem.router.decisions.config import DecisionsSection
 from tandem.router.health import HealthTimers
 from tandem.router.live import DispatcherPolicy, OvertakingPolicy
 from tandem.router.pairs import PairPolicy
@@ -223,6 +225,8 @@ class RouterConfig(ConfigModel):
     """Bounds on requests."""
     queue: QueueSection = Field(default_factory=QueueSection)
     """Bounds on waiting."""
+    admission: AdmissionSection = Field(default_factory=AdmissionSection)
+    """Which requests are taken, and what tenants may ask for."""
     placement: PlacementSection = Field(default_factory=PlacementSection)
     """Choice of workers."""
     cache: CacheSection = Field(default_factory=CacheSection)
@@ -239,6 +243,8 @@ class RouterConfig(ConfigModel):
     """Address of the metrics endpoint."""
     metrics_port: Port | None = None
     """Port of the Prometheus text endpoint; not set = none."""
+    decisions: DecisionsSection = Field(default_factory=DecisionsSection)
+    """What is remembered of why requests went where they went."""
     event_log: Path | None = None
     """Folder for this router's event log (see `tandem.core.event_log`); not set = none."""
 
@@ -249,6 +255,7 @@ class RouterConfig(ConfigModel):
             overtaking=self.placement.overtaking(),
             recovery=RecoveryPolicy(suspicion=SuspicionPolicy(doubt_s=self.timers.dead_after_s)),
             pairs=self.recovery.pairs(),
+            admission=self.admission.policy(),
             max_queue_wait_s=self.queue.max_wait_s,
             no_worker_wait_s=self.queue.no_worker_wait_s,
             keep_alive_s=self.timers.keep_alive_s,

@@ -28,6 +28,7 @@ from tandem.router.actions import (
     Started,
     WorkerKey,
 )
+from tandem.router.admitting import Admitting
 from tandem.router.attempt import Stage
 from tandem.router.cache.names import PromptNames
 from tandem.router.cache.view import CacheView
@@ -35,6 +36,7 @@ from tandem.router.client_stream import Overflow, Sink
 from tandem.router.crashes import CrashWatch
 from tandem.router.event_trace import RecordingObserver, RecordingSink
 from tandem.router.fleet import Fleet, FleetChange
+from tandem.router.keep_alives import KeepAlives
 from tandem.router.ledger import RequestLedger
 from tandem.router.live import DispatcherPolicy, Live, open_live
 from tandem.router.observer import Observer
@@ -49,6 +51,7 @@ from tandem.router.recovery import RetryBudget, error_for
 from tandem.router.serving import ServingWatch
 from tandem.router.timers import Timer, TimerKind, Timers
 from tandem.router.waiting import Waits, lost_while_waiting
+from tandem.router.worker_losses import WorkerLosses
 
 Send = Callable[[WorkerKey, Command], None]
 
@@ -83,13 +86,23 @@ class Dispatcher:
         self.serving = ServingWatch()
         self._placer = Placer(fleet=fleet, pairs=self.pairs, policy=policy.placement, serving=self.serving, cache=cache)
         self._lives: dict[RequestId, Live] = {}
+        self.admitting = Admitting(
+            policy=policy.admission,
+            queue=queue,
+            fleet=fleet,
+            placer=self._placer,
+            lives=self._lives,
+            observer=self._observer,
+        )
         self.overtaking = Overtaking(queue=queue, placer=self._placer, lives=self._lives, policy=policy.overtaking)
         self.crashes = CrashWatch(lives=self._lives, queue=queue, policy=policy.recovery.suspicion)
+        lives = self._lives
+        self._losses = WorkerLosses(fleet=fleet, crashes=self.crashes, pairs=self.pairs, lives=lives, apply=self._apply)
         self._timers = Timers()
         self._waits = Waits(policy, self._timers)
         self._overdue = OverdueWatch(lives=self._lives, now_s=clock.now_s())
         self._room_changed = False
-        self._last_keep_alive_s = clock.now_s()
+        self._keep_alives = KeepAlives(lives, queue, self._timers, self._observer, every_s=policy.keep_alive_s)
 
     @property
     def num_live(self) -> int:
@@ -107,26 +120,34 @@ class Dispatcher:
         arrived_s: float,
         tokenize_ms: float | None = None,
         names: PromptNames | None = None,
+        caller_attempt: int = 0,
     ) -> None:
-        """Take a request. Raises Overloaded when there is no room, Unavailable when the router is draining."""
+        """Take a request, or raise QuotaExceeded, Overloaded, or Unavailable when the router is draining.
+
+        ``caller_attempt`` counts how often its caller has tried before.
+        """
         if self.draining:
             raise Unavailable("this router is shutting down", reason=reasons.DRAINING, retry_after_s=1.0)
         now_s = self._clock.now_s()
-        num_servers = self.fleet.num_alive(Role.PREFILL) or self.fleet.num_alive(Role.DECODE)
-        self.queue.check_room(task.priority, num_servers=num_servers)
-        entry = self._placer.entry_of(task, names, deadline_s=deadline_s, arrived_s=arrived_s)
+        admitted = self.admitting.admit(
+            task, names, deadline_s=deadline_s, arrived_s=arrived_s, now_s=now_s, caller_attempt=caller_attempt
+        )
+        task = admitted.task
         clock = PhaseClock(arrived_s=arrived_s, tokenize_ms=tokenize_ms)
         ledger = RequestLedger(
             task, deadline_s=deadline_s, policy=self._policy.recovery, budget=self._budget, clock=clock
         )
         sink = sink if self._event_log is None else RecordingSink(sink, task, self._event_log)
         ledger.admitted()
-        live = open_live(ledger, sink, entry, now_s=now_s, names=names)
+        live = open_live(ledger, sink, admitted, now_s=now_s, names=names)
         self._lives[task.request_id] = live
         if deadline_s is not None:
             self._timers.add(deadline_s, Timer(kind=TimerKind.DEADLINE, request_id=task.request_id))
         self._waits.begin(live, now_s)
-        self.queue.push(entry)
+        self.queue.push(admitted.entry)
+        loser = self._lives.get(admitted.decision.displaces or RequestId(""))
+        if loser is not None:
+            self._give_up(loser, self.admitting.displaced(loser, now_s), now_s)
         self._place(now_s)
 
     def cancel(self, request_id: RequestId, *, reason: str = reasons.CLIENT_CANCELLED) -> None:
@@ -199,33 +220,14 @@ class Dispatcher:
     def on_lost(self, worker: WorkerKey) -> None:
         """The stream to a worker broke: it holds nothing of ours any more, and may be dead or not."""
         now_s = self._clock.now_s()
-        self.crashes.stream_broke(worker, now_s)
-        self._take_away(worker, now_s)
-
-    def _on_dead(self, worker: WorkerKey, now_s: float) -> None:
-        """That life of a worker is over, or it is silent for so long that it counts as over."""
-        self.crashes.worker_died(worker, now_s)
-        self._take_away(worker, now_s)
-
-    def _take_away(self, worker: WorkerKey, now_s: float) -> None:
-        record = self.fleet.get(worker)
-        if record is not None:
-            record.pulse.stream_broke()
-        for live in list(self._lives.values()):
-            self._apply(live, live.ledger.on_worker_lost(worker, now_s), now_s)
-        self.pairs.forget(worker)
-        if record is not None:
-            record.in_flight.clear()
+        self._losses.stream_broke(worker, now_s)
         self._place(now_s)
 
     def on_directory(self, change: FleetChange) -> None:
         """Workers left the directory: those whose next life has joined are dead, others may be out of sight."""
-        reborn = {info.worker_id for info in change.joined}
-        for worker in change.left:
-            if worker.worker_id in reborn:
-                self._on_dead(worker, self._clock.now_s())
-            else:
-                self.on_lost(worker)
+        now_s = self._clock.now_s()
+        self._losses.directory_changed(change, now_s)
+        self._place(now_s)
 
     # --- time ------------------------------------------------------------------------------------------------------
 
@@ -238,28 +240,18 @@ class Dispatcher:
             if live is not None:
                 self._on_timer(live, timer.kind, now_s)
         self.fleet.learn(now_s)
+        self.admitting.step(now_s)
         dead = self.fleet.tick(now_s)
         for worker in dead:
-            self._on_dead(worker, now_s)
-        self._judge_doubted(now_s)
+            self._losses.died(worker, now_s)
+        self._losses.judge_doubted(now_s)
         self.crashes.step(now_s)
         for live in self._overdue.requests(now_s):
             progress = live.ledger.check_progress(now_s, gap_timeout_s=self._policy.gap_timeout_s)
             self._apply(live, progress, now_s)
-        if now_s - self._last_keep_alive_s >= self._policy.keep_alive_s / 5.0:
-            self._last_keep_alive_s = now_s
-            self._keep_alive(now_s)
+        self._keep_alives.step(now_s)
         self._place(now_s)
         return dead
-
-    def _judge_doubted(self, now_s: float) -> None:
-        """Whose stream broke and did not come back in time is dead; it lost what it held when the stream broke."""
-        overdue = self.crashes.overdue(now_s)
-        for worker in overdue:
-            self.crashes.worker_died(worker, now_s)
-        if overdue:
-            for live in list(self._lives.values()):
-                self._apply(live, live.ledger.check_condemned(now_s), now_s)
 
     def _on_timer(self, live: Live, kind: TimerKind, now_s: float) -> None:
         match kind:
@@ -274,15 +266,6 @@ class Dispatcher:
                     self.crashes.queue_again(live, now_s)
                     self._room_changed = True
 
-    def _keep_alive(self, now_s: float) -> None:
-        for live in self._lives.values():
-            if now_s - live.last_put_s >= 0.8 * self._policy.keep_alive_s:  # it is looked at each fifth of it
-                live.last_put_s = now_s
-                live.sink.put_keep_alive()
-        if len(self._timers) > 4 * len(self._lives) + 1024:
-            self._timers.keep_only(self._lives.keys())
-        self._observer.depth(num_queued=len(self.queue), num_live=len(self._lives))
-
     # --- placing ---------------------------------------------------------------------------------------------------
 
     def _place_if_room(self, now_s: float) -> None:
@@ -294,6 +277,10 @@ class Dispatcher:
         self._waits.note_decode_workers(self.fleet.num_alive(Role.DECODE), now_s)
         while (entry := self.queue.peek()) is not None:
             live = self._lives[entry.request_id]
+            late = self.admitting.error_if_late(live, now_s)
+            if late is not None:
+                self._give_up(live, late, now_s)
+                continue
             choice = self._placer.choose(live, now_s, num_waiting=len(self.queue) - 1)
             match choice:
                 case Chosen():
@@ -303,14 +290,26 @@ class Dispatcher:
                     self._apply(live, live.ledger.drop_held(), now_s)
                 case NoCapacity():
                     self.last_no_capacity = choice.reason
+                    self._observer.waits(live.ledger.task, choice, num_waiting=len(self.queue) - 1)
                     if choice.never:
                         self.queue.discard(entry.request_id)
                         self._apply(live, live.ledger.failed(error_for(choice.never), now_s), now_s)
                     elif not self._gave_up_waiting(live, now_s):
+                        if choice.lacks_room and self._make_room(live, now_s):
+                            continue
                         for other in self.overtaking.find(entry, choice, now_s):
                             self.queue.take(other.entry)
                             self._dispatch(other.live, other.chosen, now_s)
                         return
+
+    def _make_room(self, live: Live, now_s: float) -> bool:
+        """Let running batch requests yield to ``live``; they wait again, behind it."""
+        yielding = self.admitting.to_yield(live, now_s)
+        for other in yielding:
+            self._apply(other, other.ledger.yielded(), now_s)
+            self._waits.begin(other, now_s)
+            self.admitting.queue_yielded(other)
+        return bool(yielding)
 
     def _gave_up_waiting(self, live: Live, now_s: float) -> bool:
         error = self._waits.error_without_decode_worker(live, now_s)
@@ -323,6 +322,7 @@ class Dispatcher:
         actions = live.ledger.dispatched(prefill=choice.prefill, decode=choice.decode, now_s=now_s)
         if live.ledger.attempt is not None:  # else its deadline has just passed: nothing was begun, nothing would end
             self._placer.note(live, chosen, now_s)
+            self.admitting.dispatched(live, now_s)
             self.crashes.dispatched(live.entry.request_id, now_s)
             self._observer.placed(live.ledger.task, choice, waited_s=now_s - live.arrived_s)
         self._apply(live, actions, now_s)
@@ -350,6 +350,7 @@ class Dispatcher:
         match action:
             case Started():
                 live.last_put_s = now_s
+                self.admitting.started(live, now_s)
                 live.sink.put_started(action)
             case PromptComputed():
                 key = AttemptKey(request_id=live.entry.request_id, attempt=action.attempt)
@@ -363,11 +364,11 @@ class Dispatcher:
             case PairWorked():
                 self.pairs.worked(action.pair)
             case PairFailed():
-                self.pairs.failed(action.pair, action.reason, now_s)
-                self._observer.handover_failed(action.pair, reason=action.reason)
+                state = self.pairs.failed(action.pair, action.reason, now_s)
+                self._observer.handover_failed(action.pair, reason=action.reason, state=state)
             case Requeue():
                 live.avoid, live.avoid_pairs = action.avoid, action.avoid_pairs
-                self._observer.retried(action.task, reason=action.reason)
+                self._observer.retried(action.task, reason=action.reason, again=action)
                 self._waits.begin(live, now_s)
                 if action.delay_s > 0.0:
                     timer = Timer(kind=TimerKind.PLACE_AGAIN, request_id=live.entry.request_id)
@@ -380,10 +381,9 @@ class Dispatcher:
 
     def _give_up(self, live: Live, error: TandemError, now_s: float) -> None:
         """End a request that waits: shed before any token, failed after one."""
-        if live.ledger.num_emitted:
-            self._apply(live, live.ledger.failed(lost_while_waiting(), now_s), now_s)
-        else:
-            self._apply(live, live.ledger.shed(error, now_s), now_s)
+        ledger = live.ledger
+        gone = ledger.failed(lost_while_waiting(), now_s) if ledger.num_emitted else ledger.shed(error, now_s)
+        self._apply(live, gone, now_s)
 
     def _end(self, live: Live, ended: Ended) -> None:
         request_id = live.entry.request_id
@@ -393,8 +393,6 @@ class Dispatcher:
         self.crashes.ended(request_id)
         self.num_stale += live.ledger.num_stale
         self.num_ended[ended.outcome] += 1
-        if ended.outcome is Outcome.OK:
-            for child in live.ledger.children:
-                self._placer.learn(live.ledger.task, len(child.tokens))
+        self.admitting.ended(live, ended, self._clock.now_s())
         self._observer.ended(live.ledger.task, ended)
         live.sink.put_ended(ended)

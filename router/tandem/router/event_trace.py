@@ -1,5 +1,6 @@
 """What the router tells the event log: the life of its requests, and what each caller was really given. No policy."""
 
+from tandem.core.cluster import PairState
 from tandem.core.event_log import EventSink
 from tandem.core.event_log.events import (
     Dispatched,
@@ -11,11 +12,12 @@ from tandem.core.event_log.events import (
     WorkerJudged,
 )
 from tandem.core.types import GenerationTask, TokenDelta
-from tandem.router.actions import Ended, Pair, Started, WorkerKey
+from tandem.router.actions import Ended, Pair, Requeue, Started, WorkerKey
+from tandem.router.admission.terms import AdmissionDecision
 from tandem.router.client_stream import Sink
 from tandem.router.health import Health
 from tandem.router.observer import Observer
-from tandem.router.placement import Placement
+from tandem.router.placement import NoCapacity, Placement
 
 
 class RecordingSink:
@@ -69,6 +71,10 @@ class RecordingObserver:
         self._inner = inner
         self._event_log = event_log
 
+    def admission(self, decision: AdmissionDecision) -> None:
+        """Pass on: whether a request came in is recorded by its sink."""
+        self._inner.admission(decision)
+
     def placed(self, task: GenerationTask, placement: Placement, *, waited_s: float) -> None:
         """Record a dispatch."""
         prefill, decode = placement.prefill, placement.decode
@@ -84,14 +90,18 @@ class RecordingObserver:
         )
         self._inner.placed(task, placement, waited_s=waited_s)
 
-    def retried(self, task: GenerationTask, *, reason: str) -> None:
+    def waits(self, task: GenerationTask, choice: NoCapacity, *, num_waiting: int) -> None:
+        """Pass on."""
+        self._inner.waits(task, choice, num_waiting=num_waiting)
+
+    def retried(self, task: GenerationTask, *, reason: str, again: Requeue | None = None) -> None:
         """Record a requeue."""
         self._event_log.record(Requeued(request=task.request_id, attempt=task.attempt, reason=reason))
-        self._inner.retried(task, reason=reason)
+        self._inner.retried(task, reason=reason, again=again)
 
-    def handover_failed(self, pair: Pair, *, reason: str) -> None:
+    def handover_failed(self, pair: Pair, *, reason: str, state: PairState) -> None:
         """Pass on: the requeue says what came of it."""
-        self._inner.handover_failed(pair, reason=reason)
+        self._inner.handover_failed(pair, reason=reason, state=state)
 
     def ended(self, task: GenerationTask, ended: Ended) -> None:
         """Record the usage, as the one who counts it is told."""

@@ -12,6 +12,7 @@ from tandem.core.latency import LatencyCoefficients, LatencyEstimator, LatencyMo
 from tandem.core.messages import Beat, HandoverDone, PrefillDone
 from tandem.core.types import GenerationTask, Role, WorkerInfo, WorkerLoad
 from tandem.router.actions import WorkerKey
+from tandem.router.borrowing import Borrowing
 from tandem.router.credits import InFlight
 from tandem.router.health import Health, HealthTimers, WorkerPulse
 from tandem.router.placement import WorkerView
@@ -150,6 +151,7 @@ class Fleet:
     def __init__(self, timers: HealthTimers, *, on_health: OnHealth | None = None) -> None:
         self._timers = timers
         self._on_health = on_health
+        self.borrowing = Borrowing()
         self._records: dict[WorkerId, WorkerRecord] = {}
         self._unlisted: set[WorkerId] = set()  # missing in the last snapshot, but their streams stand
 

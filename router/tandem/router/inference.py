@@ -19,10 +19,13 @@ from tandem.core.inference import (
 from tandem.router.cache.desk import CacheDesk
 from tandem.router.cache.naming import PromptNaming
 from tandem.router.client_stream import ClientStream, Collector, Sink, StreamBounds
+from tandem.router.decisions.log import DecisionLog
+from tandem.router.decisions.refused import note_refusal
 from tandem.router.dispatcher import Dispatcher
 from tandem.router.idempotency import Claim, IdempotencyKeys
 from tandem.router.intake import Intake
 from tandem.router.tracing import Tracing
+from tandem.router.traffic import TrafficMeter
 from tandem.router.write_gate import WriteGate
 from tandem.rpc.context import CallContext
 
@@ -42,6 +45,8 @@ class InferenceFront:
         keys: IdempotencyKeys,
         naming: PromptNaming,
         cache: CacheDesk,
+        meter: TrafficMeter,
+        decisions: DecisionLog | None = None,
     ) -> None:
         self._intake = intake
         self._dispatcher = dispatcher
@@ -52,6 +57,8 @@ class InferenceFront:
         self._keys = keys
         self._naming = naming
         self._cache = cache
+        self._meter = meter
+        self._decisions = decisions
 
     async def generate(self, request: GenerateRequest, call: CallContext) -> Generation:
         """Run a request to its end."""
@@ -121,6 +128,7 @@ class InferenceFront:
             yield claim
         except TandemError as error:
             error.metadata.setdefault("tokens_emitted", "0")  # what fails before it is taken has emitted nothing
+            note_refusal(self._decisions, call, request.priority, error)
             raise
         finally:
             if claim is not None:
@@ -143,11 +151,12 @@ class InferenceFront:
         try:
             self._dispatcher.submit(
                 task,
-                sink,
+                self._meter.watch(sink, task, arrived_s=arrived_s),
                 deadline_s=deadline_s,
                 arrived_s=arrived_s,
                 tokenize_ms=prepared.tokenize_ms,
                 names=names,
+                caller_attempt=call.attempt,
             )
         except TandemError as error:
             self._tracing.refuse(task.request_id, error.reason)

@@ -31,7 +31,6 @@ from tandem.router.actions import (
     PairFailed,
     PairWorked,
     PromptComputed,
-    Requeue,
     SendCommand,
     Started,
     WorkerKey,
@@ -131,11 +130,9 @@ class RequestLedger:
         if left_s is not None and left_s <= 0.0:
             return self.deadline_passed(now_s)
         dropped = self.drop_held() if self.held is not None and self.held.worker != prefill else ()
-        held, self.held = self.held, None
+        reuse_attempt, self.held = None if self.held is None else self.held.attempt, None
         self.task = replace(self.task, deadline_left_s=left_s)
-        self.attempt = Attempt(
-            self.task, prefill=prefill, decode=decode, reuse_attempt=None if held is None else held.attempt
-        )
+        self.attempt = Attempt(self.task, prefill=prefill, decode=decode, reuse_attempt=reuse_attempt)
         self.stage = Stage.PREFILLING
         self.clock.dispatched(now_s)
         return [*dropped, *self.attempt.start_commands()]
@@ -148,6 +145,12 @@ class RequestLedger:
         self.task = continued(self.task, self.children)
         abort = Abort(request_id=self.task.request_id, attempt=held.attempt, reason=reasons.KV_NOT_HELD)
         return [SendCommand(worker=held.worker, command=abort)]
+
+    def yielded(self) -> Sequence[Action]:
+        """Leave the workers to a more urgent request; the next attempt goes on from what the caller has."""
+        closing = self._close_attempt(reasons.YIELDED)
+        self._begin_anew()
+        return closing
 
     def cancelled(self, now_s: float, *, reason: str = reasons.CLIENT_CANCELLED) -> Sequence[Action]:
         """The caller went away, or reads too slowly."""
@@ -316,8 +319,7 @@ class RequestLedger:
 
     def _attempt_failed(self, failure: Failure, worker: WorkerKey, now_s: float) -> Sequence[Action]:
         closing = self._leave_attempt(failure, worker)
-        is_late = self.deadline_s is not None and now_s >= self.deadline_s
-        if is_late or failure.reason == reasons.DEADLINE:
+        if failure.reason == reasons.DEADLINE or (self.deadline_s is not None and now_s >= self.deadline_s):
             return [*closing, *self.deadline_passed(now_s)]
         choice = decide(
             failure,
@@ -329,28 +331,25 @@ class RequestLedger:
         )
         if isinstance(choice, GiveUp):
             return [*closing, *self.failed(choice.error, now_s)]
+        self._begin_anew()
+        keeps_kv = self.held is not None
+        return [*closing, self._avoided.requeue(self.task, failure, worker, delay_s=choice.delay_s, keeps_kv=keeps_kv)]
+
+    def _begin_anew(self) -> None:
         for child in self.children:
             child.drop_held()
         task = self.task if self.held is not None else continued(self.task, self.children)
         self.task = replace(task, attempt=task.attempt + 1)
         self.stage = Stage.ADMITTED
-        again = Requeue(
-            task=self.task,
-            reason=failure.reason,
-            avoid=frozenset(self._avoided.workers),
-            avoid_pairs=frozenset(self._avoided.pairs),
-            delay_s=choice.delay_s,
-        )
-        return [*closing, again]
 
     def _leave_attempt(self, failure: Failure, worker: WorkerKey) -> Sequence[Action]:
         """Close the failed attempt; remember whom to avoid and what P still holds, and judge the pair."""
         attempt = self.attempt
         if attempt is None:
             return ()
-        pair = self._avoided.note(attempt, failure, worker, handed_over=self.stage is Stage.DECODING)
-        is_keeping = self.stage is not Stage.DECODING and attempt.is_kept(failure, worker)
-        if is_keeping and attempt.prefill is not None:
+        is_decoding = self.stage is Stage.DECODING
+        pair = self._avoided.note(attempt, failure, worker, handed_over=is_decoding)
+        if not is_decoding and attempt.prefill is not None and attempt.is_kept(failure, worker):
             self.held = Held(worker=attempt.prefill, attempt=attempt.number)
             attempt.open_sides.discard(attempt.prefill)
         closing = self._close_attempt(failure.reason)
@@ -362,9 +361,8 @@ class RequestLedger:
         if attempt is None:
             return ()
         abort = Abort(request_id=self.task.request_id, attempt=attempt.number, reason=reason)
-        aborts = [
-            SendCommand(worker=worker, command=abort) for worker in attempt.workers if worker in attempt.open_sides
-        ]
+        open_sides = (worker for worker in attempt.workers if worker in attempt.open_sides)
+        aborts = (SendCommand(worker=worker, command=abort) for worker in open_sides)
         return [*aborts, AttemptEnded(workers=attempt.workers, attempt=attempt.number)]
 
     def _end(self, outcome: Outcome, error: TandemError | None, reason: str, now_s: float) -> Sequence[Action]:

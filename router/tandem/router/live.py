@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from tandem.core.types import GenerationTask
 from tandem.router.actions import Pair, WorkerKey
+from tandem.router.admission.cost import request_cost
+from tandem.router.admission.terms import AdmissionDecision, AdmissionPolicy
 from tandem.router.cache.names import PromptNames
 from tandem.router.client_stream import Sink
 from tandem.router.credits import Charge
@@ -32,6 +34,7 @@ class DispatcherPolicy:
     overtaking: OvertakingPolicy = field(default_factory=OvertakingPolicy)
     recovery: RecoveryPolicy = field(default_factory=RecoveryPolicy)
     pairs: PairPolicy = field(default_factory=PairPolicy)
+    admission: AdmissionPolicy = field(default_factory=AdmissionPolicy)
     max_queue_wait_s: float = 120.0
     no_worker_wait_s: float = 15.0
     keep_alive_s: float = 5.0
@@ -39,18 +42,37 @@ class DispatcherPolicy:
 
 
 def entry_of(
-    task: GenerationTask, *, expected_tokens: int, work_s: float, deadline_s: float | None, arrived_s: float
+    task: GenerationTask,
+    *,
+    expected_tokens: int,
+    work_s: float,
+    deadline_s: float | None,
+    arrived_s: float,
+    num_cached_tokens: int = 0,
+    kv_tokens: int = 0,
 ) -> QueueEntry:
-    """What the queue has to know of a request; ``expected_tokens`` per sequence weigh double, as they are decoded."""
+    """What the queue has to know of a request; ``expected_tokens`` are those of all its sequences."""
     return QueueEntry(
         request_id=task.request_id,
         tenant=task.tenant,
         priority=task.priority,
-        cost_tokens=len(task.prompt_token_ids) + 2.0 * expected_tokens * task.num_sequences,
+        cost_tokens=request_cost(len(task.prompt_token_ids), expected_tokens, num_cached_tokens=num_cached_tokens),
         work_s=work_s,
         deadline_s=deadline_s,
         arrived_s=arrived_s,
+        num_sequences=task.num_sequences,
+        kv_tokens=kv_tokens,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """A request that was taken: as it is served, as it waits, and why."""
+
+    task: GenerationTask
+    entry: QueueEntry
+    decision: AdmissionDecision
+    limit_tokens: float  # charged to its tenant's token limit, until it is settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +90,8 @@ class Live:
     ledger: RequestLedger
     sink: Sink
     entry: QueueEntry
+    admitted: Admitted
+    admitted_s: float
     arrived_s: float
     last_put_s: float
     waiting_since_s: float  # in the queue, for the present attempt
@@ -76,15 +100,21 @@ class Live:
     placement: Placement | None = None
     names: PromptNames | None = None  # of its prompt's blocks; None = nothing can be cached
     cached_then: CachedThen | None = None
+    dispatched_s: float | None = None  # the last attempt
+    has_yielded: bool = False
 
 
-def open_live(ledger: RequestLedger, sink: Sink, entry: QueueEntry, *, now_s: float, names: PromptNames | None) -> Live:
+def open_live(
+    ledger: RequestLedger, sink: Sink, admitted: Admitted, *, now_s: float, names: PromptNames | None
+) -> Live:
     """A request that was admitted just now."""
     return Live(
         ledger=ledger,
         sink=sink,
-        entry=entry,
-        arrived_s=entry.arrived_s,
+        entry=admitted.entry,
+        admitted=admitted,
+        admitted_s=now_s,
+        arrived_s=admitted.entry.arrived_s,
         last_put_s=now_s,
         waiting_since_s=now_s,
         names=names,

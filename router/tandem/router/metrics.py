@@ -2,12 +2,14 @@
 
 from opentelemetry.metrics import Meter
 
+from tandem.core.cluster import PairState
 from tandem.core.types import GenerationTask
-from tandem.router.actions import Ended, Pair
+from tandem.router.actions import Ended, Pair, Requeue
+from tandem.router.admission.terms import AdmissionDecision
 from tandem.router.cache.usage import CacheUsage
-from tandem.router.placement import Placement
+from tandem.router.placement import NoCapacity, Placement
 from tandem.router.tracing import Tracing
-from tandem.rpc.telemetry import ATTRIBUTE_CAUSE, ATTRIBUTE_OUTCOME, ATTRIBUTE_REASON, router_metrics
+from tandem.rpc.telemetry import ATTRIBUTE_CAUSE, ATTRIBUTE_CLASS, ATTRIBUTE_OUTCOME, ATTRIBUTE_REASON, router_metrics
 
 
 class MeasuringObserver:
@@ -20,17 +22,25 @@ class MeasuringObserver:
         self._num_queued = 0
         self._num_running = 0
 
+    def admission(self, decision: AdmissionDecision) -> None:
+        """Count decisions by class and cause."""
+        about = {ATTRIBUTE_CAUSE: decision.cause.value, ATTRIBUTE_CLASS: decision.priority.value}
+        self._metrics.admissions.add(1, about)
+
     def placed(self, task: GenerationTask, placement: Placement, *, waited_s: float) -> None:
         """Record the wait of a first attempt, and why it is computed where it is."""
         self._metrics.placements.add(1, {ATTRIBUTE_CAUSE: placement.cause.value})
         if task.attempt == 0:
             self._metrics.queue_wait_s.record(waited_s)
 
-    def retried(self, task: GenerationTask, *, reason: str) -> None:
+    def waits(self, task: GenerationTask, choice: NoCapacity, *, num_waiting: int) -> None:
+        """Not counted: it is told at each look."""
+
+    def retried(self, task: GenerationTask, *, reason: str, again: Requeue | None = None) -> None:
         """Count a further attempt."""
         self._metrics.attempts.add(1, {ATTRIBUTE_REASON: reason})
 
-    def handover_failed(self, pair: Pair, *, reason: str) -> None:
+    def handover_failed(self, pair: Pair, *, reason: str, state: PairState) -> None:
         """Count a failed hand-over."""
         self._metrics.failed_handovers.add(1, {ATTRIBUTE_REASON: reason})
 

@@ -66,8 +66,11 @@ class PairBreakers:
         """A hand-over came through, whichever attempt's: the pair is well."""
         self._troubles.pop(pair, None)
 
-    def failed(self, pair: Pair, reason: str, now_s: float) -> None:
-        """A hand-over failed. What fails late, of an attempt placed before the pair opened, opens it no longer."""
+    def failed(self, pair: Pair, reason: str, now_s: float) -> PairState:
+        """A hand-over failed. What fails late, of an attempt placed before the pair opened, opens it no longer.
+
+        Return what is thought of the pair from now on.
+        """
         trouble = self._troubles.setdefault(pair, _Trouble())
         trouble.num_failures += 1
         trouble.reason = reason
@@ -76,6 +79,7 @@ class PairBreakers:
             self.num_opened += 1
             trouble.prober = None
             trouble.probe_at_s = now_s + self._policy.probe_after_s
+        return _state(trouble)
 
     def attempt_over(self, key: AttemptKey) -> None:
         """The attempt ended; as a probe without a verdict it leaves its turn to the next."""

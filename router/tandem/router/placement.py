@@ -49,10 +49,12 @@ from tandem.router.placement_terms import (
     CachedPrefix,
     Demand,
     NoCapacity,
+    Option,
     Placement,
     PlacementCause,
     PlacementMode,
     PlacementPolicy,
+    Weighed,
     WorkerView,
 )
 
@@ -72,11 +74,10 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Option:
-    worker: WorkerView
-    cost_s: float
-    delay_s: float = 0.0  # what others lose; counts in the choice, not in the prediction
+_WHY_PAIR = {
+    PlacementMode.AUTO: "the cheapest pair; its decode worker alone would not be faster by enough",
+    PlacementMode.SPLIT: "the cheapest pair; the placement mode is split",
+}
 
 
 def place(
@@ -94,14 +95,13 @@ def place(
     if not fitting:
         return _why_nothing_fits(demand, decodes)
     candidates = _preferred(fitting, demand)
-    local = sorted((_Option(worker=d, cost_s=predict_local_s(demand, d, policy)) for d in candidates), key=_order)
-    best_local = _drawn(local, demand, policy)[0]
-    pair = _cheapest_pair(demand, prefills=prefills, decodes=candidates, blocked=blocked, policy=policy)
+    weighed = _weigh(demand, prefills=prefills, decodes=candidates, policy=policy)
+    pair = _cheapest_pair(weighed, blocked)
     cause = _why_local(
-        demand, local_s=best_local.cost_s, pair=pair, prefills=prefills, decodes=candidates, policy=policy
+        demand, local_s=weighed.locals[0].cost_s, pair=pair, prefills=prefills, decodes=candidates, policy=policy
     )
     if cause is not None:
-        return _local(demand, best_local, policy, cause)
+        return _local(weighed, policy, cause)
     if pair is None:
         return _why_no_pair(prefills, decodes)
     if pair.prefill.worker.queued_prefill_s >= policy.look_ahead_s:
@@ -109,11 +109,12 @@ def place(
     return Placement(
         prefill=pair.prefill.worker.key,
         decode=pair.decode.worker.key,
-        reason=f"lowest predicted finish: prefill {pair.prefill.cost_s:.3f} s, step {pair.decode.cost_s * 1e3:.1f} ms",
+        reason=_WHY_PAIR[policy.mode],
         cause=PlacementCause.PAIR,
         predicted_ttft_s=pair.prefill.cost_s,
         predicted_prefill_s=predict_compute_s(demand, pair.prefill.worker),
         num_blocks=num_blocks_for(demand, pair.decode.worker.block_size),
+        weighed=weighed,
     )
 
 
@@ -136,7 +137,8 @@ def place_held(
     fitting = [d for d in fits_holder if has_room(demand, d)]
     if not fitting:
         return NoCapacity(reason="no decode worker has room for the KV that is held for it")
-    best = _cheapest([_Option(worker=d, cost_s=predict_decode_s(demand, d)) for d in _preferred(fitting, demand)])
+    options = [Option(worker=d, cost_s=predict_decode_s(demand, d)) for d in _preferred(fitting, demand)]
+    best = min(options, key=_order)
     return Placement(
         prefill=holder,
         decode=best.worker.key,
@@ -145,13 +147,14 @@ def place_held(
         predicted_ttft_s=0.0,
         predicted_prefill_s=0.0,
         num_blocks=num_blocks_for(demand, best.worker.block_size),
+        weighed=Weighed(demand=demand, decodes=options),
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _PairOption:
-    prefill: _Option
-    decode: _Option
+    prefill: Option
+    decode: Option
 
 
 def _can_hand_over(prefill: WorkerView, decode: WorkerView, demand: Demand, blocked: frozenset[Pair]) -> bool:
@@ -163,19 +166,23 @@ def _can_hand_over(prefill: WorkerView, decode: WorkerView, demand: Demand, bloc
     return pair not in blocked and pair not in demand.avoid_pairs
 
 
-def _cheapest_pair(
-    demand: Demand,
-    *,
-    prefills: Sequence[WorkerView],
-    decodes: Sequence[WorkerView],
-    blocked: frozenset[Pair],
-    policy: PlacementPolicy,
-) -> _PairOption | None:
-    """The cheapest P and the cheapest D; where those two may not be paired, the pair with the lowest sum."""
+def _weigh(
+    demand: Demand, *, prefills: Sequence[WorkerView], decodes: Sequence[WorkerView], policy: PlacementPolicy
+) -> Weighed:
     weight = policy.affinity + policy.affinity_per_waiting * demand.num_waiting / max(len(prefills), 1)
-    costs_p = _within_bound([_prefill_option(demand, p, weight) for p in prefills], demand, policy)
-    costs_d = sorted((_Option(worker=d, cost_s=predict_decode_s(demand, d)) for d in decodes), key=_order)
-    costs_d = _drawn(costs_d, demand, policy)
+    costs_d = sorted((Option(worker=d, cost_s=predict_decode_s(demand, d)) for d in decodes), key=_order)
+    local = sorted((Option(worker=d, cost_s=predict_local_s(demand, d, policy)) for d in decodes), key=_order)
+    return Weighed(
+        demand=demand,
+        prefills=_within_bound([_prefill_option(demand, p, weight) for p in prefills], demand, policy),
+        decodes=_drawn(costs_d, demand, policy),
+        locals=_drawn(local, demand, policy),
+    )
+
+
+def _cheapest_pair(weighed: Weighed, blocked: frozenset[Pair]) -> _PairOption | None:
+    """The cheapest P and the cheapest D; where those two may not be paired, the pair with the lowest sum."""
+    demand, costs_p, costs_d = weighed.demand, weighed.prefills, weighed.decodes
     liked = [option for option in costs_p if option.worker.key not in demand.avoid]
     for options in (liked, costs_p):
         if options and _can_hand_over(options[0].worker, costs_d[0].worker, demand, blocked):
@@ -229,6 +236,9 @@ def _why_local(
         return _why_no_hand_over(prefills, decodes, policy)
     if policy.mode is PlacementMode.SPLIT:
         return None
+    if _is_borrowed(demand, policy):
+        share = f"{policy.borrow_share:.0%} of the prompts are computed where they decode"
+        return _WhyLocal(cause=PlacementCause.BORROWED, reason=f"the prefill pool is short: {share}")
     if demand.num_prompt_tokens < policy.min_split_tokens:
         return _WhyLocal(cause=PlacementCause.SHORT_PROMPT, reason="the prompt is too short to be worth a hand-over")
     handover_s = predict_handover_s(demand, pair.decode.worker)
@@ -239,6 +249,11 @@ def _why_local(
             f"the pair {pair.prefill.cost_s:.3f} s and {handover_s:.3f} s of hand-over",
         )
     return None
+
+
+def _is_borrowed(demand: Demand, policy: PlacementPolicy) -> bool:
+    """Whether the draw falls into the borrowed share; its high bits, since its low ones decide between equals."""
+    return demand.draw is not None and (demand.draw & 0xFFFFFFFF) < policy.borrow_share * 2**32
 
 
 def _why_no_hand_over(
@@ -269,12 +284,12 @@ def _have_equal_layouts(prefills: Sequence[WorkerView], decodes: Sequence[Worker
     return any(p.layout_fingerprint == d.layout_fingerprint for p in prefills for d in decodes)
 
 
-def _prefill_option(demand: Demand, worker: WorkerView, weight: float) -> _Option:
+def _prefill_option(demand: Demand, worker: WorkerView, weight: float) -> Option:
     compute_s = predict_compute_s(demand, worker)
-    return _Option(worker=worker, cost_s=worker.queued_prefill_s + compute_s, delay_s=weight * compute_s)
+    return Option(worker=worker, cost_s=worker.queued_prefill_s + compute_s, delay_s=weight * compute_s)
 
 
-def _within_bound(options: Sequence[_Option], demand: Demand, policy: PlacementPolicy) -> list[_Option]:
+def _within_bound(options: Sequence[Option], demand: Demand, policy: PlacementPolicy) -> list[Option]:
     """Best first; those that would cost the request too much come last, by its own time alone."""
     lowest_s = min((option.cost_s for option in options), default=0.0)
     bound_s = lowest_s * (1.0 + policy.max_affinity_share) + policy.max_affinity_s
@@ -283,7 +298,7 @@ def _within_bound(options: Sequence[_Option], demand: Demand, policy: PlacementP
     return [*_drawn(near, demand, policy), *sorted(far, key=_order)]
 
 
-def _drawn(options: list[_Option], demand: Demand, policy: PlacementPolicy) -> list[_Option]:
+def _drawn(options: list[Option], demand: Demand, policy: PlacementPolicy) -> list[Option]:
     """Best first, as before, but of several equally good ones the less busy of two drawn ones is the first."""
     if demand.draw is None or policy.tie_share is None or len(options) < 2:
         return options
@@ -298,7 +313,7 @@ def _drawn(options: list[_Option], demand: Demand, policy: PlacementPolicy) -> l
     return [chosen, *(option for option in options if option is not chosen)]
 
 
-def _busy(option: _Option) -> tuple[float, int, int]:
+def _busy(option: Option) -> tuple[float, int, int]:
     worker = option.worker
     return worker.queued_prefill_s, worker.num_sequences, -worker.free_blocks
 
@@ -308,7 +323,7 @@ def _why_nothing_fits(demand: Demand, decodes: Sequence[WorkerView]) -> NoCapaci
         if demand.num_sequences <= worker.max_sequences and (
             num_blocks_for(demand, worker.block_size) <= worker.total_blocks
         ):
-            return NoCapacity(reason="no decode worker has a free slot and enough blocks")
+            return NoCapacity(reason="no decode worker has a free slot and enough blocks", lacks_room=True)
     return NoCapacity(
         reason="the request needs more KV blocks or slots than any decode worker has", never=reasons.TOO_LARGE
     )
@@ -319,16 +334,12 @@ def _preferred(workers: Sequence[WorkerView], demand: Demand) -> Sequence[Worker
     return [w for w in workers if w.key not in demand.avoid] or workers
 
 
-def _cheapest(options: Sequence[_Option]) -> _Option:
-    return min(options, key=_order)
-
-
-def _order(option: _Option) -> tuple[float, str]:
+def _order(option: Option) -> tuple[float, str]:
     return option.cost_s + option.delay_s, option.worker.key.worker_id
 
 
-def _local(demand: Demand, option: _Option, policy: PlacementPolicy, why: _WhyLocal) -> Placement:
-    worker = option.worker
+def _local(weighed: Weighed, policy: PlacementPolicy, why: _WhyLocal) -> Placement:
+    demand, worker = weighed.demand, weighed.locals[0].worker
     return Placement(
         prefill=None,
         decode=worker.key,
@@ -337,4 +348,5 @@ def _local(demand: Demand, option: _Option, policy: PlacementPolicy, why: _WhyLo
         predicted_ttft_s=predict_local_ttft_s(demand, worker, policy),
         predicted_prefill_s=predict_compute_s(demand, worker),
         num_blocks=num_blocks_for(demand, worker.block_size),
+        weighed=weighed,
     )

@@ -1,6 +1,6 @@
 """The terms of placement: what a request needs, what a worker offers, which knobs there are, what is chosen. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -28,6 +28,7 @@ class PlacementCause(StrEnum):
     NO_PREFILL_WORKER = "no_prefill_worker"
     SHORT_PROMPT = "short_prompt"
     LOCAL_IS_FASTER = "local_is_faster"
+    BORROWED = "borrowed"  # the controller lends decode workers to the prefill pool
 
     @property
     def is_split(self) -> bool:
@@ -49,6 +50,7 @@ class PlacementPolicy:
     affinity_per_waiting: float = 3.0
     max_affinity_s: float = 0.25
     max_affinity_share: float = 1.0
+    borrow_share: float = 0.0  # of the prompts, computed by decode workers because a controller said so
     tie_share: float | None = 0.02  # costs within this share of the lowest count as equal; None = names decide
 
 
@@ -94,6 +96,25 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One worker, and what it would cost the request there."""
+
+    worker: WorkerView
+    cost_s: float
+    delay_s: float = 0.0  # what others lose; counts in the choice, not in the prediction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weighed:
+    """All that a choice was made from, each the best first: for whoever asks later why."""
+
+    demand: Demand
+    prefills: Sequence[Option] = ()
+    decodes: Sequence[Option] = ()  # with room
+    locals: Sequence[Option] = ()  # the same workers, were they to compute the prompt themselves
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
     """The choice, and why. ``prefill`` is None when D computes the prompt itself."""
 
@@ -104,6 +125,7 @@ class Placement:
     predicted_ttft_s: float
     predicted_prefill_s: float
     num_blocks: int
+    weighed: Weighed | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,10 +133,11 @@ class NoCapacity:
     """Nothing can take the request now. ``never`` says why no worker of this fleet could, however idle.
 
     With ``waits_for`` the request waits for the prefill worker that it likes best, although another has credit; it
-    will bring ``work_s`` seconds of work there.
+    will bring ``work_s`` seconds of work there. With ``lacks_room`` it waits for a slot or blocks of a decode worker.
     """
 
     reason: str
     never: str = ""  # from ``tandem.core.reasons``
     waits_for: WorkerKey | None = None
     work_s: float = 0.0
+    lacks_room: bool = False

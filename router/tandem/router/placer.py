@@ -1,16 +1,17 @@
 """Places one waiting request: what it needs, what is cached where, which workers and pairs there are. Zero I/O."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tandem.core.blocks import AttemptKey
 from tandem.core.types import GenerationTask, Role
 from tandem.router.actions import Pair, WorkerKey
+from tandem.router.admission.yielding import DecodeRoom
 from tandem.router.cache.names import PromptNames
 from tandem.router.cache.view import CacheView
 from tandem.router.fleet import Fleet
-from tandem.router.lengths import OutputLengths
+from tandem.router.lengths import CHARGED, OutputLengths
 from tandem.router.live import CachedThen, Live, charges_of, demand_of, entry_of
 from tandem.router.pairs import PairBreakers
 from tandem.router.placement import (
@@ -18,7 +19,9 @@ from tandem.router.placement import (
     Demand,
     NoCapacity,
     Placement,
+    PlacementMode,
     PlacementPolicy,
+    num_blocks_for,
     place,
     place_held,
 )
@@ -70,11 +73,41 @@ class Placer:
         num_cached = min(num_cached, num_tokens - 1)
         return entry_of(
             task,
-            expected_tokens=self._lengths.expected_tokens(task.tenant, task.stop.max_tokens),
+            expected_tokens=self.charged_tokens(task),
+            num_cached_tokens=num_cached,
+            kv_tokens=num_tokens + self.planned_tokens(task) * task.num_sequences,
             work_s=self._fleet.typical_prefill_s(num_tokens, num_cached_tokens=num_cached),
             deadline_s=deadline_s,
             arrived_s=arrived_s,
         )
+
+    @property
+    def is_aggregated(self) -> bool:
+        """Whether no prefill worker computes prompts."""
+        return self._policy.mode is PlacementMode.AGGREGATED
+
+    def charged_tokens(self, task: GenerationTask) -> int:
+        """Output tokens that a new request is charged for until it has ended: nine of ten come to less."""
+        each = self._lengths.expected_tokens(task.tenant, task.stop.max_tokens, share=CHARGED)
+        return each * task.num_sequences
+
+    def planned_tokens(self, task: GenerationTask) -> int:
+        """Output tokens per sequence that slots and blocks are planned with: three of four come to less."""
+        return self._lengths.expected_tokens(task.tenant, task.stop.max_tokens)
+
+    def rooms_for(self, live: Live) -> Sequence[DecodeRoom]:
+        """What each decode worker has free for ``live``, and what it would need there."""
+        demand = demand_of(live.ledger.task, avoid=live.avoid, avoid_pairs=live.avoid_pairs, lengths=self._lengths)
+        return [
+            DecodeRoom(
+                worker=view.key,
+                free_slots=view.max_sequences - view.num_sequences,
+                free_blocks=view.free_blocks,
+                needed_blocks=num_blocks_for(demand, view.block_size),
+            )
+            for view in self._fleet.views(Role.DECODE)
+            if view.key not in demand.avoid
+        ]
 
     def learn(self, task: GenerationTask, num_tokens: int) -> None:
         """One sequence ended well, with so many tokens."""
@@ -99,7 +132,10 @@ class Placer:
         if ledger.held is not None:
             choice = place_held(demand, holder=ledger.held.worker, prefills=prefills, decodes=decodes, blocked=blocked)
         else:
-            choice = place(demand, prefills=prefills, decodes=decodes, policy=self._policy, blocked=blocked)
+            policy = self._policy
+            if (share := fleet.borrowing.share(now_s)) > 0.0:
+                policy = replace(policy, borrow_share=share)
+            choice = place(demand, prefills=prefills, decodes=decodes, policy=policy, blocked=blocked)
         if choice is None:
             return DropHeld()
         return choice if isinstance(choice, NoCapacity) else Chosen(demand=demand, placement=choice)

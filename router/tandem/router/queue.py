@@ -5,14 +5,14 @@ Order of what ``peek`` shows:
 1. requests that are placed *again* after a failure (they were served once; their clients see a pause);
 2. class: interactive before standard before batch, with a floor: while batch waits, every unit of work given to another
    class earns batch ``batch_floor`` units, and batch goes first when it has earned its head's cost;
-3. inside a class, fairness between tenants by virtual counters (VTC, Sheng et al. 2024, in its light form): a tenant's
-   counter grows by prompt + 2 · expected output tokens of what it was given, divided by its weight; the lowest counter
-   is served; a tenant that was idle is lifted to the lowest counter of those that wait, so idleness earns nothing;
+3. inside a class, fairness between tenants by virtual counters (VTC, Sheng et al. 2024): a tenant's counter grows by
+   what it was given costs (see ``admission.cost``), divided by its weight; the lowest counter is served; a tenant that
+   was idle is lifted to the lowest counter of those that wait, so idleness earns nothing;
 4. inside a tenant, the earliest deadline, then the earliest arrival.
 
-The bound is in *seconds of predicted work* ahead of a request, by class, and in count: a bound in count alone does not
-limit the wait. A request that finds nothing ahead of it is always taken. Cancelling is O(1): the entry is marked and
-skipped when it surfaces; heaps are rebuilt when more than half of their entries are marked.
+A charge is an estimate until the request ends; then the difference to what it was worth is settled. Whether a newcomer
+may wait at all is decided before (see ``admission``), from what ``ahead_of`` says. Cancelling is O(1): the entry is
+marked and skipped when it surfaces; heaps are rebuilt when more than half of their entries are marked.
 """
 
 import heapq
@@ -21,11 +21,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tandem.core.errors import Overloaded
 from tandem.core.ids import RequestId, Tenant
 from tandem.core.types import PriorityClass
-
-_CLASSES = (PriorityClass.INTERACTIVE, PriorityClass.STANDARD, PriorityClass.BATCH)
+from tandem.router.admission.backlog import NOTHING, Backlog, batch_ahead, class_ahead, fair_ahead, total
+from tandem.router.admission.shedding import CLASSES as _CLASSES
+from tandem.router.admission.shedding import Line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,10 @@ class QueueBounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueEntry:
-    """One waiting request. ``cost_tokens`` is what its tenant is charged; ``work_s`` is predicted prefill time."""
+    """One waiting request. ``cost_tokens`` is what its tenant is charged; ``work_s`` is predicted prefill time.
+
+    ``is_paid``: it was taken before and gave its place to another, so it is not charged again.
+    """
 
     request_id: RequestId
     tenant: Tenant
@@ -54,30 +57,44 @@ class QueueEntry:
     work_s: float
     deadline_s: float | None
     arrived_s: float
+    num_sequences: int = 1
+    kv_tokens: int = 0
+    is_paid: bool = False
+
+    @property
+    def backlog(self) -> Backlog:
+        """What it adds to what waits."""
+        return Backlog(
+            cost_tokens=self.cost_tokens,
+            work_s=self.work_s,
+            num_sequences=self.num_sequences,
+            kv_tokens=self.kv_tokens,
+        )
 
 
 class _TenantLine:
     """The waiting requests of one tenant in one class, earliest deadline first."""
 
-    __slots__ = ("heap", "num_live")
+    __slots__ = ("backlog", "heap", "num_live")
 
     def __init__(self) -> None:
         self.heap: list[tuple[float, float, int, RequestId]] = []
         self.num_live = 0
+        self.backlog = NOTHING
 
 
 class CentralQueue:
     """Waiting requests in the order in which they are to be placed."""
 
     def __init__(self, bounds: QueueBounds, weights: Mapping[Tenant, float] | None = None) -> None:
-        self._bounds = bounds
-        self._weights = dict(weights or {})
+        self.bounds = bounds
+        self.weights = dict(weights or {})
         self._entries: dict[RequestId, QueueEntry] = {}
         self._again: dict[RequestId, QueueEntry] = {}
         self._lines: dict[PriorityClass, dict[Tenant, _TenantLine]] = {c: {} for c in _CLASSES}
         self._counters: dict[Tenant, float] = {}
         self._last_left = 0.0  # counter of the last tenant that stopped waiting: where newcomers begin
-        self._work_s = dict.fromkeys(_CLASSES, 0.0)
+        self._in_class = dict.fromkeys(_CLASSES, NOTHING)
         self._batch_earned = 0.0
         self._sequence = 0
 
@@ -89,21 +106,50 @@ class CentralQueue:
 
     def work_ahead_s(self, priority: PriorityClass) -> float:
         """Predicted seconds of work that go before a new request of this class."""
-        return sum(self._work_s[c] for c in _CLASSES[: _CLASSES.index(priority) + 1])
+        return sum(self._in_class[c].work_s for c in _CLASSES[: _CLASSES.index(priority) + 1])
 
-    def check_room(self, priority: PriorityClass, *, num_servers: int) -> None:
-        """Raise Overloaded, with the predicted wait as retry hint, if a new request of this class has no room."""
-        wait_s = self.work_ahead_s(priority) / max(num_servers, 1)
-        hint_s = min(max(wait_s, 0.5), 30.0)
-        if len(self) >= self._bounds.max_count:
-            raise Overloaded(f"{len(self)} requests wait already", reason="QUEUE_FULL", retry_after_s=hint_s)
-        bound_s = self._bounds.max_work_s[priority]
-        if wait_s > bound_s:
-            raise Overloaded(
-                f"the predicted wait is {wait_s:.1f} s; {priority} requests may wait {bound_s:g} s",
-                reason="QUEUE_FULL",
-                retry_after_s=hint_s,
-            )
+    def ahead_of(self, entry: QueueEntry) -> Backlog:
+        """Return what is served before ``entry``, were it pushed now; it counts as the last of its tenant's line."""
+        again = total(waiting.backlog for waiting in self._again.values())
+        own = fair_ahead(
+            entry.tenant,
+            waiting={tenant: line.backlog for tenant, line in self._lines[entry.priority].items()},
+            counters=self._counters,
+            start=self._start_of(entry.tenant),
+            weights=self.weights,
+        )
+        urgent = again.plus(total(self._in_class[c] for c in _CLASSES[: _CLASSES.index(entry.priority)]))
+        floor = self.bounds.batch_floor
+        if entry.priority is PriorityClass.BATCH:
+            return batch_ahead(urgent=urgent, own=own, cost_tokens=entry.cost_tokens, batch_floor=floor)
+        return class_ahead(urgent=urgent, own=own, batch=self._in_class[PriorityClass.BATCH], batch_floor=floor)
+
+    def waiting(self) -> Backlog:
+        """All that waits."""
+        return self.waiting_urgent().plus(self._in_class[PriorityClass.BATCH])
+
+    def waiting_urgent(self) -> Backlog:
+        """All that waits and is not batch."""
+        again = total(entry.backlog for entry in self._again.values())
+        return again.plus(total(self._in_class[c] for c in _CLASSES if c is not PriorityClass.BATCH))
+
+    def num_by_class(self) -> Mapping[PriorityClass, int]:
+        """How many requests of each class wait, those placed again included."""
+        counts = {c: sum(line.num_live for line in lines.values()) for c, lines in self._lines.items()}
+        for entry in self._again.values():
+            counts[entry.priority] += 1
+        return counts
+
+    def costs(self) -> Mapping[PriorityClass, Mapping[Tenant, float]]:
+        """Cost of what waits, by class and tenant."""
+        return {c: {tenant: line.backlog.cost_tokens for tenant, line in self._lines[c].items()} for c in _CLASSES}
+
+    def newest_of(self, line: Line) -> RequestId | None:
+        """The request that joined that line last."""
+        heap = self._lines[line.priority][line.tenant].heap if line.tenant in self._lines[line.priority] else ()
+        live = (item for item in heap if item[3] in self._entries)
+        newest = max(live, key=lambda item: item[2], default=None)
+        return None if newest is None else newest[3]
 
     def push(self, entry: QueueEntry) -> None:
         """Add a new request."""
@@ -114,8 +160,9 @@ class CentralQueue:
         deadline_s = math.inf if entry.deadline_s is None else entry.deadline_s
         heapq.heappush(line.heap, (deadline_s, entry.arrived_s, self._sequence, entry.request_id))
         line.num_live += 1
+        line.backlog = line.backlog.plus(entry.backlog)
         self._entries[entry.request_id] = entry
-        self._work_s[entry.priority] += entry.work_s
+        self._in_class[entry.priority] = self._in_class[entry.priority].plus(entry.backlog)
 
     def push_again(self, entry: QueueEntry) -> None:
         """Add a request that was placed before and failed there; it is not charged a second time."""
@@ -153,7 +200,7 @@ class CentralQueue:
             entry = lines[tenant].pop(0)
             if not lines[tenant]:
                 del lines[tenant]
-            counters[tenant] += entry.cost_tokens / self._weights.get(tenant, 1.0)
+            counters[tenant] += entry.cost_tokens / self.weights.get(tenant, 1.0)
             if entry is not head:
                 found.append(entry)
         return found
@@ -167,17 +214,22 @@ class CentralQueue:
         if self._again.pop(entry.request_id, None) is not None:
             return
         self.discard(entry.request_id)
-        weight = self._weights.get(entry.tenant, 1.0)
-        self._counters[entry.tenant] = self._counters.get(entry.tenant, 0.0) + entry.cost_tokens / weight
+        charge = 0.0 if entry.is_paid else entry.cost_tokens / self.weights.get(entry.tenant, 1.0)
+        self._counters[entry.tenant] = self._counters.get(entry.tenant, 0.0) + charge
         if not self._waits(entry.tenant):
             self._last_left = self._counters[entry.tenant]
         batch_waits = any(line.num_live for line in self._lines[PriorityClass.BATCH].values())
         if entry.priority is PriorityClass.BATCH:
             self._batch_earned = max(0.0, self._batch_earned - entry.cost_tokens)
         elif batch_waits:
-            self._batch_earned += self._bounds.batch_floor * entry.cost_tokens
+            self._batch_earned += self.bounds.batch_floor * entry.cost_tokens
         if not batch_waits:
             self._batch_earned = 0.0
+
+    def settle(self, tenant: Tenant, cost_tokens: float) -> None:
+        """What was taken for ``tenant`` was worth so much more than it was charged; negative = less."""
+        if tenant in self._counters:
+            self._counters[tenant] += cost_tokens / self.weights.get(tenant, 1.0)
 
     def discard(self, request_id: RequestId) -> QueueEntry | None:
         """Remove a request without charge (cancelled, past its deadline); None if it does not wait here."""
@@ -187,13 +239,14 @@ class CentralQueue:
         entry = self._entries.pop(request_id, None)
         if entry is None:
             return None
-        self._work_s[entry.priority] = max(0.0, self._work_s[entry.priority] - entry.work_s)
+        self._in_class[entry.priority] = self._in_class[entry.priority].minus(entry.backlog)
         line = self._lines[entry.priority][entry.tenant]
         line.num_live -= 1
+        line.backlog = line.backlog.minus(entry.backlog)
         if line.num_live == 0:
             del self._lines[entry.priority][entry.tenant]
             if not any(self._lines[entry.priority].values()):
-                self._work_s[entry.priority] = 0.0  # no drift from adding and subtracting floats
+                self._in_class[entry.priority] = NOTHING  # no drift from adding and subtracting floats
             if not self._waits(entry.tenant):
                 self._last_left = self._counters.get(entry.tenant, 0.0)
                 self._forget_idle_counters()
@@ -206,9 +259,15 @@ class CentralQueue:
         return any(tenant in lines and lines[tenant].num_live for lines in self._lines.values())
 
     def _lift(self, tenant: Tenant) -> None:
+        self._counters[tenant] = self._start_of(tenant)
+
+    def _start_of(self, tenant: Tenant) -> float:
+        """The counter with which ``tenant`` goes on: its own while it waits, else lifted to the others'."""
+        own = self._counters.get(tenant, 0.0)
+        if self._waits(tenant):
+            return own
         waiting = [self._counters[t] for lines in self._lines.values() for t, line in lines.items() if line.num_live]
-        floor = min(waiting) if waiting else self._last_left
-        self._counters[tenant] = max(self._counters.get(tenant, 0.0), floor)
+        return max(own, min(waiting) if waiting else self._last_left)
 
     def _forget_idle_counters(self) -> None:
         """Keep memory bounded by tenants that wait: below the floor an idle counter says nothing (see ``_lift``)."""

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import structlog
@@ -15,6 +14,7 @@ from tandem.core.event_log.record import ProcessLife
 from tandem.core.ids import new_epoch
 from tandem.core.latency import LatencyCoefficients
 from tandem.core.messages import Beat, StepReport
+from tandem.core.records import MemoryRecords, RecordStore
 from tandem.core.types import Role, WorkerInfo
 from tandem.prefix_cache.config import PrefixCacheProgram
 from tandem.router.actions import WorkerKey
@@ -26,9 +26,11 @@ from tandem.router.cache.naming import PromptNaming
 from tandem.router.cache.usage import CacheUsage
 from tandem.router.cache.view import CacheView
 from tandem.router.config import RouterConfig
+from tandem.router.control import ControlFront
+from tandem.router.decisions.desk import DecisionDesk
+from tandem.router.decisions.watching import Watching
 from tandem.router.directory import MemoryDirectory, WorkerDirectory
 from tandem.router.dispatcher import Dispatcher
-from tandem.router.event_trace import record_health
 from tandem.router.fleet import Fleet
 from tandem.router.idempotency import IdempotencyKeys
 from tandem.router.inference import InferenceFront
@@ -39,6 +41,7 @@ from tandem.router.queue import CentralQueue
 from tandem.router.registry_service import RegistryFront
 from tandem.router.served_model import ServedModel
 from tandem.router.tracing import Tracing
+from tandem.router.traffic import TrafficMeter
 from tandem.router.worker_link import WorkerLink
 from tandem.router.write_gate import WriteGate
 from tandem.rpc.access import AccessControl
@@ -48,6 +51,8 @@ from tandem.rpc.metrics_endpoint import MetricsEndpoint
 from tandem.rpc.server import RpcServer
 from tandem.rpc.services.admin import cluster_service, registry_service
 from tandem.rpc.services.cache import cache_admin_service
+from tandem.rpc.services.control import control_service
+from tandem.rpc.services.decisions import decision_service
 from tandem.rpc.services.inference import INFERENCE_SERVICE, MODEL_SERVICE, inference_service, model_service
 from tandem.rpc.stubs.worker import WorkerStub
 from tandem.rpc.telemetry import show_cache_index
@@ -70,8 +75,12 @@ class Router:
         *,
         clock: Clock | None = None,
         cache: PrefixCacheProgram | None = None,
+        records: RecordStore | None = None,
     ) -> None:
-        """``cache`` is what the cluster was told of its prefix cache; without its secret nothing is looked up."""
+        """``cache`` is what the cluster was told of its prefix cache; without its secret nothing is looked up.
+
+        ``records`` is the cluster's shared memory; without one this router keeps it.
+        """
         self.address = ""
         self.internal_address = ""
         self.metrics_port: int | None = None
@@ -97,15 +106,15 @@ class Router:
             max_pin_ttl_s=program.settings.max_pin_ttl_s,
         )
         self._event_log = event_log = _open_log(config, self._clock)
+        measuring = MeasuringObserver(self._metrics.meter, self._tracing, usage)
+        self._watching = Watching(config, measuring, clock=self._clock, event_log=event_log)
         self.dispatcher = Dispatcher(
-            fleet=Fleet(
-                config.timers.health(), on_health=None if event_log is None else partial(record_health, event_log)
-            ),
+            fleet=Fleet(config.timers.health(), on_health=self._watching.judged),
             queue=CentralQueue(config.queue.bounds(), config.queue.tenant_weights),
             policy=config.dispatcher_policy(),
             clock=self._clock,
             send=self._links.send,
-            observer=MeasuringObserver(self._metrics.meter, self._tracing, usage),
+            observer=self._watching.observer,
             event_log=event_log,
             cache=self.cache,
         )
@@ -119,6 +128,14 @@ class Router:
             tls=self._internal_tls,
             insecure=config.insecure,
         )
+        self._meter = TrafficMeter(self._clock)
+        self.control = ControlFront(
+            router_id=config.router_id,
+            meter=self._meter,
+            dispatcher=self.dispatcher,
+            records=records or MemoryRecords(),
+            clock=self._clock,
+        )
         self.cluster = ClusterFront(
             model=model.name,
             router_id=config.router_id,
@@ -128,6 +145,7 @@ class Router:
             drain=self._drain_worker,
             cache=self.cache_desk,
         )
+        self.decisions = DecisionDesk(self._watching.log, samples=self._watching.samples, cluster=self.cluster)
         self._public = self._make_public()
         self._internal = self._make_internal()
         self._serving: dict[str, bool] = {}
@@ -171,6 +189,7 @@ class Router:
         await self._follower.close()
         await self._intake.close()
         self._metrics.stop()
+        await asyncio.to_thread(self._watching.close)
         if self._event_log is not None:
             await asyncio.to_thread(self._event_log.close)
 
@@ -210,8 +229,10 @@ class Router:
             clock=self._clock,
             tracing=self._tracing,
             gate=self._gate,
+            decisions=self._watching.log,
             naming=PromptNaming(self.cache.namer, self.dispatcher.fleet, config.cache),
             cache=self.cache_desk,
+            meter=self._meter,
             keys=IdempotencyKeys(
                 ttl_s=config.recovery.idempotency_ttl_s,
                 max_answered=config.recovery.max_idempotency_keys,
@@ -248,6 +269,8 @@ class Router:
         )
         server.add(cluster_service(self.cluster))
         server.add(cache_admin_service(self.cache_desk))
+        server.add(control_service(self.control))
+        server.add(decision_service(self.decisions))
         if isinstance(self._directory, MemoryDirectory):
             server.add(registry_service(RegistryFront(self._directory)))
         return server
@@ -293,6 +316,7 @@ class Router:
                 self._change_links(joined=(), left=self.dispatcher.fleet.forget_unlisted())
                 self.cache.sweep(self._clock.now_s())
                 self._cache_reading = self.cache.reading(self._clock.now_s())
+                self._watching.step(self.dispatcher, self._meter, self._clock.now_s())
                 await self._update_health()
                 if self.dispatcher.draining and not self.dispatcher.num_live:
                     self._idle.set()

@@ -45,6 +45,7 @@ _OPEN: Final = Rule(access=Access.OPEN)
 _TENANT: Final = Rule(access=Access.TENANT)
 _OPERATOR: Final = Rule(access=Access.OPERATOR, roles=frozenset({PeerRole.OPERATOR, PeerRole.CONTROLLER}))
 _TO_WORKER: Final = Rule(access=Access.PEER, roles=frozenset({PeerRole.ROUTER, PeerRole.CONTROLLER}))
+_CONTROL: Final = Rule(access=Access.PEER, roles=frozenset({PeerRole.CONTROLLER}))
 _FROM_WORKER: Final = Rule(access=Access.PEER, roles=frozenset({PeerRole.PREFILL, PeerRole.DECODE}))
 _REGISTRY_READ: Final = Rule(
     access=Access.PEER, roles=frozenset({PeerRole.ROUTER, PeerRole.CONTROLLER, PeerRole.PREFILL, PeerRole.DECODE})
@@ -61,6 +62,7 @@ METHOD_RULES: Final[Mapping[str, Rule]] = {
     "/tandem.worker.v1.WorkerService/Attach": _TO_WORKER,
     "/tandem.worker.v1.WorkerService/GetInfo": _TO_WORKER,
     "/tandem.worker.v1.WorkerService/Drain": _TO_WORKER,
+    "/tandem.worker.v1.WorkerService/SetRole": _CONTROL,
     "/tandem.worker.v1.CacheService/WatchKvEvents": _TO_WORKER,
     "/tandem.worker.v1.CacheService/FlushCache": _TO_WORKER,
     "/tandem.worker.v1.CacheService/GetCacheStats": _TO_WORKER,
@@ -72,6 +74,17 @@ METHOD_RULES: Final[Mapping[str, Rule]] = {
     "/tandem.admin.v1.ClusterService/GetStatus": _OPERATOR,
     "/tandem.admin.v1.ClusterService/ListWorkers": _OPERATOR,
     "/tandem.admin.v1.ClusterService/DrainWorker": _OPERATOR,
+    "/tandem.admin.v1.DecisionService/ListDecisions": _OPERATOR,
+    "/tandem.admin.v1.DecisionService/FollowDecisions": _OPERATOR,
+    "/tandem.admin.v1.DecisionService/ExplainRequest": _OPERATOR,
+    "/tandem.admin.v1.DecisionService/RecordDecisions": _CONTROL,
+    "/tandem.admin.v1.DecisionService/WatchCluster": _OPERATOR,
+    "/tandem.admin.v1.ControlService/GetTraffic": _CONTROL,
+    "/tandem.admin.v1.ControlService/SetGuidance": _CONTROL,
+    "/tandem.admin.v1.ControlService/GetRecord": _CONTROL,
+    "/tandem.admin.v1.ControlService/PutRecord": _CONTROL,
+    "/tandem.admin.v1.ControlService/ApplyPolicy": _OPERATOR,
+    "/tandem.admin.v1.ControlService/GetPolicy": _OPERATOR,
     "/grpc.health.v1.Health/Check": _OPEN,
     "/grpc.health.v1.Health/List": _OPEN,
     "/grpc.health.v1.Health/Watch": _OPEN,

@@ -120,6 +120,8 @@ def status_of(error: TandemError) -> RpcStatus:
     trailing: list[tuple[str, str | bytes]] = [(DETAILS_KEY, status.SerializeToString())]
     if error.retry_after_s is not None:
         trailing.append((PUSHBACK_KEY, str(round(error.retry_after_s * 1000))))
+    elif "pushback" in facts:
+        trailing.append((PUSHBACK_KEY, facts["pushback"]))  # negative: gRPC's own retries end
     return RpcStatus(code=code, message=message, trailing_metadata=tuple(trailing))
 
 

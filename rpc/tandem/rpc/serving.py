@@ -17,7 +17,7 @@ import structlog
 
 from tandem.core.errors import TandemError
 from tandem.rpc.auth import Context, header
-from tandem.rpc.context import CallContext, current_tenant
+from tandem.rpc.context import ATTEMPT, CallContext, attempt_of, current_tenant
 from tandem.rpc.deadline import usable_s
 from tandem.rpc.errors import ERROR_TABLE, abort_with, public_error
 from tandem.rpc.wire import WireMessage, WireType, read_message
@@ -101,6 +101,7 @@ def call_context(path: str, context: Context) -> CallContext:
         tenant=current_tenant.get(),
         deadline_left_s=usable_s(context.time_remaining()),
         traceparent=header(context, "traceparent") or "",
+        attempt=attempt_of(header(context, ATTEMPT)),
     )
 
 

@@ -38,6 +38,7 @@ ATTRIBUTE_WORKER: Final = "tandem.worker_id"  # on spans and gauges only
 ATTRIBUTE_ROLE: Final = "tandem.role"
 ATTRIBUTE_TRANSPORT: Final = "tandem.transport"
 ATTRIBUTE_CAUSE: Final = "tandem.cause"
+ATTRIBUTE_CLASS: Final = "tandem.class"
 ATTRIBUTE_COMMAND: Final = "tandem.command"
 ATTRIBUTE_MODEL: Final = "gen_ai.request.model"
 
@@ -61,6 +62,7 @@ class RouterMetrics:
     attempts: Counter  # by reason, the first attempt of a request not counted
     failed_handovers: Counter  # by reason
     placements: Counter  # by cause
+    admissions: Counter  # by class and cause
     cached_tokens: Counter
     uncached_tokens: Counter
     queued_requests: UpDownCounter
@@ -115,6 +117,9 @@ def router_metrics(source: Meter) -> RouterMetrics:
         ),
         placements=source.create_counter(
             "tandem.placements", unit="{attempt}", description="Attempts by why they are computed where they are."
+        ),
+        admissions=source.create_counter(
+            "tandem.admissions", unit="{request}", description="Requests by why they were taken, refused or shed."
         ),
         cached_tokens=source.create_counter(
             "tandem.request.cached_tokens", unit="{token}", description="Prompt tokens that needed no computing."

@@ -114,3 +114,31 @@ async def test_kill_does_not_wait(stage: Stage) -> None:
     runtime.kill()
     assert gone(stage.pids("decode-0"))
     await runtime.stop(grace_s=1.0)
+
+
+async def test_a_worker_more_and_a_worker_less(stage: Stage) -> None:
+    runtime = LocalRuntime(log_folder=stage.logs, module=CHILD)
+    await runtime.start(workers(stage), on_status=lambda *_: None, timeout_s=20.0)
+    (extra,) = [each for each in workers(stage, decode=2) if each.worker_id == "decode-1"]
+    await runtime.add(extra, timeout_s=20.0)
+    assert [process.worker_id for process in runtime.processes()] == ["prefill-0", "decode-0", "decode-1"]
+    await runtime.remove("decode-0", grace_s=5.0)
+    await runtime.remove("decode-7", grace_s=5.0)
+    assert [process.worker_id for process in runtime.processes()] == ["prefill-0", "decode-1"]
+    assert gone(stage.pids("decode-0"))
+    await asyncio.sleep(0.5)
+    assert len(stage.pids("decode-0")) == 1, "it is not started again"
+    await runtime.stop(grace_s=5.0)
+    assert gone(stage.all_pids())
+
+
+async def test_a_worker_that_can_not_be_added_leaves_nothing(stage: Stage) -> None:
+    stage.plan(decode_1={"fail": "too little memory"})
+    runtime = LocalRuntime(log_folder=stage.logs, module=CHILD)
+    await runtime.start(workers(stage), on_status=lambda *_: None, timeout_s=20.0)
+    (extra,) = [each for each in workers(stage, decode=2) if each.worker_id == "decode-1"]
+    with pytest.raises(ModelError, match="decode-1 could not start: too little memory"):
+        await runtime.add(extra, timeout_s=20.0)
+    assert [process.worker_id for process in runtime.processes()] == ["prefill-0", "decode-0"]
+    await runtime.stop(grace_s=5.0)
+    assert gone(stage.all_pids())

@@ -50,11 +50,11 @@ def done_of(result: Result, *, attempt: int = 0) -> HandoverDone:
 
 
 def receiver_of(pair: WorkerPair) -> KvReceiverService:
-    return pair.decode.host._role._receiver  # type: ignore[attr-defined,no-any-return]
+    return pair.decode.host._loop.role._receiver  # type: ignore[attr-defined,no-any-return]
 
 
 def sender_of(pair: WorkerPair) -> KvSenderService:
-    return pair.prefill.host._role._sender  # type: ignore[attr-defined,no-any-return]
+    return pair.prefill.host._loop.role._sender  # type: ignore[attr-defined,no-any-return]
 
 
 async def truth(prepared: PreparedModel, tasks: list[GenerationTask]) -> list[list[tuple[int, ...]]]:

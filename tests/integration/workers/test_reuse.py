@@ -119,7 +119,7 @@ async def test_held_kv_is_freed_when_its_lease_ends_and_is_not_handed_over_then(
         result = pair.start(task, KvSource.HANDOVER)
         await _until(result, PrefillDone, role=Role.PREFILL, attempt=0)
         _lose_decode(pair, task.request_id)
-        role = pair.prefill.host._role
+        role = pair.prefill.host._loop.role
         key = AttemptKey(task.request_id, 0)
         pair.prefill.host._loop._inbox.post(lambda: role._on_transfer_failed(key, reasons.KV_PEER_LOST, True))  # type: ignore[attr-defined]
         failed = await _until(result, AttemptFailed, role=Role.PREFILL, attempt=0)

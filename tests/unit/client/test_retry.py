@@ -15,6 +15,7 @@ from tandem.client import (
     Unavailable,
 )
 from tandem.client.attempts import Attempts
+from tandem.client.metadata import call_metadata
 from tandem.client.retry import Retry, RetryBudget, next_retry
 from tandem.client.settings import Settings
 
@@ -36,6 +37,7 @@ def _next(
         InternalError("defect"),
         KvIntegrity("torn"),
         Unavailable("lost", metadata={"tokens_emitted": "3"}),
+        Overloaded("stay away", metadata={"pushback": "-1"}),
     ],
 )
 def test_not_retried(error: TandemError) -> None:
@@ -118,3 +120,9 @@ def test_a_spent_deadline_is_named() -> None:
     with pytest.raises(DeadlineExceeded) as caught:
         attempts.timeout_s()
     assert caught.value.stage == "client"
+
+
+def test_a_further_attempt_says_so() -> None:
+    settings = Settings(address="localhost:1")
+    assert "tandem-attempt" not in dict(call_metadata(settings))
+    assert dict(call_metadata(settings, attempt=2))["tandem-attempt"] == "2"

@@ -6,11 +6,18 @@ from typing import Any
 
 import pytest
 import ray
+import ray.autoscaler.sdk
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from tandem.cluster.config.model import ClusterConfig
 from tandem.cluster.plan import plan_workers
-from tandem.cluster.programs.config import PlacedWorker, RayProgramConfig, RegistryTarget
+from tandem.cluster.programs.config import (
+    ControllerProgramConfig,
+    PlacedWorker,
+    RayOrder,
+    RayProgramConfig,
+    RegistryTarget,
+)
 from tandem.cluster.runtime import ray_driver
 from tandem.cluster.runtime.ray_driver import RayDriver, Stopped
 from tandem.core.errors import EnvironmentProblem, ModelError
@@ -69,6 +76,8 @@ class FakeRay:
         self.bundles: list[dict[str, float]] = []
         self.places = True
         self.group_removed = False
+        self.num_groups_removed = 0
+        self.requested: list[list[dict[str, float]]] = []
         self.is_up = False
         for name, fake in {
             "init": self._init,
@@ -82,12 +91,17 @@ class FakeRay:
         }.items():
             monkeypatch.setattr(ray, name, fake)
         monkeypatch.setattr(ray_driver, "placement_group", self._group)
-        monkeypatch.setattr(ray.util, "remove_placement_group", lambda group: setattr(self, "group_removed", True))
+        monkeypatch.setattr(ray.util, "remove_placement_group", self._remove_group)
         monkeypatch.setattr(ray_driver, "_POLL_S", 0.001)
+        monkeypatch.setattr(ray.autoscaler.sdk, "request_resources", self.requested.append)
 
     def wait(self, timeout_seconds: float) -> bool:
         """As a placement group: is it placed?"""
         return self.places
+
+    def _remove_group(self, group: object) -> None:
+        self.group_removed = True
+        self.num_groups_removed += 1
 
     def _init(self, **options: Any) -> None:
         self.init_options, self.is_up = options, True
@@ -252,3 +266,73 @@ def test_stop_drains_then_ends_then_gives_the_bundles_back(fake: FakeRay) -> Non
 def test_stop_without_a_start_does_nothing(fake: FakeRay) -> None:
     RayDriver(program(), threading.Event()).stop()
     assert fake.killed == []
+
+
+def _extra(name: str = "decode-9") -> PlacedWorker:
+    placed = program().workers[1]
+    return placed.model_copy(update={"program": placed.program.model_copy(update={"worker_id": name})})
+
+
+def _carried_out(driver: RayDriver, *orders: RayOrder) -> None:
+    for order in orders:
+        driver.order(order.model_dump_json())
+    for _ in range(3):
+        driver._poll()
+
+
+def test_a_worker_that_is_ordered_gets_a_group_of_its_own_and_gives_it_back(
+    fake: FakeRay, capsys: pytest.CaptureFixture[str]
+) -> None:
+    driver = RayDriver(program(address="auto"), threading.Event())
+    driver.start()
+    _carried_out(driver, RayOrder(add=_extra()), RayOrder(add=_extra()))
+    assert len(fake.actors) == 3, "the same order twice is one worker"
+    assert fake.bundles == [{"CPU": 1.5, "GPU": 0.5}]
+    assert fake.requested == [[{"CPU": 1.5, "GPU": 0.5}] * 3], "the autoscaler is asked for all of them"
+    assert fake.actor_options[-1]["scheduling_strategy"].placement_group_bundle_index == 0
+    assert '"worker": "decode-9", "pid"' in capsys.readouterr().out
+    _carried_out(driver, RayOrder(remove="decode-9"), RayOrder(remove="decode-9"))
+    assert fake.killed == [fake.actors[-1]]
+    assert fake.num_groups_removed == 1
+    assert fake.requested[-1] == [{"CPU": 1.5, "GPU": 0.5}] * 2
+    assert capsys.readouterr().out.count('"event": "worker_ended"') == 1
+
+
+def test_a_worker_of_the_plan_that_is_removed_leaves_the_others_their_group(fake: FakeRay) -> None:
+    driver = RayDriver(program(), threading.Event())
+    driver.start()
+    _carried_out(driver, RayOrder(remove="prefill-0"))
+    assert fake.killed == [fake.actors[0]]
+    assert fake.num_groups_removed == 0
+    driver.stop()
+    assert fake.killed[1:] == [fake.actors[1]]
+
+
+def test_an_ordered_worker_that_can_not_start_is_told_of_and_taken_away(
+    fake: FakeRay, capsys: pytest.CaptureFixture[str]
+) -> None:
+    driver = RayDriver(program(), threading.Event())
+    driver.start()
+    failure = {"problem": "no weights", "remedy": "give some", "reason": ModelError.reason}
+    fake.answers["decode-9"] = [{**LOADING, "failure": failure}]
+    _carried_out(driver, RayOrder(add=_extra()))
+    out = capsys.readouterr().out
+    assert '"event": "worker_failed"' in out
+    assert '"problem": "no weights"' in out
+    assert fake.num_groups_removed == 1
+
+
+def test_the_controller_is_a_detached_actor_that_ends_with_the_cluster(fake: FakeRay) -> None:
+    driver = RayDriver(program(), threading.Event())
+    driver.start()
+    controller = ControllerProgramConfig(registry=RegistryTarget(kind="router"), routers=["127.0.0.1:1"])
+    _carried_out(driver, RayOrder(controller=controller))
+    options = fake.actor_options[-1]
+    assert (options["lifetime"], options["max_restarts"], options["num_cpus"]) == ("detached", -1, 0)
+    driver.stop()
+    assert fake.killed[0] is fake.actors[-1], "first, so that it orders nothing of what is ending"
+
+
+def test_a_ray_of_our_own_promises_room_for_what_may_be_ordered(fake: FakeRay) -> None:
+    RayDriver(program().model_copy(update={"may_scale": True}), threading.Event()).start()
+    assert fake.init_options["num_cpus"] == 3 + 1024

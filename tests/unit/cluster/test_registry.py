@@ -117,7 +117,7 @@ class Recorder:
 async def test_announced_again_and_again_then_withdrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(announcer, "_PERIOD_S", 0.01)
     recorder, stop = Recorder(away_for=2), asyncio.Event()
-    task = asyncio.create_task(keep_announced(recorder, WORKER, stop))
+    task = asyncio.create_task(keep_announced(recorder, lambda: WORKER, stop))
     async with asyncio.timeout(5):
         while recorder.calls.count("announce 7") < 4:
             await asyncio.sleep(0.005)
@@ -128,7 +128,7 @@ async def test_announced_again_and_again_then_withdrawn(monkeypatch: pytest.Monk
 
 async def test_a_cancelled_announcer_withdraws_too() -> None:
     recorder = Recorder()
-    task = asyncio.create_task(keep_announced(recorder, WORKER, asyncio.Event()))
+    task = asyncio.create_task(keep_announced(recorder, lambda: WORKER, asyncio.Event()))
     await asyncio.sleep(0.01)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

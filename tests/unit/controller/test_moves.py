@@ -187,12 +187,35 @@ def test_a_drain_that_takes_too_long_is_undone() -> None:
     assert over.progress.done == ()
 
 
-def test_a_removal_may_leave_the_rest_to_recovery_but_a_switch_may_not() -> None:
+def test_what_does_not_end_in_time_may_be_left_to_recovery() -> None:
     removal = begun(RECOVERING, progress_of(RemoveWorkers(workers=(P0,), role=Role.PREFILL)), busy=True)
     assert advance(removal.command, removal.progress, RECOVERING, 29.0).stop is None
     assert advance(removal.command, removal.progress, RECOVERING, 30.0).stop == StopWorker(worker_id=P0, epoch=ONE)
     change = begun(RECOVERING, progress_of(SwitchRoles(workers=(P0,), to=Role.DECODE)), busy=True)
-    assert advance(change.command, change.progress, RECOVERING, 30.0).send == sent(P0, CommandKind.UNDRAIN, 2)
+    told = advance(change.command, change.progress, RECOVERING, 30.0)
+    assert told.send == sent(P0, CommandKind.HAND_OVER, 2)
+    waits = advance(answered(told, busy=True), told.progress, RECOVERING, 31.0)
+    assert waits.send is None, "once is enough"
+    empty = advance(answered(told), waits.progress, RECOVERING, 32.0)
+    assert empty.send == sent(P0, CommandKind.SWITCH, 3, Role.DECODE)
+    stuck = advance(answered(told, busy=True), waits.progress, RECOVERING, 45.0)
+    assert stuck.send == sent(P0, CommandKind.UNDRAIN, 3), "who can't hand over serves on"
+
+
+def test_a_switch_that_is_refused_again_and_again_is_given_up() -> None:
+    step = begun(UNDRAINING, progress_of(SwitchRoles(workers=(P0,), to=Role.DECODE)), busy=False)
+    first = advance(step.command, step.progress, UNDRAINING, 1.0)
+    assert first.send == sent(P0, CommandKind.SWITCH, 2, Role.DECODE)
+    refused = answered(first, busy=True)  # not drained after all, in its own eyes
+    refused = heard(refused, replace(refused.workers[P0].report, busy=False))
+    assert advance(refused, first.progress, UNDRAINING, 2.0).send is None
+    again = advance(refused, first.progress, UNDRAINING, 4.0)
+    assert again.send == sent(P0, CommandKind.SWITCH, 3, Role.DECODE)
+    still = answered(again, busy=True)
+    still = heard(still, replace(still.workers[P0].report, busy=False))
+    over = advance(still, again.progress, UNDRAINING, 61.0)
+    assert over.send == sent(P0, CommandKind.UNDRAIN, 4)
+    assert over.progress.problem == "p0 did not change its role"
 
 
 def test_a_move_ends_with_its_worker_or_its_controller() -> None:

@@ -13,7 +13,11 @@ from tandem.core.types import (
     WorkerInfo,
 )
 from tandem.router.actions import WorkerKey
+from tandem.router.admission.pressure import BrownOut
+from tandem.router.admission.terms import AdmissionCause, AdmissionDecision
+from tandem.router.live import Admitted
 from tandem.router.placement import WorkerView
+from tandem.router.queue import QueueEntry
 
 REQUEST = RequestId("r" * 32)
 
@@ -130,3 +134,19 @@ class SteppedClock:
 
     def now_s(self) -> float:
         return self.time_s
+
+
+def make_admitted(task: GenerationTask, entry: QueueEntry) -> Admitted:
+    """Taken because nothing was ahead."""
+    decision = AdmissionDecision(
+        request_id=task.request_id,
+        tenant=task.tenant,
+        priority=task.priority,
+        attempt=0,
+        cause=AdmissionCause.ROOM,
+        cost_tokens=entry.cost_tokens,
+        num_queued=0,
+        load_level=0.0,
+        brown_out=BrownOut.NONE,
+    )
+    return Admitted(task=task, entry=entry, decision=decision, limit_tokens=0.0)

@@ -4,6 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from tandem.core.types import PriorityClass
+from tandem.router.admission.buckets import TenantLimit
+from tandem.router.admission.config import AdmissionSection, LimitSection
 from tandem.router.config import (
     LimitsSection,
     PlacementSection,
@@ -34,6 +36,9 @@ def test_defaults_serve_loopback() -> None:
         {"timers": {"suspect_after_s": 5.0, "dead_after_s": 5.0}},
         {"placement": {"mode": "both"}},
         {"stream": {"max_buffered_tokens": 1}},
+        {"admission": {"default_limit": {"requests_per_minute": 0}}},
+        {"admission": {"brown_out_levels": [0.8, 0.9]}},
+        {"admission": {"tenant_limits": {"a": {"tokens": 1}}}},
     ],
 )
 def test_bad_values_are_refused(bad: dict[str, object]) -> None:
@@ -54,6 +59,35 @@ def test_sections_reach_their_parts() -> None:
     assert whole.dispatcher_policy().gap_timeout_s == 1.0
 
 
+def test_the_admission_section_reaches_the_gate() -> None:
+    section = AdmissionSection.model_validate(
+        {
+            "interactive_ttft_s": 1.0,
+            "ttft_reserve": 0.2,
+            "tenant_limits": {"a": {"tokens_per_minute": 6000, "burst_s": 10}},
+            "default_limit": {"requests_per_minute": 60},
+            "brown_out_levels": [0.5, 0.6, 0.7],
+            "brown_out_batch_tokens": 64,
+            "batch_yields": False,
+        }
+    )
+    policy = RouterConfig(admission=section).dispatcher_policy().admission
+    assert policy.ttft_slo_s == {PriorityClass.INTERACTIVE: 1.0}
+    assert policy.limits == {"a": TenantLimit(tokens=6000.0, burst_s=10.0)}
+    assert policy.default_limit == TenantLimit(requests=60.0)
+    assert policy.brown_out.levels == (0.5, 0.6, 0.7)
+    assert (policy.slo_reserve, policy.batch_max_tokens, policy.yields) == (0.2, 64, False)
+
+
 def test_every_field_is_described() -> None:
-    for section in (RouterConfig, LimitsSection, QueueSection, PlacementSection, TimersSection, StreamSection):
+    for section in (
+        AdmissionSection,
+        LimitSection,
+        RouterConfig,
+        LimitsSection,
+        QueueSection,
+        PlacementSection,
+        TimersSection,
+        StreamSection,
+    ):
         assert [name for name, field in section.model_fields.items() if not field.description] == []

@@ -1,12 +1,14 @@
 """Order, fairness and bounds of the central queue."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tandem.core.errors import Overloaded
 from tandem.core.ids import RequestId, Tenant
 from tandem.core.types import PriorityClass
+from tandem.router.admission.shedding import Line
 from tandem.router.queue import CentralQueue, QueueBounds, QueueEntry
 
 INTERACTIVE, STANDARD, BATCH = PriorityClass.INTERACTIVE, PriorityClass.STANDARD, PriorityClass.BATCH
@@ -170,30 +172,89 @@ def test_many_cancellations_leave_no_dead_weight() -> None:
     assert names(drain(queue)) == [f"r{index}" for index in range(9_990, 10_000)]
 
 
-def test_the_bound_is_in_seconds_of_work_in_the_same_and_higher_classes() -> None:
+def test_what_was_charged_too_much_is_given_back() -> None:
     queue = CentralQueue(QueueBounds())
-    for index in range(3):
-        queue.push(entry(f"r{index}", work_s=5.0))
-    queue.check_room(INTERACTIVE, num_servers=1)  # standard work is behind an interactive request
-    queue.check_room(STANDARD, num_servers=1)
-    queue.push(entry("s", work_s=20.0, priority=INTERACTIVE))
-    with pytest.raises(Overloaded) as caught:
-        queue.check_room(STANDARD, num_servers=1)
-    assert caught.value.retry_after_s == pytest.approx(30.0)
-    queue.check_room(STANDARD, num_servers=2)  # twice the workers, half the wait
+    for index in range(20):
+        queue.push(entry(f"a{index:02d}", tenant="a"))
+        queue.push(entry(f"b{index:02d}", tenant="b"))
+    drain(queue, most=4)
+    queue.settle(Tenant("a"), -150.0)  # two answers were shorter than they were charged
+    assert [e.tenant for e in drain(queue, most=4)] == ["a", "a", "b", "a"]
+    queue.settle(Tenant("stranger"), 1e9)
 
 
-def test_the_bound_in_count() -> None:
-    queue = CentralQueue(QueueBounds(max_count=2))
-    queue.push(entry("x", work_s=0.0))
-    queue.push(entry("y", work_s=0.0))
-    with pytest.raises(Overloaded) as caught:
-        queue.check_room(INTERACTIVE, num_servers=8)
-    assert caught.value.retry_after_s == 0.5
+def test_who_gave_its_place_away_is_not_charged_again() -> None:
+    queue = CentralQueue(QueueBounds())
+    queue.push(replace(entry("paid", tenant="a", cost=1000.0), is_paid=True))
+    queue.push(entry("a", tenant="a"))
+    queue.push(entry("b", tenant="b", deadline_s=1.0))
+    assert names(drain(queue)) == ["paid", "a", "b"]
 
 
-def test_a_request_that_finds_nothing_ahead_is_always_taken() -> None:
-    CentralQueue(QueueBounds()).check_room(BATCH, num_servers=0)
+Request = tuple[str, PriorityClass, float]
+requests = st.lists(
+    st.tuples(st.sampled_from("abc"), st.sampled_from([INTERACTIVE, STANDARD]), st.floats(1.0, 50.0)), max_size=40
+)
+
+
+@given(before=requests, waiting=requests, tenant=st.sampled_from("abcd"), priority=st.sampled_from(list(PriorityClass)))
+def test_what_is_said_to_be_ahead_is_what_is_served_first(
+    before: list[Request], waiting: list[Request], tenant: str, priority: PriorityClass
+) -> None:
+    """Up to one request per tenant: the discipline serves whole requests, the prediction a fluid."""
+    weights = {Tenant("a"): 2.0}
+    queue = CentralQueue(QueueBounds(batch_floor=0.0), weights)
+    for index, (name, urgency, cost) in enumerate(before):
+        queue.push(entry(f"before-{index}", tenant=name, priority=urgency, cost=cost))
+    drain(queue)
+    for index, (name, urgency, cost) in enumerate(waiting):
+        queue.push(entry(f"waiting-{index}", tenant=name, priority=urgency, cost=cost, work_s=cost))
+    newcomer = entry("newcomer", tenant=tenant, priority=priority, arrived_s=1.0)
+    said = queue.ahead_of(newcomer)
+    queue.push(newcomer)
+    served = drain(queue)
+    first = served[: names(served).index("newcomer")]
+    cost = sum(e.cost_tokens for e in first)
+    if tenant == "d" or not any(urgency is not priority for _, urgency, _ in waiting):
+        assert said.cost_tokens == pytest.approx(cost, abs=3 * 50.0)
+    assert said.work_s == pytest.approx(said.cost_tokens)
+    assert said.cost_tokens <= queue_cost(waiting) + 1e-6
+
+
+def queue_cost(waiting: list[Request]) -> float:
+    return sum(cost for _, _, cost in waiting)
+
+
+def test_a_flood_is_not_ahead_of_another_tenant() -> None:
+    queue = CentralQueue(QueueBounds())
+    for index in range(1000):
+        queue.push(entry(f"flood{index}", tenant="flood", work_s=1.0))
+    assert queue.ahead_of(entry("x", tenant="flood")).work_s == pytest.approx(1000.0)
+    assert queue.ahead_of(entry("y", tenant="victim")).work_s == 0.0
+    queue.push(entry("y", tenant="victim"))
+    assert queue.ahead_of(entry("z", tenant="victim")).work_s == pytest.approx(1.1)
+
+
+def test_batch_waits_for_the_rest_but_not_beyond_its_floor() -> None:
+    queue = CentralQueue(QueueBounds(batch_floor=0.1))
+    for index in range(100):
+        queue.push(entry(f"s{index}", work_s=1.0))
+    assert queue.ahead_of(entry("b", priority=BATCH)).work_s == pytest.approx(10.0)
+    queue.push(entry("b", priority=BATCH, work_s=1.0))
+    assert queue.ahead_of(entry("i", priority=STANDARD)).work_s == pytest.approx(101.0)
+    assert queue.ahead_of(entry("i", priority=INTERACTIVE)).work_s == 0.0
+    whatever = CentralQueue(QueueBounds(batch_floor=0.0))
+    whatever.push(entry("s", work_s=1.0))
+    assert whatever.ahead_of(entry("b", priority=BATCH)).work_s == 1.0
+
+
+def test_the_newest_of_a_line_is_who_joined_last() -> None:
+    queue = CentralQueue(QueueBounds())
+    for index in range(5):
+        queue.push(entry(f"r{index}", deadline_s=10.0 - index))
+    queue.discard(RequestId("r4"))
+    assert queue.newest_of(Line(priority=STANDARD, tenant=Tenant("a"))) == "r3"
+    assert queue.newest_of(Line(priority=BATCH, tenant=Tenant("a"))) is None
 
 
 def test_counters_of_tenants_that_left_are_forgotten() -> None:
@@ -236,3 +297,4 @@ def test_nothing_is_lost_or_served_twice(steps: list[tuple[str, int, str, Priori
         assert all((RequestId(name) in queue) == (name in waiting) for name in ever)
     assert set(names(drain(queue))) == waiting
     assert all(queue.work_ahead_s(c) == 0.0 for c in PriorityClass)
+    assert queue.waiting().cost_tokens == 0.0

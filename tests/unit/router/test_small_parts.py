@@ -1,5 +1,8 @@
 """Timers, expected lengths, phase clock, credits of the retry budget's neighbours: the small pure parts."""
 
+import math
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,7 +42,8 @@ def test_timers_of_ended_requests_can_be_forgotten() -> None:
 
 def test_lengths_begin_with_a_guess_and_stay_within_what_was_asked() -> None:
     lengths = OutputLengths(first_guess_tokens=100.0)
-    assert lengths.expected_tokens(A, 1000) == 150
+    assert lengths.expected_tokens(A, 1000) == pytest.approx(139, abs=10)  # the 75th percentile, if exponential
+    assert lengths.expected_tokens(A, 1000, share=0.9) == pytest.approx(230, abs=15)
     assert lengths.expected_tokens(A, 20) == 20
     for _ in range(100):
         lengths.observe(A, 0)
@@ -50,15 +54,28 @@ def test_lengths_of_one_tenant_are_not_anothers() -> None:
     lengths = OutputLengths(first_guess_tokens=100.0)
     for _ in range(100):
         lengths.observe(A, 10)
-    assert lengths.expected_tokens(A, 1000) == pytest.approx(15, abs=1)
-    assert lengths.expected_tokens(Tenant("b"), 1000) == 150
+    assert lengths.expected_tokens(A, 1000) == pytest.approx(10, abs=1)
+    assert lengths.expected_tokens(Tenant("b"), 1000) == pytest.approx(139, abs=10)
+
+
+@pytest.mark.parametrize("mean", [20.0, 300.0])
+def test_quantiles_of_lengths_are_learnt_and_old_ones_fade(mean: float) -> None:
+    dice = random.Random(1)
+    lengths = OutputLengths()
+    for _ in range(1000):
+        lengths.observe(A, 5000)
+    for _ in range(800):
+        lengths.observe(A, dice.expovariate(1.0 / mean))
+    for share in (0.5, 0.75, 0.9):
+        right = -mean * math.log(1.0 - share)
+        assert lengths.expected_tokens(A, 100_000, share=share) == pytest.approx(right, rel=0.35)
 
 
 def test_lengths_remember_a_bounded_number_of_tenants() -> None:
     lengths = OutputLengths()
     for index in range(5000):
         lengths.observe(Tenant(str(index)), 1)
-    assert len(lengths._means) <= 4096
+    assert len(lengths) <= 4096
 
 
 def prefill(compute_ms: float) -> PrefillDone:

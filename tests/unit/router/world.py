@@ -28,7 +28,7 @@ from tandem.router.event_trace import record_health
 from tandem.router.fleet import Fleet
 from tandem.router.health import HealthTimers
 from tandem.router.live import DispatcherPolicy
-from tandem.router.observer import SilentObserver
+from tandem.router.observer import Observer, SilentObserver
 from tandem.router.placement import PlacementPolicy
 from tandem.router.queue import CentralQueue, QueueBounds
 from tests.unit.router.builders import SteppedClock, make_delta, make_info, make_task
@@ -78,6 +78,7 @@ class World:
         policy: DispatcherPolicy | None = None,
         event_log: EventSink | None = None,
         cache: CacheView | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self.clock = SteppedClock()
         self._cache = cache
@@ -89,7 +90,7 @@ class World:
             policy=policy or DispatcherPolicy(placement=PlacementPolicy(tie_share=None)),
             clock=self.clock,
             send=lambda worker, command: self.sent.append((worker, command)),
-            observer=SilentObserver(),
+            observer=observer or SilentObserver(),
             event_log=event_log,
             cache=cache,
         )

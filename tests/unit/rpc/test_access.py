@@ -5,7 +5,7 @@ import hashlib
 import pytest
 from pydantic import ValidationError
 
-from tandem.admin.v1 import cache_pb2, cluster_pb2, registry_pb2
+from tandem.admin.v1 import cache_pb2, cluster_pb2, control_pb2, decisions_pb2, registry_pb2
 from tandem.core.errors import ConfigError, PermissionDenied, TandemError, Unauthenticated
 from tandem.core.ids import Tenant
 from tandem.inference.v1 import inference_pb2
@@ -92,11 +92,20 @@ def test_a_method_without_a_rule_is_nobodys(access: AccessControl) -> None:
 def test_every_method_of_our_protos_has_a_rule_and_only_they() -> None:
     ours = {
         f"/{service.full_name}/{method.name}"
-        for module in (inference_pb2, worker_pb2, worker_cache_pb2, cluster_pb2, registry_pb2, cache_pb2)
+        for module in (
+            inference_pb2,
+            worker_pb2,
+            worker_cache_pb2,
+            cluster_pb2,
+            registry_pb2,
+            cache_pb2,
+            control_pb2,
+            decisions_pb2,
+        )
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }
-    assert len(ours) == 21
+    assert len(ours) == 33
     assert {path for path in METHOD_RULES if path.startswith("/tandem.")} == ours
 
 

@@ -207,3 +207,11 @@ def test_details_of_another_domain_are_not_ours() -> None:
 
 def test_an_rpc_error_without_anything_is_internal() -> None:
     assert type(error_from_rpc(grpc.RpcError("odd"))) is InternalError
+
+
+def test_who_is_to_stay_away_is_told_so_in_grpcs_own_way() -> None:
+    status = status_of(Overloaded("later", metadata={"pushback": "-1"}))
+    assert dict(status.trailing_metadata)[PUSHBACK_KEY] == "-1"
+    again = error_from_rpc(FakeRpcError(status))
+    assert again.retry_after_s is None
+    assert again.metadata["pushback"] == "-1"

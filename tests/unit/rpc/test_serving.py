@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from tandem.core.errors import InvalidArgument, ModelError, Overloaded, Unavailable
 from tandem.core.ids import Tenant
 from tandem.inference.v1 import inference_pb2 as pb
-from tandem.rpc.context import CallContext, current_tenant
+from tandem.rpc.context import CallContext, attempt_of, current_tenant
 from tandem.rpc.serving import Service, bidirectional, streaming, unary
 
 PATH = "/s/m"
@@ -225,3 +225,11 @@ def test_a_service_knows_its_paths() -> None:
 
     handler = unary("/a.B/C", pb.DetokenizeResponse, _text, handle, _message)
     assert Service(name="a.B", methods={"C": handler, "D": handler}).paths() == ["/a.B/C", "/a.B/D"]
+
+
+@pytest.mark.parametrize(
+    ("header", "attempt"),
+    [(None, 0), ("", 0), ("0", 0), ("3", 3), ("-1", 0), ("x", 0), ("9999", 1000), ("99999", 0), ("\u0663", 0)],
+)
+def test_the_attempt_header_is_read_with_distrust(header: str | None, attempt: int) -> None:
+    assert attempt_of(header) == attempt

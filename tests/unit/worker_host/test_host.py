@@ -85,7 +85,7 @@ class _Bench:
     def role(self) -> ScriptedRole:
         return self.roles[0]
 
-    def _make_role(self, engine: Engine, outbox: Outbox, inbox: Inbox) -> ScriptedRole:
+    def _make_role(self, role: Role, engine: Engine, outbox: Outbox, inbox: Inbox) -> ScriptedRole:
         self.roles.append(ScriptedRole(self.engine, outbox))
         return self.roles[0]
 

@@ -17,6 +17,10 @@ class EngineCalls:
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
 
+    def post(self, do: Callable[[], None]) -> None:
+        """Have it done there; nobody waits for it."""
+        self._inbox.post(do)
+
     async def run(self, ask: Callable[[], Answer], *, timeout_s: float) -> Answer:
         """Return what ``ask`` returns there. Raises what it raises, and Unavailable after ``timeout_s``."""
         future: Future[Answer] = Future()

@@ -4,6 +4,7 @@ Shell and step are apart: ``_run`` waits, logs and survives; ``step`` is what te
 """
 
 import threading
+from collections.abc import Callable
 
 import structlog
 
@@ -55,6 +56,7 @@ class EngineLoop:
         self._last_step_ms = 0.0
         self._load = WorkerLoad(free_blocks=engine.num_blocks, total_blocks=engine.num_blocks)
         self._is_draining = False
+        self._busy_s = 0.0
         self.failure: BaseException | None = None
 
     def start(self) -> None:
@@ -83,6 +85,21 @@ class EngineLoop:
         """How long the present forward step has been running; 0 when none is."""
         began_s = self._step_began_s
         return 0.0 if began_s is None else 1e3 * (self._clock.now_s() - began_s)
+
+    @property
+    def busy_s(self) -> float:
+        """Time spent in forward steps since the start, the present one included; safe from any thread."""
+        return self._busy_s + self.step_age_ms / 1e3
+
+    @property
+    def role(self) -> RoleService:
+        """The role that is served; safe from any thread."""
+        return self._role
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether attempts have not ended here, or hand-overs are not over."""
+        return self._outbox.num_attempts > 0 or self._role.num_handovers > 0
 
     @property
     def num_attempts(self) -> int:
@@ -114,11 +131,25 @@ class EngineLoop:
     def _begin_draining(self) -> None:
         self._is_draining = True
 
+    def set_draining(self, draining: bool) -> None:
+        """Take new attempts, or none. Engine thread only."""
+        self._is_draining = draining
+
+    def replace_role(self, make: Callable[[], RoleService]) -> None:
+        """Serve another role over the same engine from now on. Engine thread only, and only while nothing is held.
+
+        What ``make`` raises leaves the present role as it was.
+        """
+        before = self._role
+        self._role = make()
+        before.close()
+
     def hand_over(self) -> None:
         """End every attempt that is still here, so that its router goes on with it elsewhere."""
-        self._inbox.post(self._hand_over)
+        self._inbox.post(self.hand_over_now)
 
-    def _hand_over(self) -> None:
+    def hand_over_now(self) -> None:
+        """The same, at once. Engine thread only."""
         for key in self._outbox.open_attempts():
             # The failure first: it is the attempt's last word, so what the role says of its release goes nowhere.
             self._fail(key, DRAINING, "this worker is leaving", retryable=True)
@@ -183,6 +214,7 @@ class EngineLoop:
             self._step_began_s = self._clock.now_s()
             result = self._engine.step()
             self._step_began_s = None
+            self._busy_s += result.stats.wall_s
             self._learn(result.stats)
             self._instruments.stepped(result)
             self._role.after_step(result)

@@ -14,7 +14,8 @@ from tandem.core.event_log import EventSink
 from tandem.core.event_log.events import RoleChanged
 from tandem.core.latency import LatencyEstimator
 from tandem.core.messages import Abort, AttachCommand, Beat, ForwardGrant, Hello, ReserveDecode, StartPrefill
-from tandem.core.types import WorkerInfo
+from tandem.core.role_commands import RoleAnswer, RoleCommand, RoleGuard
+from tandem.core.types import Role, WorkerInfo
 from tandem.engine.engine import Engine
 from tandem.worker_host.cache_service import WorkerCacheServiceHandler
 from tandem.worker_host.engine_calls import EngineCalls
@@ -25,21 +26,23 @@ from tandem.worker_host.instruments import WorkerInstruments
 from tandem.worker_host.outbox import Outbox
 from tandem.worker_host.pins import Pins
 from tandem.worker_host.role import RoleService
+from tandem.worker_host.role_desk import RoleDesk
 from tandem.worker_host.session import RouterSession
 
 _log = structlog.get_logger(__name__)
 _DRAIN_POLL_S = 0.05
+_COMMAND_S = 10.0  # a forward step may be long, and a role takes a moment to build
 
 
 class StuckStep(RuntimeError):
     """A forward step does not end: only a new process helps. Routers have given the worker up before."""
 
 
-RoleFactory = Callable[[Engine, Outbox, Inbox], RoleService]
+RoleFactory = Callable[[Role, Engine, Outbox, Inbox], RoleService]
 
 
 class WorkerHost:
-    """Runs one engine in one role for any number of routers.
+    """Runs one engine in one role at a time for any number of routers.
 
     Guarantees: when a router's stream ends, everything it began here is aborted; after `close` no thread, socket or
     block is left. Methods are for the asyncio thread unless they say otherwise.
@@ -69,10 +72,12 @@ class WorkerHost:
         inbox, outbox = Inbox(), Outbox(info.epoch, amend=pins.amend)
         self._calls = EngineCalls(inbox)
         self._clock = clock
-        self._role = make_role(engine, outbox, inbox)
+        self._make_role = make_role
+        self._parts = (engine, outbox, inbox)
+        self._instruments = instruments
         self._loop = EngineLoop(
             engine=engine,
-            role=self._role,
+            role=make_role(info.role, engine, outbox, inbox),
             inbox=inbox,
             outbox=outbox,
             estimator=estimator,
@@ -81,6 +86,12 @@ class WorkerHost:
             pins=pins,
         )
         instruments.show_load(info.worker_id, lambda: self._loop.load)
+        self._desk = RoleDesk(
+            RoleGuard(worker_id=info.worker_id, epoch=info.epoch, role=info.role),
+            self._loop,
+            make_role=self._build_role,
+            on_change=self._on_role_change,
+        )
         self._heartbeat = Heartbeat(make_beat=self._make_beat, broadcast=self._broadcast, period_s=beat_period_s)
         self._sessions: dict[str, RouterSession] = {}
         self._session_numbers = itertools.count()
@@ -140,16 +151,22 @@ class WorkerHost:
             latency=self._estimator.model().coefficients,
             load=self._loop.load,
             draining=self._loop.is_draining,
+            busy_s=self._loop.busy_s,
             holdings=WorkerHoldings(
                 num_attempts=self._loop.num_attempts,
-                num_handovers=self._role.num_handovers,
+                num_handovers=self._loop.role.num_handovers,
                 num_sessions=len(self._sessions),
                 num_tasks=len(asyncio.all_tasks()),
             ),
         )
 
+    async def command_role(self, command: RoleCommand) -> RoleAnswer:
+        """Obey a controller, or say why not. Raises Unavailable when the engine thread does not come to it in time."""
+        return await self._calls.run(lambda: self._desk.obey(command), timeout_s=_COMMAND_S)
+
     async def drain(self, timeout_s: float) -> int:
         """Take no new attempts and wait for the running ones; return how many were left when the time was over."""
+        self._calls.post(self._desk.leave)
         self._loop.drain()
         try:
             async with asyncio.timeout(timeout_s):
@@ -184,12 +201,30 @@ class WorkerHost:
         self._heartbeat.stop(timeout_s)
         if not self._loop.stop(timeout_s):
             _log.error("engine_thread_did_not_stop", step_age_ms=self._loop.step_age_ms)
-        self._role.close()
+        self._loop.role.close()
         self._log_state("stopped")
+
+    def _build_role(self, role: Role) -> RoleService:
+        """Make a role over the engine that is there. Engine thread, which has nothing to do meanwhile."""
+        engine, outbox, inbox = self._parts
+        told, engine.on_cached = engine.on_cached, None
+        try:
+            built = self._make_role(role, engine, outbox, inbox)
+        except BaseException:
+            engine.on_cached = told
+            raise
+        self._instruments.serve_as(role)
+        return built
+
+    def _on_role_change(self) -> None:
+        """Tell everybody who attached: routers follow with their next placement. Engine thread."""
+        self.info = replace(self.info, role=self._loop.role.role)
+        self._log_state("draining" if self._loop.is_draining else "serving")
+        self._broadcast(self._make_beat())
 
     def _log_state(self, state: Literal["serving", "draining", "stopped"]) -> None:
         if self._event_log is not None:
-            self._event_log.record(RoleChanged(role=self._role.role, state=state))
+            self._event_log.record(RoleChanged(role=self._loop.role.role, state=state))
 
     async def _until(self, is_so: Callable[[], bool]) -> None:
         """Wait for what the engine thread brings about; give up when that has failed and brings about no more.
@@ -202,7 +237,7 @@ class WorkerHost:
     def _make_beat(self) -> Beat:
         return Beat(
             worker_epoch=self.info.epoch,
-            role=self._role.role,
+            role=self._loop.role.role,
             draining=self._loop.is_draining,
             load=self._loop.load,
             step_age_ms=self._loop.step_age_ms,

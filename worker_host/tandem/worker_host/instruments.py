@@ -37,6 +37,10 @@ class WorkerInstruments:
         self._role = {ATTRIBUTE_ROLE: role.value}
         self._reasons: set[str] = set()
 
+    def serve_as(self, role: Role) -> None:
+        """From now on everything is counted under ``role``."""
+        self._role = {ATTRIBUTE_ROLE: role.value}
+
     def show_load(self, worker_id: WorkerId, read: Callable[[], WorkerLoad]) -> None:
         """Show the worker's load as gauges; ``read`` must be safe from any thread."""
         show_worker_load(self._meter, worker_id, read)

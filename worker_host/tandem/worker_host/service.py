@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from tandem.core.description import WorkerDescription
 from tandem.core.errors import FailedPrecondition, InvalidArgument
 from tandem.core.messages import PROTOCOL_VERSION, AttachCommand, Hello, WorkerMessage
+from tandem.core.role_commands import RoleAnswer, RoleCommand
 from tandem.rpc.context import CallContext
 from tandem.worker_host.host import WorkerHost
 from tandem.worker_host.session import RouterSession
@@ -35,6 +36,10 @@ class WorkerServiceHandler:
     async def get_info(self, call: CallContext) -> WorkerDescription:
         """Tell who this worker is."""
         return self._host.describe()
+
+    async def set_role(self, command: RoleCommand, call: CallContext) -> RoleAnswer:
+        """Obey a controller, or say why not."""
+        return await self._host.command_role(command)
 
     async def drain(self, timeout_s: float, call: CallContext) -> int:
         """Take no new work; return how many attempts are left."""

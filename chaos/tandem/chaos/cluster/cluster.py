@@ -84,7 +84,9 @@ class ChaosCluster:
             runtime=self._runtime,
             log_folder=self.folders.logs,
             progress=SilentProgress(),
-            programs=Programs(router_variables=self.options.router_variables),
+            programs=Programs(
+                router_variables=self.options.router_variables, controller_variables=self.options.controller_variables
+            ),
         )
         self._clients: dict[str, AsyncClient] = {}
         self._operator_client: AsyncClient | None = None
@@ -132,6 +134,11 @@ class ChaosCluster:
                 self.public_address, api_key=None if key is None else key.text, retries=0, num_connections=4
             )
         return self._clients[tenant].with_options(retries=retries)
+
+    def api_key(self, tenant: str) -> str | None:
+        """The tenant's key, for whoever brings its own client; None without keys."""
+        key = self._keys.get(tenant)
+        return None if key is None else key.text
 
     def sync_client(self, tenant: str = LOCAL_TENANT, *, retries: int = 0) -> Client:
         """Return the blocking SDK of a tenant, to be closed by the caller."""
@@ -191,6 +198,11 @@ class ChaosCluster:
     def num_restarts(self, worker_id: str) -> int:
         """How often a worker was started again."""
         return next(p.num_restarts for p in self._runtime.processes() if p.worker_id == worker_id)
+
+    @property
+    def controller_pid(self) -> int | None:
+        """Pid of the controller's present process; None while there is none."""
+        return self._supervisor.controller_pid
 
     def pids(self) -> Mapping[str, int]:
         """Pids of every running process, the router's as ``router``."""

@@ -39,6 +39,7 @@ class ChaosOptions:
         default_factory=WorkerChaos
     )  # what every worker has that is not named in ``workers``
     router_variables: Mapping[str, str] = field(default_factory=dict)
+    controller_variables: Mapping[str, str] = field(default_factory=dict)
     tenants: tuple[str, ...] = ()  # more than none: each gets a key; a router with keys refuses failpoints
     insecure: bool = False  # the harness may talk to addresses that are not loopback: network namespaces of its own
     transports: tuple[Literal["shm", "tcp"], ...] = ("shm", "tcp")

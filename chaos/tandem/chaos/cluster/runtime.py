@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tandem.chaos.cluster.options import ChaosOptions, WorkerChaos
 from tandem.chaos.tagged.settings import TaggedWorkerConfig
-from tandem.cluster.programs.config import WorkerProgramConfig
+from tandem.cluster.programs.config import ControllerProgramConfig, WorkerProgramConfig
 from tandem.cluster.runtime.base import OnStatus, WorkerProcess
 from tandem.cluster.runtime.local import LocalRuntime
 from tandem.core.errors import SetupError
@@ -27,6 +27,18 @@ class TaggedRuntime:
         """Start all workers and wait until each is ready."""
         tagged = [self._tagged(config) for config in workers]
         await self._local.start(tagged, on_status=on_status, timeout_s=timeout_s)
+
+    async def add(self, worker: WorkerProgramConfig, *, timeout_s: float) -> None:
+        """Start one more worker."""
+        await self._local.add(self._tagged(worker), timeout_s=timeout_s)
+
+    async def remove(self, worker_id: str, *, grace_s: float) -> None:
+        """Drain and end one worker."""
+        await self._local.remove(worker_id, grace_s=grace_s)
+
+    async def host_controller(self, program: ControllerProgramConfig) -> bool:
+        """Leave it to the caller."""
+        return await self._local.host_controller(program)
 
     async def wait(self) -> SetupError:
         """Never return: workers are started again."""

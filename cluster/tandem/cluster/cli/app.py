@@ -16,6 +16,7 @@ from tandem.cluster.cli import options as opt
 from tandem.cluster.cli.cache import cache_app
 from tandem.cluster.cli.errors import run_guarded
 from tandem.cluster.cli.policy import policy_app
+from tandem.cluster.cli.watching import add_watching
 
 app = typer.Typer(
     name="tandem",
@@ -31,6 +32,7 @@ app.add_typer(certs_app, name="certs")
 app.add_typer(keys_app, name="keys")
 app.add_typer(cache_app, name="cache")
 app.add_typer(policy_app, name="policy")
+add_watching(app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,5 +1,5 @@
 """`tandem policy …`: names, arguments, help. Imports what it does when it is called, as `tandem.cluster.cli.app`."""
-# ruff: noqa: PLC0415
+# ruff: noqa: PLC0415, PLR0917
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,9 @@ import typer
 
 from tandem.cluster.cli import options as opt
 
-policy_app = typer.Typer(help="Autoscaling policies: check, compare, convert.", no_args_is_help=True)
+policy_app = typer.Typer(help="Autoscaling policies: check, compare, apply, convert.", no_args_is_help=True)
+
+Internal = Annotated[str | None, typer.Option(help="Internal address of a router, host:port.")]
 
 
 @policy_app.command("validate")
@@ -33,6 +35,28 @@ def policy_diff(
 
     if run_diff(old, new, as_json=as_json) and exit_code:
         raise typer.Exit(1)
+
+
+@policy_app.command("apply")
+def policy_apply(
+    file: Annotated[Path, typer.Option("--file", "-f", help="The policy.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and compare; apply nothing.")] = False,
+    name: opt.Name = None,
+    address: Internal = None,
+    ca: opt.Ca = None,
+    cert: opt.Cert = None,
+    key: opt.Key = None,
+    key_file: opt.KeyFile = None,
+    insecure: opt.Insecure = False,
+) -> None:
+    """Give the running cluster a policy; its controller takes it up without a restart. Shows what is new in it."""
+    from tandem.cluster.commands.connection import Connection
+    from tandem.cluster.commands.policy import run_apply
+
+    connection = Connection(
+        name=name, address=address, ca=ca, certificate=cert, key=key, key_file=key_file, insecure=insecure
+    )
+    run_apply(file, connection, dry_run=dry_run)
 
 
 @policy_app.command("convert")

@@ -1,20 +1,61 @@
-"""`tandem policy`: checks policies, compares them, makes them out of other autoscalers' files."""
+"""`tandem policy`: checks policies, compares them, applies them, makes them out of other autoscalers' files."""
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from tandem.cluster.commands.connection import Connection
 from tandem.cluster.commands.terminal import open_terminal
 from tandem.controller.policy.convert.draft import render
 from tandem.controller.policy.convert.hpa import SourceText, draft_from_hpas, is_hpa
 from tandem.controller.policy.convert.ray_serve import draft_from_ray_serve
-from tandem.controller.policy.diff import Scalar, differences
+from tandem.controller.policy.diff import Change, Scalar, differences
 from tandem.controller.policy.model import AutoscalingPolicy
-from tandem.core.config.yaml_file import load_yaml_config, read_yaml_text
-from tandem.core.environment import read_environment
+from tandem.core.config.yaml_file import load_yaml_config, parse_yaml_config, read_yaml_text
+from tandem.core.environment import Environment, read_environment
 from tandem.core.errors import ConfigError
 from tandem.core.types import Role
+
+_TIMEOUT_S = 10.0
+
+
+def run_apply(file: Path, connection: Connection, *, dry_run: bool) -> None:
+    """Check a policy and give it to the cluster; the running controller takes it up. Raises ConfigError."""
+    environment = read_environment()
+    terminal = open_terminal(environment)
+    text = read_yaml_text(file)
+    policy = parse_yaml_config(text, AutoscalingPolicy, name=str(file))
+    changes = asyncio.run(_changes(connection, environment, policy))
+    for change in changes or ():
+        terminal.say(f"{change.path}: {_shown(change.before)} → {_shown(change.after)}")
+    if dry_run:
+        terminal.note(f"{file}: ok; nothing was applied")
+        return
+    version = asyncio.run(_apply(connection, environment, text))
+    what = "no difference" if changes is not None and not changes else policy.spec.mode.value
+    terminal.say(f"{policy.metadata.name} applied ({what}), version {version}")
+
+
+async def _changes(
+    connection: Connection, environment: Environment, policy: AutoscalingPolicy
+) -> Sequence[Change] | None:
+    """Return what is new in a policy; None = none was applied before, or none that can be read."""
+    async with connection.internal_client(environment, timeout_s=_TIMEOUT_S) as client:
+        record = await client.applied_policy()
+    if record is None:
+        return None
+    try:
+        before = parse_yaml_config(record.value.decode("utf-8"), AutoscalingPolicy, name="the applied policy")
+    except (ConfigError, UnicodeDecodeError):
+        return None
+    return differences(before, policy)
+
+
+async def _apply(connection: Connection, environment: Environment, text: str) -> int:
+    async with connection.internal_client(environment, timeout_s=_TIMEOUT_S) as client:
+        return await client.apply_policy(text)
 
 
 def run_validate(files: Sequence[Path]) -> None:

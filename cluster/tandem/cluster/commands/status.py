@@ -37,7 +37,7 @@ def status_lines(status: ClusterStatus) -> list[str]:
     ready = "ready" if status.ready else f"not ready: {status.not_ready_reason}"
     ended = ", ".join(f"{count} {outcome}" for outcome, count in sorted(status.num_ended.items()) if count)
     lines = [
-        f"{status.model}  {ready}  ({status.router_id}, up {_duration(status.uptime_s)})",
+        f"{status.model}  {ready}  ({status.router_id}, up {duration(status.uptime_s)})",
         f"{status.num_running} running, {status.num_queued} queued" + (f"; ended: {ended}" if ended else ""),
     ]
     lines += [*_serving_lines(status), *_cache_lines(status)]
@@ -52,7 +52,7 @@ def _serving_lines(status: ClusterStatus) -> list[str]:
     if not serving.cause:
         return []
     cause = serving.cause.replace("_", " ")
-    return [f"serving: {serving.mode.value} for {_duration(serving.since_s)} (mostly: {cause})"]
+    return [f"serving: {serving.mode.value} for {duration(serving.since_s)} (mostly: {cause})"]
 
 
 def _cache_lines(status: ClusterStatus) -> list[str]:
@@ -70,7 +70,8 @@ def _row(worker: WorkerStatus) -> list[str]:
     return [info.worker_id, info.role.value, worker.state.value, *counts, info.address, str(info.pid)]
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a length of time as people say it."""
     minutes, rest_s = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest_s} s" if minutes else f"{rest_s} s"

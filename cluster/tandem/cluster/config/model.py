@@ -106,6 +106,17 @@ class RegistrySection(ConfigModel):
     """Prefix of every key."""
 
 
+class ControllerSection(ConfigModel):
+    """Who moves the ratio of prefill to decode workers and their number; see docs/policy.md."""
+
+    enabled: bool = False
+    """Run a controller. Without a policy it waits for one (`tandem policy apply`)."""
+    policy: Path | None = None
+    """Policy file; it is read again when it changes."""
+    tls: TlsFiles | None = None
+    """Certificate of role controller, its key and the CA; not set = that of the workers."""
+
+
 class ObservabilitySection(ConfigModel):
     """Logs."""
 
@@ -144,5 +155,7 @@ class ClusterConfig(ConfigModel):
     """How computed prefixes are kept and found again."""
     registry: RegistrySection = RegistrySection()
     """Where workers announce themselves."""
+    controller: ControllerSection = ControllerSection()
+    """Autoscaling and role switches."""
     observability: ObservabilitySection = ObservabilitySection()
     """Logs."""

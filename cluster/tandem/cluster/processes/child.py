@@ -113,6 +113,14 @@ class ChildProcess:
                 self.signal(last_resort)
         return await self.wait()
 
+    async def send_line(self, line: str) -> None:
+        """Write one line to the child, which must read its lifeline. A child that is gone is no error."""
+        if self._process.stdin is None or self._process.stdin.is_closing():
+            return
+        with contextlib.suppress(ConnectionError):
+            self._process.stdin.write(line.encode() + b"\n")
+            await self._process.stdin.drain()
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the child's whole session; no error when it is gone already."""
         try:

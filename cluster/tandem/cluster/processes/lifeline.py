@@ -24,8 +24,12 @@ def report(event: str, **facts: Any) -> None:
         return
 
 
-def watch_lifeline(on_end: Callable[[], None], *, last_resort_s: float = 90.0) -> threading.Thread:
+def watch_lifeline(
+    on_end: Callable[[], None], *, last_resort_s: float = 90.0, on_line: Callable[[str], None] = lambda _: None
+) -> threading.Thread:
     """Call ``on_end`` from a daemon thread once stdin closes; ``last_resort_s`` later the process ends, come what may.
+
+    ``on_line`` gets each further line that the parent writes, from the same thread.
 
     The parent may have been killed, and then nobody is left to end a child that hangs.
     """
@@ -34,8 +38,11 @@ def watch_lifeline(on_end: Callable[[], None], *, last_resort_s: float = 90.0) -
 
     def run() -> None:
         # The raw descriptor: a thread that sleeps inside the buffered reader makes the interpreter abort at its end.
-        while os.read(descriptor, 4096):
-            pass
+        left = b""
+        while data := os.read(descriptor, 4096):
+            *lines, left = (left + data).split(b"\n")
+            for line in lines:
+                on_line(line.decode("utf-8", errors="replace"))
         on_end()
         threading.Event().wait(last_resort_s)
         os._exit(1)

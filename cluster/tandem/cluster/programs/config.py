@@ -121,6 +121,29 @@ class RouterProgramConfig(ConfigModel):
     """Form of log lines."""
 
 
+class ControllerProgramConfig(ConfigModel):
+    """The controller process."""
+
+    controller_id: str = pydantic.Field(default="controller-0", pattern=r"^[a-zA-Z0-9._-]{1,64}$")
+    """Name of this controller; its next life under the same name takes over at once."""
+    policy: Path | None = None
+    """Policy file; nothing = only what is applied counts."""
+    registry: RegistryTarget
+    """Where it looks for workers and keeps its records."""
+    routers: list[str] = pydantic.Field(min_length=1)
+    """Internal addresses of the routers, host:port."""
+    lease_s: float = pydantic.Field(default=10.0, ge=1.0, le=600.0)
+    """How long it must have been silent before another controller takes over."""
+    tls: TlsFiles | None = None
+    """Internal TLS; the certificate's role must be controller."""
+    insecure: bool = False
+    """Allow internal plain text beyond loopback."""
+    log_level: str = "info"
+    """Least severe log line."""
+    log_style: Literal["console", "json"] = "console"
+    """Form of log lines."""
+
+
 class PlacedWorker(ConfigModel):
     """One worker and what Ray reserves for it."""
 
@@ -136,6 +159,17 @@ class PlacedWorker(ConfigModel):
         return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
 
 
+class RayOrder(ConfigModel):
+    """A line from the supervisor to Ray's driver; exactly one field is set."""
+
+    add: PlacedWorker | None = None
+    """Start one more worker."""
+    remove: str | None = None
+    """Drain a worker and end it for good."""
+    controller: ControllerProgramConfig | None = None
+    """Run the controller as a detached actor."""
+
+
 class RayProgramConfig(ConfigModel):
     """Ray's driver process."""
 
@@ -147,6 +181,8 @@ class RayProgramConfig(ConfigModel):
     """Strategy of the placement group."""
     workers: list[PlacedWorker]
     """Every worker of the cluster."""
+    may_scale: bool = False
+    """Further workers may be ordered: a Ray of our own promises room for them."""
     announce_node_address: bool = False
     """Workers bind to and announce the address of the node they run on, not their configured host."""
     temp_folder: Path

@@ -2,7 +2,12 @@
 
 from urllib.parse import urlsplit
 
-from tandem.cluster.programs.config import RegistryTarget, RouterProgramConfig, WorkerProgramConfig
+from tandem.cluster.programs.config import (
+    ControllerProgramConfig,
+    RegistryTarget,
+    RouterProgramConfig,
+    WorkerProgramConfig,
+)
 from tandem.router.config import RouterConfig
 from tandem.rpc.addresses import is_loopback
 
@@ -12,6 +17,12 @@ def worker_exposure(config: WorkerProgramConfig) -> list[str]:
     found = [f"{name}={host}" for name, host in _worker_hosts(config) if not is_loopback(host)]
     found += (["tls"] if config.tls is not None else []) + (["insecure"] if config.insecure else [])
     return found + _registry_exposure(config.registry)
+
+
+def controller_exposure(config: ControllerProgramConfig) -> list[str]:
+    """Name what makes this controller one of other machines, or trusted by them."""
+    flags = (["tls"] if config.tls is not None else []) + (["insecure"] if config.insecure else [])
+    return flags + _registry_exposure(config.registry)
 
 
 def router_program_exposure(config: RouterProgramConfig) -> list[str]:

@@ -21,8 +21,8 @@ _AFTER_GRACE_S = 30.0
 def serve(config: RayProgramConfig) -> None:
     """Start everything, report ``ready``, watch until the lifeline ends, then drain."""
     ended = threading.Event()
-    watch_lifeline(ended.set, last_resort_s=config.stop_timeout_s + _AFTER_GRACE_S)
     driver = RayDriver(config, ended)
+    watch_lifeline(ended.set, last_resort_s=config.stop_timeout_s + _AFTER_GRACE_S, on_line=driver.order)
     try:
         driver.start()
         report("ready")

@@ -32,7 +32,7 @@ def role_factory(
     *,
     event_log: EventSink | None = None,
 ) -> RoleFactory:
-    """Return what makes the configured role over an engine."""
+    """Return what makes a role over an engine; the worker begins with the configured one."""
 
     def make_prefill(engine: Engine, outbox: Outbox, inbox: Inbox) -> RoleService:
         memory = EngineBlockMemory(engine.table, engine.pool)
@@ -80,7 +80,10 @@ def role_factory(
             clock=clock,
         )
 
-    return make_prefill if config.role is Role.PREFILL else make_decode
+    def make(role: Role, engine: Engine, outbox: Outbox, inbox: Inbox) -> RoleService:
+        return (make_prefill if role is Role.PREFILL else make_decode)(engine, outbox, inbox)
+
+    return make
 
 
 def _tls_context(files: TlsFiles | None, purpose: ssl.Purpose) -> ssl.SSLContext | None:

@@ -8,6 +8,7 @@ from tandem.cluster.processes.lifeline import read_config_line, report, stop_eve
 from tandem.cluster.programs.config import RegistryTarget, RouterProgramConfig
 from tandem.cluster.programs.exposure import router_program_exposure
 from tandem.cluster.registry.redis_directory import RedisDirectory
+from tandem.cluster.registry.redis_records import RedisRecords
 from tandem.cluster.registry.redis_registry import RedisRegistry
 from tandem.core.clock import MonotonicClock
 from tandem.core.errors import TandemError
@@ -29,7 +30,9 @@ async def serve(config: RouterProgramConfig) -> None:
     registry = _redis_registry(config.registry)
     directory: WorkerDirectory = MemoryDirectory(MonotonicClock()) if registry is None else RedisDirectory(registry)
     model = await asyncio.to_thread(ServedModel.load, config.model_folder, name=config.router.served_model)
-    router = Router(config.router, model, directory, cache=config.cache)
+    target = config.registry
+    records = None if registry is None else RedisRecords(target.url, namespace=target.namespace)
+    router = Router(config.router, model, directory, cache=config.cache, records=records)
     await router.start()
     report("ready", public_address=router.address, internal_address=router.internal_address)
     telling = asyncio.create_task(_tell_workers(router))
@@ -40,6 +43,8 @@ async def serve(config: RouterProgramConfig) -> None:
         await asyncio.gather(telling, return_exceptions=True)
         if registry is not None:
             await registry.close()
+        if records is not None:
+            await records.close()
 
 
 async def _tell_workers(router: Router) -> None:

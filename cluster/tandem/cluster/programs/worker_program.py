@@ -136,7 +136,7 @@ class WorkerProgram:
 
     async def _serve(self, host: WorkerHost, stop: asyncio.Event) -> None:
         withdrawn = asyncio.Event()
-        announcing = asyncio.create_task(keep_announced(self._registry(), host.info, withdrawn))
+        announcing = asyncio.create_task(keep_announced(self._registry(), lambda: host.info, withdrawn))
         try:
             while host.failure is None:
                 try:

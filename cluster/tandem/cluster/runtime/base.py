@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tandem.cluster.programs.config import WorkerProgramConfig
+from tandem.cluster.programs.config import ControllerProgramConfig, WorkerProgramConfig
 from tandem.core.errors import SetupError
 
 OnStatus = Callable[[str, str], None]
@@ -29,6 +29,18 @@ class WorkerRuntime(Protocol):
 
         Raises SetupError with the worker's own words when one can't start; nothing is left then.
         """
+        ...
+
+    async def add(self, worker: WorkerProgramConfig, *, timeout_s: float) -> None:
+        """Start one more worker and wait until it is ready. Raises SetupError; nothing of it is left then."""
+        ...
+
+    async def remove(self, worker_id: str, *, grace_s: float) -> None:
+        """Let one worker finish what it runs, at most ``grace_s``, then end it for good. Unknown ones are no error."""
+        ...
+
+    async def host_controller(self, program: ControllerProgramConfig) -> bool:
+        """Run the controller where the workers run; False: the caller must. Raises SetupError."""
         ...
 
     async def wait(self) -> SetupError:

@@ -9,7 +9,7 @@ import structlog
 
 from tandem.cluster.processes.child import ChildSpec
 from tandem.cluster.processes.service import Service
-from tandem.cluster.programs.config import WorkerProgramConfig
+from tandem.cluster.programs.config import ControllerProgramConfig, WorkerProgramConfig
 from tandem.cluster.runtime.backoff import Backoff
 from tandem.cluster.runtime.base import OnStatus, WorkerProcess
 from tandem.core.environment import child_environment
@@ -34,10 +34,12 @@ class LocalRuntime:
         self._module = module
         self._variables = variables
         self._slots: list[_Slot] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._on_status: OnStatus = _ignore
 
     async def start(self, workers: Sequence[WorkerProgramConfig], *, on_status: OnStatus, timeout_s: float) -> None:
         """Start all workers at once; raises the first one's SetupError, and nothing is left then."""
+        self._on_status = on_status
         self._slots = [_Slot(self._spec(config), on_status) for config in workers]
         try:
             await asyncio.gather(*(slot.service.start(timeout_s) for slot in self._slots))
@@ -45,14 +47,39 @@ class LocalRuntime:
             await self.stop(grace_s=1.0)
             raise
         for slot in self._slots:
-            task = asyncio.create_task(slot.keep_filled(timeout_s), name=f"keep {slot.service.spec.name}")
-            self._tasks.add(task)
+            self._keep(slot, timeout_s)
+
+    async def add(self, worker: WorkerProgramConfig, *, timeout_s: float) -> None:
+        """Start one more worker and wait until it is ready."""
+        slot = _Slot(self._spec(worker), self._on_status)
+        self._slots.append(slot)
+        try:
+            await slot.service.start(timeout_s)
+        except BaseException:
+            self._slots.remove(slot)
+            await slot.service.stop(grace_s=1.0)
+            raise
+        self._keep(slot, timeout_s)
+
+    async def remove(self, worker_id: str, *, grace_s: float) -> None:
+        """Drain and end one worker; it is not started again."""
+        for slot in [slot for slot in self._slots if slot.service.spec.name == worker_id]:
+            self._slots.remove(slot)
+            task = self._tasks.pop(worker_id, None)
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            await slot.service.stop(grace_s=grace_s)
+
+    async def host_controller(self, program: ControllerProgramConfig) -> bool:
+        """Leave it to the caller."""
+        return False
 
     async def stop(self, *, grace_s: float) -> None:
         """Drain and end every worker, all at once."""
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         self._tasks.clear()
         await asyncio.gather(*(slot.service.stop(grace_s=grace_s) for slot in self._slots))
 
@@ -69,6 +96,10 @@ class LocalRuntime:
         """End every worker now, without a drain."""
         for slot in self._slots:
             slot.service.kill()
+
+    def _keep(self, slot: "_Slot", timeout_s: float) -> None:
+        name = slot.service.spec.name
+        self._tasks[name] = asyncio.create_task(slot.keep_filled(timeout_s), name=f"keep {name}")
 
     def _spec(self, config: WorkerProgramConfig) -> ChildSpec:
         return ChildSpec(
@@ -119,3 +150,7 @@ class _Slot:
 
     def _on_event(self, status: dict[str, Any]) -> None:
         self._on_status(self.service.spec.name, str(status.get("detail", status.get("event", ""))))
+
+
+def _ignore(worker: str, what: str) -> None:
+    """Drop a status."""

@@ -30,7 +30,7 @@ class WorkerActor:
     def __init__(self, config_json: str, *, announce_node_address: bool, log_file: str) -> None:
         """Start the program and return at once; ``log_file`` takes this process's stderr, unless it is empty."""
         if log_file:
-            _send_stderr_to(Path(log_file))
+            send_stderr_to(Path(log_file))
         config = WorkerProgramConfig.model_validate_json(config_json)
         if announce_node_address:
             config = config.model_copy(update={"host": str(ray.util.get_node_ip_address())})  # type: ignore[no-untyped-call]
@@ -90,7 +90,8 @@ class WorkerActor:
         self._detail = "ready"
 
 
-def _send_stderr_to(path: Path) -> None:
+def send_stderr_to(path: Path) -> None:
+    """Let this process write its log into a file of its own."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(descriptor, 2)
     os.close(descriptor)

@@ -1,5 +1,6 @@
 """Workers as Ray actors. This is the supervisor's side: it talks to `ray_process`, and never loads Ray itself."""
 
+import asyncio
 import os
 import secrets
 import shutil
@@ -12,8 +13,15 @@ import structlog
 
 from tandem.cluster.config.model import ClusterConfig
 from tandem.cluster.processes.child import ChildSpec
+from tandem.cluster.processes.failure import setup_error
 from tandem.cluster.processes.service import Service
-from tandem.cluster.programs.config import PlacedWorker, RayProgramConfig, WorkerProgramConfig
+from tandem.cluster.programs.config import (
+    ControllerProgramConfig,
+    PlacedWorker,
+    RayOrder,
+    RayProgramConfig,
+    WorkerProgramConfig,
+)
 from tandem.cluster.runtime.base import OnStatus, WorkerProcess
 from tandem.core.environment import child_environment
 from tandem.core.errors import ConfigError, EnvironmentProblem, SetupError
@@ -36,6 +44,9 @@ class RayRuntime:
         self._temp_folder: Path | None = None
         self._on_status: OnStatus = _ignore
         self._workers: dict[str, WorkerProcess] = {}
+        self._changed = asyncio.Event()
+        self._failures: dict[str, SetupError] = {}
+        self._ended: set[str] = set()
 
     async def start(self, workers: Sequence[WorkerProgramConfig], *, on_status: OnStatus, timeout_s: float) -> None:
         """Start Ray if need be, and all workers. Raises SetupError; nothing is left then."""
@@ -67,6 +78,50 @@ class RayRuntime:
             return EnvironmentProblem("ray was never started")
         return await self._service.wait()
 
+    async def add(self, worker: WorkerProgramConfig, *, timeout_s: float) -> None:
+        """Start one more worker in a placement group of its own, which Ray's autoscaler may have to make room for."""
+        name = worker.worker_id
+        self._failures.pop(name, None)
+        self._ended.discard(name)
+        await self._order(RayOrder(add=self._placed(worker)))
+        try:
+            async with asyncio.timeout(timeout_s):
+                while name not in self._workers or not self._workers[name].is_running:
+                    if name in self._failures:
+                        raise self._failures[name]
+                    await self._news()
+        except TimeoutError:
+            await self._order(RayOrder(remove=name))
+            raise EnvironmentProblem(
+                f"{name} was not ready after {timeout_s:g} s",
+                remedy="`ray status` tells whether Ray waits for resources",
+            ) from None
+
+    async def remove(self, worker_id: str, *, grace_s: float) -> None:
+        """Drain and end one worker; its resources are given back."""
+        await self._order(RayOrder(remove=worker_id))
+        try:
+            async with asyncio.timeout(grace_s + 10.0):
+                while worker_id not in self._ended:
+                    await self._news()
+        except TimeoutError:
+            _log.warning("worker_not_ended", worker=worker_id)
+
+    async def host_controller(self, program: ControllerProgramConfig) -> bool:
+        """Run it as a detached actor."""
+        await self._order(RayOrder(controller=program))
+        return True
+
+    async def _order(self, order: RayOrder) -> None:
+        child = None if self._service is None else self._service.child
+        if child is None:
+            raise EnvironmentProblem("ray was never started")
+        await child.send_line(order.model_dump_json())
+
+    async def _news(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
     async def stop(self, *, grace_s: float) -> None:
         """Drain and end every worker, and Ray if it is ours."""
         if self._service is not None:
@@ -84,16 +139,13 @@ class RayRuntime:
         return tuple(self._workers[name] for name in sorted(self._workers))
 
     def _program(self, workers: Sequence[WorkerProgramConfig], temp_folder: Path, timeout_s: float) -> RayProgramConfig:
-        config, pools = self._config, self._config.pools
-        sections = {Role.PREFILL: pools.prefill, Role.DECODE: pools.decode}
+        config = self._config
         return RayProgramConfig(
             address=config.runtime.address,
             namespace=config.metadata.name,
             placement=config.runtime.placement,
-            workers=[
-                PlacedWorker(program=worker, cpus=sections[worker.role].cpus, gpus=sections[worker.role].gpus)
-                for worker in workers
-            ],
+            workers=[self._placed(worker) for worker in workers],
+            may_scale=config.controller.enabled,
             announce_node_address=workers_are_elsewhere(config),
             temp_folder=temp_folder,
             log_folder=self._log_folder,
@@ -103,9 +155,20 @@ class RayRuntime:
             log_style=config.observability.log_style,
         )
 
+    def _placed(self, worker: WorkerProgramConfig) -> PlacedWorker:
+        pools = self._config.pools
+        section = pools.prefill if worker.role is Role.PREFILL else pools.decode
+        return PlacedWorker(program=worker, cpus=section.cpus, gpus=section.gpus)
+
     def _on_event(self, status: dict[str, Any]) -> None:
         name, detail = str(status.get("worker", "ray")), str(status.get("detail", ""))
         self._on_status(name, detail)
+        self._changed.set()
+        if status.get("event") == "worker_failed":
+            self._failures[name] = setup_error(name, status, remedy="see the log of that worker")
+        if status.get("event") == "worker_ended":
+            self._ended.add(name)
+            self._workers.pop(name, None)
         if status.get("event") != "worker":
             return
         pid = status.get("pid")

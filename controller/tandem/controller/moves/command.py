@@ -64,6 +64,16 @@ def claims(command: Command, workers: Iterable[tuple[WorkerId, Epoch]]) -> tuple
     )
 
 
+def polls(command: Command, workers: Iterable[tuple[WorkerId, Epoch]]) -> tuple[RoleCommand, ...]:
+    """Return what asks each of these how it is: a claim, which changes nothing where it has been made."""
+    if command.deposed:
+        return ()
+    return tuple(
+        RoleCommand(kind=CommandKind.CLAIM, worker_id=worker_id, epoch=epoch, term=command.term, sequence=0)
+        for worker_id, epoch in workers
+    )
+
+
 def heard(command: Command, report: RoleReport) -> Command:
     """Take a worker's report: its claim, the answer to a command, or the news that another controller rules."""
     if report.term > command.term:
@@ -113,6 +123,13 @@ def switch(command: Command, worker_id: WorkerId, to: Role) -> Ordered:
     if not is_drained(command, worker_id):
         return Ordered(command=command, refusal=f"{worker_id} has not said that it is drained")
     return _order(command, worker_id, CommandKind.SWITCH, to)
+
+
+def hand_over(command: Command, worker_id: WorkerId) -> Ordered:
+    """Order a draining worker to end what is left, so that routers continue it elsewhere."""
+    if worker_id not in command.workers:
+        return Ordered(command=command, refusal=f"{worker_id} is not claimed")
+    return _order(command, worker_id, CommandKind.HAND_OVER)
 
 
 def is_drained(command: Command, worker_id: WorkerId) -> bool:

@@ -21,8 +21,8 @@ class DrainSection(PolicyModel):
     timeout_s: Duration = pydantic.Field(default=Seconds(120), gt=0)
     """How long running requests and outstanding hand-overs may take."""
     on_timeout: OnTimeout = OnTimeout.UNDRAIN
-    """`Undrain`: the worker serves on in its role and the move is given up. `Recover` (removal only): the router
-    continues what is left on other workers."""
+    """`Undrain`: the worker serves on in its role and the move is given up. `Recover`: routers continue what is left on
+    other workers."""
 
 
 class LoadTargets(PolicyModel):

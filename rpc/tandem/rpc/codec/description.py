@@ -17,6 +17,7 @@ def encode_description(description: WorkerDescription) -> worker_pb2.GetInfoResp
         latency=info_pb2.LatencyCoefficients(prefill=latency.prefill, step=latency.step, transfer=latency.transfer),
         load=encode_load(description.load),
         draining=description.draining,
+        busy_s=description.busy_s,
         holdings=worker_pb2.WorkerHoldings(
             num_attempts=description.holdings.num_attempts,
             num_handovers=description.holdings.num_handovers,
@@ -41,6 +42,7 @@ def decode_description(message: worker_pb2.GetInfoResponse) -> WorkerDescription
         ),
         load=decode_load(message.load),
         draining=message.draining,
+        busy_s=message.busy_s,
         holdings=WorkerHoldings(
             num_attempts=message.holdings.num_attempts,
             num_handovers=message.holdings.num_handovers,

@@ -5,7 +5,8 @@ from typing import Protocol
 
 from tandem.core.description import WorkerDescription
 from tandem.core.messages import AttachCommand, WorkerMessage
-from tandem.rpc.codec import commands, description, reports
+from tandem.core.role_commands import RoleAnswer, RoleCommand
+from tandem.rpc.codec import commands, description, reports, roles
 from tandem.rpc.context import CallContext
 from tandem.rpc.serving import Service, bidirectional, unary
 from tandem.worker.v1 import worker_pb2 as pb
@@ -26,6 +27,10 @@ class WorkerHandler(Protocol):
 
     async def get_info(self, call: CallContext) -> WorkerDescription:
         """Tell who the worker is."""
+        ...
+
+    async def set_role(self, command: RoleCommand, call: CallContext) -> RoleAnswer:
+        """Obey a controller, or say why not."""
         ...
 
     async def drain(self, timeout_s: float, call: CallContext) -> int:
@@ -52,6 +57,13 @@ def worker_service(handler: WorkerHandler) -> Service:
             ),
             "GetInfo": unary(
                 path + "GetInfo", pb.GetInfoRequest, lambda _: None, get_info, description.encode_description
+            ),
+            "SetRole": unary(
+                path + "SetRole",
+                pb.SetRoleRequest,
+                roles.decode_role_command,
+                handler.set_role,
+                roles.encode_role_answer,
             ),
             "Drain": unary(
                 path + "Drain",

@@ -9,9 +9,10 @@ from typing import Final, Generic, TypeVar
 
 from grpc_health.v1 import health_pb2
 
-from tandem.admin.v1 import cache_pb2, cluster_pb2
+from tandem.admin.v1 import cache_pb2, cluster_pb2, control_pb2, decisions_pb2
 from tandem.core.cache import CacheStatus, Flushed
 from tandem.core.cluster import ClusterStatus
+from tandem.core.decisions import DecisionFilter, DecisionPage
 from tandem.core.errors import FailedPrecondition, InvalidArgument
 from tandem.core.ids import Tenant
 from tandem.core.inference import (
@@ -22,8 +23,10 @@ from tandem.core.inference import (
     StreamEvent,
     TokenizeRequest,
 )
+from tandem.core.traffic import StoredRecord
+from tandem.core.watching import ClusterView
 from tandem.inference.v1 import inference_pb2 as pb
-from tandem.rpc.codec import cache, cluster, requests, responses
+from tandem.rpc.codec import cache, cluster, control, decisions, requests, responses, watching
 from tandem.rpc.wire import WireMessage, WireType, read_message
 
 In = TypeVar("In")
@@ -34,6 +37,8 @@ _INFERENCE: Final = "/tandem.inference.v1.InferenceService/"
 _MODEL: Final = "/tandem.inference.v1.ModelService/"
 _CLUSTER: Final = "/tandem.admin.v1.ClusterService/"
 _CACHE_ADMIN: Final = "/tandem.admin.v1.CacheAdminService/"
+_CONTROL: Final = "/tandem.admin.v1.ControlService/"
+_DECISIONS: Final = "/tandem.admin.v1.DecisionService/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +119,36 @@ GET_CACHE_STATUS: Final[Method[None, CacheStatus]] = Method(
     path=_CACHE_ADMIN + "GetCacheStatus",
     encode=_encoder(lambda _: cache_pb2.GetCacheStatusRequest()),
     decode=_decoder(cache_pb2.GetCacheStatusResponse, cache.decode_cache_status),
+)
+APPLY_POLICY: Final[Method[str, int]] = Method(
+    path=_CONTROL + "ApplyPolicy",
+    encode=_encoder(lambda text: control_pb2.ApplyPolicyRequest(policy=text.encode())),
+    decode=_decoder(control_pb2.ApplyPolicyResponse, lambda message: message.version),
+)
+GET_POLICY: Final[Method[None, StoredRecord | None]] = Method(
+    path=_CONTROL + "GetPolicy",
+    encode=_encoder(lambda _: control_pb2.GetPolicyRequest()),
+    decode=_decoder(control_pb2.GetPolicyResponse, control.decode_policy),
+)
+LIST_DECISIONS: Final[Method[DecisionFilter, DecisionPage]] = Method(
+    path=_DECISIONS + "ListDecisions",
+    encode=_encoder(lambda wanted: decisions_pb2.ListDecisionsRequest(filter=decisions.encode_filter(wanted))),
+    decode=_decoder(decisions_pb2.ListDecisionsResponse, lambda message: decisions.decode_page(message.page)),
+)
+FOLLOW_DECISIONS: Final[Method[DecisionFilter, DecisionPage]] = Method(
+    path=_DECISIONS + "FollowDecisions",
+    encode=_encoder(lambda wanted: decisions_pb2.FollowDecisionsRequest(filter=decisions.encode_filter(wanted))),
+    decode=_decoder(decisions_pb2.FollowDecisionsResponse, lambda message: decisions.decode_page(message.page)),
+)
+EXPLAIN_REQUEST: Final[Method[str, DecisionPage]] = Method(
+    path=_DECISIONS + "ExplainRequest",
+    encode=_encoder(lambda request_id: decisions_pb2.ExplainRequestRequest(request_id=request_id)),
+    decode=_decoder(decisions_pb2.ExplainRequestResponse, lambda message: decisions.decode_page(message.page)),
+)
+WATCH_CLUSTER: Final[Method[float, ClusterView]] = Method(
+    path=_DECISIONS + "WatchCluster",
+    encode=_encoder(lambda interval_s: decisions_pb2.WatchClusterRequest(interval_s=interval_s)),
+    decode=_decoder(decisions_pb2.WatchClusterResponse, watching.decode_view),
 )
 CHECK_SERVING: Final[Method[str, bool]] = Method(
     path="/grpc.health.v1.Health/Check",

@@ -14,9 +14,11 @@ import grpc.aio
 from tandem.core.description import WorkerDescription
 from tandem.core.errors import Unavailable
 from tandem.core.messages import AttachCommand, Hello, WorkerMessage
+from tandem.core.role_commands import RoleAnswer, RoleCommand
 from tandem.rpc.codec.commands import encode_command
 from tandem.rpc.codec.description import decode_description
 from tandem.rpc.codec.reports import decode_worker_message
+from tandem.rpc.codec.roles import decode_role_answer, encode_role_command
 from tandem.rpc.errors import rpc_errors
 from tandem.rpc.services.worker import WORKER_SERVICE
 from tandem.rpc.stubs.calls import call_unary
@@ -111,6 +113,17 @@ class WorkerStub:
             pb.GetInfoRequest(),
             pb.GetInfoResponse,
             decode_description,
+            timeout_s=timeout_s,
+        )
+
+    async def set_role(self, command: RoleCommand, *, timeout_s: float) -> RoleAnswer:
+        """Command the worker; what it did not obey is said in the answer."""
+        return await call_unary(
+            self._channel,
+            f"/{WORKER_SERVICE}/SetRole",
+            encode_role_command(command),
+            pb.SetRoleResponse,
+            decode_role_answer,
             timeout_s=timeout_s,
         )
 

@@ -26,6 +26,15 @@ class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FINISH_REASON_STOP: _ClassVar[FinishReason]
     FINISH_REASON_LENGTH: _ClassVar[FinishReason]
     FINISH_REASON_CANCELLED: _ClassVar[FinishReason]
+
+class RoleCommandKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ROLE_COMMAND_KIND_UNSPECIFIED: _ClassVar[RoleCommandKind]
+    ROLE_COMMAND_KIND_CLAIM: _ClassVar[RoleCommandKind]
+    ROLE_COMMAND_KIND_DRAIN: _ClassVar[RoleCommandKind]
+    ROLE_COMMAND_KIND_UNDRAIN: _ClassVar[RoleCommandKind]
+    ROLE_COMMAND_KIND_SWITCH: _ClassVar[RoleCommandKind]
+    ROLE_COMMAND_KIND_HAND_OVER: _ClassVar[RoleCommandKind]
 KV_SOURCE_UNSPECIFIED: KvSource
 KV_SOURCE_HANDOVER: KvSource
 KV_SOURCE_LOCAL: KvSource
@@ -37,6 +46,12 @@ FINISH_REASON_UNSPECIFIED: FinishReason
 FINISH_REASON_STOP: FinishReason
 FINISH_REASON_LENGTH: FinishReason
 FINISH_REASON_CANCELLED: FinishReason
+ROLE_COMMAND_KIND_UNSPECIFIED: RoleCommandKind
+ROLE_COMMAND_KIND_CLAIM: RoleCommandKind
+ROLE_COMMAND_KIND_DRAIN: RoleCommandKind
+ROLE_COMMAND_KIND_UNDRAIN: RoleCommandKind
+ROLE_COMMAND_KIND_SWITCH: RoleCommandKind
+ROLE_COMMAND_KIND_HAND_OVER: RoleCommandKind
 
 class Sampling(_message.Message):
     __slots__ = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "seed", "num_logprobs")
@@ -364,18 +379,20 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("info", "latency", "load", "draining", "holdings")
+    __slots__ = ("info", "latency", "load", "draining", "holdings", "busy_s")
     INFO_FIELD_NUMBER: _ClassVar[int]
     LATENCY_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     HOLDINGS_FIELD_NUMBER: _ClassVar[int]
+    BUSY_S_FIELD_NUMBER: _ClassVar[int]
     info: _info_pb2.WorkerInfo
     latency: _info_pb2.LatencyCoefficients
     load: _info_pb2.WorkerLoad
     draining: bool
     holdings: WorkerHoldings
-    def __init__(self, info: _Optional[_Union[_info_pb2.WorkerInfo, _Mapping]] = ..., latency: _Optional[_Union[_info_pb2.LatencyCoefficients, _Mapping]] = ..., load: _Optional[_Union[_info_pb2.WorkerLoad, _Mapping]] = ..., draining: bool = ..., holdings: _Optional[_Union[WorkerHoldings, _Mapping]] = ...) -> None: ...
+    busy_s: float
+    def __init__(self, info: _Optional[_Union[_info_pb2.WorkerInfo, _Mapping]] = ..., latency: _Optional[_Union[_info_pb2.LatencyCoefficients, _Mapping]] = ..., load: _Optional[_Union[_info_pb2.WorkerLoad, _Mapping]] = ..., draining: bool = ..., holdings: _Optional[_Union[WorkerHoldings, _Mapping]] = ..., busy_s: _Optional[float] = ...) -> None: ...
 
 class WorkerHoldings(_message.Message):
     __slots__ = ("num_attempts", "num_handovers", "num_sessions", "num_tasks")
@@ -400,3 +417,39 @@ class DrainResponse(_message.Message):
     NUM_LEFT_FIELD_NUMBER: _ClassVar[int]
     num_left: int
     def __init__(self, num_left: _Optional[int] = ...) -> None: ...
+
+class SetRoleRequest(_message.Message):
+    __slots__ = ("kind", "worker_id", "epoch", "term", "sequence", "role")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    kind: RoleCommandKind
+    worker_id: str
+    epoch: int
+    term: int
+    sequence: int
+    role: _info_pb2.Role
+    def __init__(self, kind: _Optional[_Union[RoleCommandKind, str]] = ..., worker_id: _Optional[str] = ..., epoch: _Optional[int] = ..., term: _Optional[int] = ..., sequence: _Optional[int] = ..., role: _Optional[_Union[_info_pb2.Role, str]] = ...) -> None: ...
+
+class SetRoleResponse(_message.Message):
+    __slots__ = ("worker_id", "epoch", "term", "sequence", "role", "draining", "busy", "refusal")
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    BUSY_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    worker_id: str
+    epoch: int
+    term: int
+    sequence: int
+    role: _info_pb2.Role
+    draining: bool
+    busy: bool
+    refusal: str
+    def __init__(self, worker_id: _Optional[str] = ..., epoch: _Optional[int] = ..., term: _Optional[int] = ..., sequence: _Optional[int] = ..., role: _Optional[_Union[_info_pb2.Role, str]] = ..., draining: bool = ..., busy: bool = ..., refusal: _Optional[str] = ...) -> None: ...

@@ -50,6 +50,11 @@ class WorkerServiceStub(object):
                 request_serializer=tandem_dot_worker_dot_v1_dot_worker__pb2.DrainRequest.SerializeToString,
                 response_deserializer=tandem_dot_worker_dot_v1_dot_worker__pb2.DrainResponse.FromString,
                 _registered_method=True)
+        self.SetRole = channel.unary_unary(
+                '/tandem.worker.v1.WorkerService/SetRole',
+                request_serializer=tandem_dot_worker_dot_v1_dot_worker__pb2.SetRoleRequest.SerializeToString,
+                response_deserializer=tandem_dot_worker_dot_v1_dot_worker__pb2.SetRoleResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServiceServicer(object):
@@ -78,6 +83,13 @@ class WorkerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetRole(self, request, context):
+        """Obeys a controller: claims, drains, undrains and role switches, under a term.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +107,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=tandem_dot_worker_dot_v1_dot_worker__pb2.DrainRequest.FromString,
                     response_serializer=tandem_dot_worker_dot_v1_dot_worker__pb2.DrainResponse.SerializeToString,
+            ),
+            'SetRole': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetRole,
+                    request_deserializer=tandem_dot_worker_dot_v1_dot_worker__pb2.SetRoleRequest.FromString,
+                    response_serializer=tandem_dot_worker_dot_v1_dot_worker__pb2.SetRoleResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +196,33 @@ class WorkerService(object):
             '/tandem.worker.v1.WorkerService/Drain',
             tandem_dot_worker_dot_v1_dot_worker__pb2.DrainRequest.SerializeToString,
             tandem_dot_worker_dot_v1_dot_worker__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetRole(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.worker.v1.WorkerService/SetRole',
+            tandem_dot_worker_dot_v1_dot_worker__pb2.SetRoleRequest.SerializeToString,
+            tandem_dot_worker_dot_v1_dot_worker__pb2.SetRoleResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,1 @@
+"""Which requests are taken, which wait, which are refused: pure policy, joined to the router by ``admitting``."""

@@ -1,0 +1,132 @@
+"""Token buckets: how many requests and how many tokens a tenant may ask for per minute. Zero I/O.
+
+A bucket holds at most ``rate · burst_s`` and fills at ``rate``. One that is full serves any demand, even one above its
+size, and goes into debt for it: a large prompt is slowed down, not refused for ever. What a demand turned out to be
+worth is settled at its end.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from tandem.core.ids import Tenant
+
+_MOST_TENANTS = 4096
+
+
+class Quota(StrEnum):
+    """What there is a limit on."""
+
+    REQUESTS = "requests_per_minute"
+    TOKENS = "tokens_per_minute"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantLimit:
+    """Of one tenant, per minute; None = no limit."""
+
+    requests: float | None = None
+    tokens: float | None = None
+    burst_s: float = 60.0  # how much may come at once, in seconds of the rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaUsedUp:
+    """Nothing was taken; after ``retry_after_s`` the same demand would be served."""
+
+    quota: Quota
+    limit: float  # per minute
+    retry_after_s: float
+
+
+class TokenBucket:
+    """One bucket. Time is handed in and never goes back."""
+
+    __slots__ = ("_level", "_most", "_rate", "_seen_s")
+
+    def __init__(self, *, per_minute: float, burst_s: float, now_s: float) -> None:
+        self._rate = per_minute / 60.0
+        self._most = max(self._rate * burst_s, 1.0)
+        self._level = self._most
+        self._seen_s = now_s
+
+    def missing_s(self, amount: float, now_s: float) -> float:
+        """Seconds until ``amount`` can be taken; 0 = now."""
+        self._fill(now_s)
+        return max(0.0, min(amount, self._most) - self._level) / self._rate
+
+    def take(self, amount: float, now_s: float) -> None:
+        """Take it, be it there or not; a negative amount gives back."""
+        self._fill(now_s)
+        self._level = min(self._level - amount, self._most)
+
+    def is_full(self, now_s: float) -> bool:
+        """Whether it says nothing that a new one would not say."""
+        self._fill(now_s)
+        return self._level >= self._most
+
+    def _fill(self, now_s: float) -> None:
+        self._level = min(self._most, self._level + self._rate * max(now_s - self._seen_s, 0.0))
+        self._seen_s = max(now_s, self._seen_s)
+
+
+@dataclass(slots=True)
+class _Pair:
+    requests: TokenBucket | None
+    tokens: TokenBucket | None
+
+    def is_full(self, now_s: float) -> bool:
+        return all(bucket is None or bucket.is_full(now_s) for bucket in (self.requests, self.tokens))
+
+
+@dataclass(slots=True, kw_only=True)
+class TenantBuckets:
+    """The buckets of all tenants that have a limit; full ones are forgotten when there are many."""
+
+    limits: Mapping[Tenant, TenantLimit] = field(default_factory=dict)
+    default: TenantLimit = field(default_factory=TenantLimit)
+    _pairs: dict[Tenant, _Pair] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def take(self, tenant: Tenant, *, num_tokens: float, now_s: float) -> QuotaUsedUp | None:
+        """Take one request with ``num_tokens``; all of it or nothing."""
+        limit = self.limits.get(tenant, self.default)
+        pair = self._pair(tenant, limit, now_s)
+        if pair is None:
+            return None
+        wait_s = 0.0 if pair.requests is None else pair.requests.missing_s(1.0, now_s)
+        if wait_s > 0.0:
+            return QuotaUsedUp(quota=Quota.REQUESTS, limit=limit.requests or 0.0, retry_after_s=wait_s)
+        wait_s = 0.0 if pair.tokens is None else pair.tokens.missing_s(num_tokens, now_s)
+        if wait_s > 0.0:
+            return QuotaUsedUp(quota=Quota.TOKENS, limit=limit.tokens or 0.0, retry_after_s=wait_s)
+        if pair.requests is not None:
+            pair.requests.take(1.0, now_s)
+        if pair.tokens is not None:
+            pair.tokens.take(num_tokens, now_s)
+        return None
+
+    def settle(self, tenant: Tenant, num_tokens: float, now_s: float) -> None:
+        """A request was worth ``num_tokens`` more than was taken for it; negative = less."""
+        pair = self._pairs.get(tenant)
+        if pair is not None and pair.tokens is not None:
+            pair.tokens.take(num_tokens, now_s)
+
+    def _pair(self, tenant: Tenant, limit: TenantLimit, now_s: float) -> _Pair | None:
+        if limit.requests is None and limit.tokens is None:
+            return None
+        pair = self._pairs.get(tenant)
+        if pair is None:
+            if len(self._pairs) >= _MOST_TENANTS:
+                self._pairs = {name: kept for name, kept in self._pairs.items() if not kept.is_full(now_s)}
+            pair = self._pairs[tenant] = _Pair(
+                requests=_bucket(limit.requests, limit.burst_s, now_s),
+                tokens=_bucket(limit.tokens, limit.burst_s, now_s),
+            )
+        return pair
+
+
+def _bucket(per_minute: float | None, burst_s: float, now_s: float) -> TokenBucket | None:
+    return None if per_minute is None else TokenBucket(per_minute=per_minute, burst_s=burst_s, now_s=now_s)

@@ -1,0 +1,119 @@
+"""The controller's way to a real router: traffic, guidance, records, policies; and `tandem policy apply`."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tandem.cluster.commands.connection import Connection
+from tandem.cluster.commands.policy import run_apply
+from tandem.cluster.control.ports import GrpcRouters
+from tandem.cluster.registry.redis_records import RedisRecords
+from tandem.cluster.registry.router_records import RouterRecords
+from tandem.core.errors import ConfigError, InvalidArgument, Unavailable
+from tandem.core.records import RecordStore, overwrite
+from tandem.core.traffic import Guidance
+from tandem.core.types import PriorityClass, Role
+from tandem.inference.v1 import inference_pb2 as pb
+from tandem.rpc.channels import open_channel
+from tandem.rpc.stubs.control import ControlStub
+from tests.fakes.fake_worker import FakeWorker
+from tests.fakes.redis_server import RedisServer, binaries, redis_server
+from tests.fakes.router_cluster import Cluster, cluster
+
+POLICY = """
+metadata: {name: NAME}
+spec: {strategy: Load, pools: {prefill: {maxReplicas: 2}, decode: {maxReplicas: 2}}}
+"""
+
+
+@asynccontextmanager
+async def router(tmp_path: Path) -> AsyncIterator[Cluster]:
+    workers = [FakeWorker("prefill-0", Role.PREFILL), FakeWorker("decode-0", Role.DECODE)]
+    async with cluster(tmp_path, workers) as found:
+        yield found
+
+
+async def test_a_controller_hears_of_traffic_and_is_heard(tmp_path: Path) -> None:
+    async with router(tmp_path) as found:
+        address = found.router.internal_address
+        routers = GrpcRouters([address, address], tls=None, insecure=False)
+        for _ in range(3):
+            await found.generate(pb.GenerateRequest(text="hello there", max_tokens=4))
+        report, same = await routers.traffic(60.0)
+        assert len(report.arrivals[PriorityClass.STANDARD]) == len(same.ended) == 3
+        assert all(request.ttft_s is not None and request.output_tokens for request in report.ended)
+        assert await routers.guide(Guidance(term=4, borrow_share=0.5, ttl_s=30.0)) == 4
+        assert await routers.guide(Guidance(term=3, borrow_share=0.9, ttl_s=30.0)) == 4
+        assert [each.borrow_share for each in await routers.traffic(1.0)] == [0.5, 0.5]
+        with pytest.raises(InvalidArgument, match="borrow_share"):
+            await routers.guide(Guidance(term=4, borrow_share=1.5, ttl_s=30.0))
+        await routers.close()
+
+
+async def test_a_policy_is_applied_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "p.yaml"
+
+    async def apply(text: str, *, dry_run: bool = False) -> str:
+        await asyncio.to_thread(file.write_text, text, encoding="utf-8")
+        await asyncio.to_thread(run_apply, file, connection, dry_run=dry_run)
+        return capsys.readouterr().out
+
+    async with router(tmp_path) as found:
+        connection = Connection(address=found.router.internal_address)
+        assert "first applied (Auto), version 1" in await apply(POLICY.replace("NAME", "first"))
+        assert "no difference" in await apply(POLICY.replace("NAME", "first"))
+        changed = POLICY.replace("NAME", "first").replace("decode: {maxReplicas: 2", "decode: {maxReplicas: 5")
+        assert "spec.pools.decode.maxReplicas: 2 → 5" in await apply(changed, dry_run=True)
+        with pytest.raises(ConfigError, match="maxReplica"):
+            await apply(POLICY.replace("maxReplicas", "maxReplica"))
+        async with open_channel(connection.address or "") as channel:
+            record = await ControlStub(channel).get_policy(timeout_s=5.0)
+        assert record is not None
+        assert (record.version, b"maxReplicas: 5" in record.value) == (2, False), "a dry run and errors left it"
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    with redis_server(sorted(binaries())[-1]) as server:
+        yield server
+
+
+async def _try(store: RecordStore) -> None:
+    assert await store.read("nothing") is None
+    first = await store.write("k", b"one", expected_version=0)
+    assert first.done
+    lost = await store.write("k", b"two", expected_version=0)
+    assert (lost.done, lost.record) == (False, first.record)
+    assert (await overwrite(store, "k", b"\x00:three")).version == 2
+    record = await store.read("k")
+    assert record is not None
+    assert record.value == b"\x00:three"
+    with pytest.raises(InvalidArgument, match="key"):
+        await store.write("no such/key", b"", expected_version=0)
+    await store.close()
+
+
+async def test_records_at_a_router(tmp_path: Path) -> None:
+    async with router(tmp_path) as found:
+        await _try(RouterRecords(found.router.internal_address, tls=None, insecure=False))
+
+
+async def test_records_in_redis_and_without_it(redis: RedisServer) -> None:
+    await _try(RedisRecords(redis.url, namespace="t"))
+    nobody = RedisRecords("redis://127.0.0.1:1", namespace="t")
+    with pytest.raises(Unavailable):
+        await nobody.read("k")
+    await nobody.close()
+
+
+async def test_of_many_writers_one_wins_each_time(redis: RedisServer) -> None:
+    stores = [RedisRecords(redis.url, namespace="race") for _ in range(6)]
+    written = await asyncio.gather(*(store.write("k", b"x", expected_version=0) for store in stores))
+    assert sum(each.done for each in written) == 1
+    assert replace(written[0], done=True).record is not None
+    for store in stores:
+        await store.close()

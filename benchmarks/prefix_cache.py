@@ -46,7 +46,7 @@ async def measure(model: PreparedModel, sizes: Sizes) -> dict[str, dict[str, Any
             address = await stack.enter_async_context(running_cluster(config, model))
             clients[arm] = await stack.enter_async_context(AsyncClient(address, timeout_s=300.0, retries=0))
             await clients[arm].wait_until_ready(60.0)
-            # The first request of a process is not what a user sees all day; this one starts the template's process too.
+            # The first request of a process is not what a user sees all day; this one starts the template process too.
             await clients[arm].chat([ChatMessage(role="user", content="Hello")], max_tokens=4)
         for use in uses:
             figures[use.name] = summarise(await play(use, clients))

@@ -24,7 +24,7 @@ class BreakerPolicy:
     """Bounds."""
 
     max_failures: int = 5
-    open_s: float = 5.0
+    open_s: float = 2.0  # 2 probes in vain, one of them of a server that is well again but busy, are over within 5 s
 
 
 class Breaker:

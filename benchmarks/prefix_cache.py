@@ -34,15 +34,15 @@ from tandem.core.types import ChatMessage
 from tandem.text.tokenizer import Tokenizer
 
 
-async def measure(model: PreparedModel, sizes: Sizes) -> dict[str, dict[str, Any]]:
-    """Run both clusters and all uses; return the figures by use."""
+async def measure(model: PreparedModel, sizes: Sizes, **sections: Any) -> dict[str, dict[str, Any]]:
+    """Run both clusters and all uses; return the figures by use. ``sections`` go into both configurations."""
     uses = make_uses(sizes, Tokenizer.load(model.folder))
     figures: dict[str, dict[str, Any]] = {}
     async with contextlib.AsyncExitStack() as stack:
         clients: dict[str, AsyncClient] = {}
         for arm in (ON, OFF):
             say(f"starting the cluster with the cache {arm}")
-            config = cluster_config(prefix_cache={"enabled": arm == ON})
+            config = cluster_config(prefix_cache={"enabled": arm == ON}, **sections)
             address = await stack.enter_async_context(running_cluster(config, model))
             clients[arm] = await stack.enter_async_context(AsyncClient(address, timeout_s=300.0, retries=0))
             await clients[arm].wait_until_ready(60.0)

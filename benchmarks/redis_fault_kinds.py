@@ -109,7 +109,7 @@ class Slow(_Repeating):
 
     def once(self, client: "redis.Redis") -> None:
         """Pause all clients; this command waits for the last pause to end, so one pause follows the other."""
-        client.execute_command("CLIENT", "PAUSE", _PAUSE_MS, "ALL")
+        client.client_pause(_PAUSE_MS, all=True)
 
 
 class Flushed(_Repeating):
@@ -170,7 +170,7 @@ class WrongAuth(RedisFault):
         """Set one, and end every connection: those that stand would go on being trusted."""
         with self.target.admin() as client:
             client.config_set("requirepass", _PASSWORD)
-            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            client.client_kill_filter(_type="normal", skipme=True)
 
     def end(self) -> None:
         """Take it away."""
@@ -195,13 +195,13 @@ class Forged(_Repeating):
         """Forge many of the blocks there are, and make up workers."""
         known = sorted(client.scan_iter("*:kv:*", count=1000))
         names = self._draw.sample(known, min(len(known), _FORGED_AT_ONCE))
-        values: list[bytes | None] = client.mget(names) if names else []
-        genuine = {name: value for name, value in zip(names, values, strict=True) if value}
+        values = client.mget(names) if names else []
+        genuine = {name: value for name, value in zip(names, values, strict=True) if isinstance(value, bytes) and value}
         for name, value in genuine.items():
             self.num_forged += bool(client.set(name, self._forge(value, list(genuine.values())), xx=True, keepttl=True))
         for name in list(client.scan_iter("*:worker:*", count=1000))[:4]:
             record = client.get(name)
-            if record:
+            if isinstance(record, bytes):
                 made_up = self._flip(record) if self._draw.random() < 0.5 else record.replace(b"prefill", b"decoder")
                 client.set(f"{name.decode()}-{self._draw.randrange(50)}", made_up, px=2000)
         self.evidence = f"{self.num_forged} blocks forged" if self.num_forged else ""

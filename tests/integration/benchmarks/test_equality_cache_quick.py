@@ -12,6 +12,6 @@ async def test_cached_answers_equal_a_single_process() -> None:
     assert (result["mismatches"], result["foreign"]) == (0, 0), [
         g for g in found.groups if g.found.counts.mismatches or g.found.foreign
     ]
-    assert result["cases"] >= 200
+    assert result["cases"] >= 100
     assert min(result["cached_tokens"], result["skipped_blocks"], result["evicted_blocks"]) > 100, result
     assert all(found.noticed.values()), found.noticed

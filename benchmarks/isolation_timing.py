@@ -73,7 +73,7 @@ async def measure(num_prompts: int, num_rounds: int, *, num_prefill: int = 2) ->
         tenants=(OWNER, OTHER),
         cost=_COST,
         engine={"num_blocks": 160},
-        router={"placement": {"mode": "split"}},
+        router={"placement": {"mode": "split" if num_prefill else "aggregated"}},
         event_log=False,
     )
     async with ChaosCluster(options) as cluster:

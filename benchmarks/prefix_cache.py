@@ -20,7 +20,9 @@ Run: ``python -m benchmarks.prefix_cache --json [--quick]``.
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
 from typing import Any
 
@@ -33,17 +35,24 @@ from tandem.core.prepared_model import PreparedModel
 from tandem.core.types import ChatMessage
 from tandem.text.tokenizer import Tokenizer
 
+StartCluster = Callable[[str], AbstractAsyncContextManager[str]]
+"""Takes an arm's name and returns a cluster that yields its public address."""
 
-async def measure(model: PreparedModel, sizes: Sizes, **sections: Any) -> dict[str, dict[str, Any]]:
-    """Run both clusters and all uses; return the figures by use. ``sections`` go into both configurations."""
-    uses = make_uses(sizes, Tokenizer.load(model.folder))
+
+def real_cluster(model: PreparedModel, arm: str) -> AbstractAsyncContextManager[str]:
+    """Return a cluster of one arm, which yields its address."""
+    return running_cluster(cluster_config(prefix_cache={"enabled": arm == ON}), model)
+
+
+async def measure(start: StartCluster, tokenizer: Tokenizer, sizes: Sizes) -> dict[str, dict[str, Any]]:
+    """Run both clusters and all uses; return the figures by use."""
+    uses = make_uses(sizes, tokenizer)
     figures: dict[str, dict[str, Any]] = {}
     async with contextlib.AsyncExitStack() as stack:
         clients: dict[str, AsyncClient] = {}
         for arm in (ON, OFF):
             say(f"starting the cluster with the cache {arm}")
-            config = cluster_config(prefix_cache={"enabled": arm == ON}, **sections)
-            address = await stack.enter_async_context(running_cluster(config, model))
+            address = await stack.enter_async_context(start(arm))
             clients[arm] = await stack.enter_async_context(AsyncClient(address, timeout_s=300.0, retries=0))
             await clients[arm].wait_until_ready(60.0)
             # The first request of a process is not what a user sees all day; this one starts the template process too.
@@ -75,7 +84,8 @@ def main() -> None:
     """Run and print."""
     options = parse(__doc__, "quick")
     sizes = QUICK_SIZES if options.quick else Sizes()
-    figures = asyncio.run(measure(prepare_builtin(), sizes))
+    model = prepare_builtin()
+    figures = asyncio.run(measure(functools.partial(real_cluster, model), Tokenizer.load(model.folder), sizes))
     finish(options, result_of(figures), method=__doc__ or "", details={"uses": figures, "sizes": asdict(sizes)})
 
 

@@ -27,6 +27,7 @@ class Pace:
     hold_s: float = 8.0
     quiet_s: float = 3.0
     rate_per_s: float = 12.0
+    num_prefill: int = 1  # workers of each cluster; 0 = its one decode worker computes prompts too
     faults: tuple[type[RedisFault], ...] = FAULTS
 
 
@@ -89,15 +90,15 @@ class Played:
     pooled: dict[str, Window] = field(default_factory=dict)  # all faults together
 
 
-def options_of(url: str | None) -> ChaosOptions:
+def options_of(url: str | None, *, num_prefill: int) -> ChaosOptions:
     """Return a small cluster of real processes with the tagged engine, with that Redis or with none."""
     registry = {"embedded": False} if url is None else {"redis_url": url}
     return ChaosOptions(
-        num_prefill=1,
+        num_prefill=num_prefill,
         num_decode=1,
         engine={"num_blocks": 64},
         cost=TaggedCost(prefill_token_s=0.0001, step_s=0.002),
-        router={"placement": {"mode": "split"}},
+        router={"placement": {"mode": "split" if num_prefill else "aggregated"}},
         cluster={"registry": registry},
         event_log=False,
     )
@@ -109,8 +110,8 @@ async def play(flavour: str, pace: Pace, *, seed: int = 1) -> Played:
         target = stack.enter_context(RedisTarget(flavour))
         played = Played(server=target.version())
         arms = {
-            WITH: await stack.enter_async_context(ChaosCluster(options_of(target.url))),
-            WITHOUT: await stack.enter_async_context(ChaosCluster(options_of(None))),
+            name: await stack.enter_async_context(ChaosCluster(options_of(url, num_prefill=pace.num_prefill)))
+            for name, url in ((WITH, target.url), (WITHOUT, None))
         }
         load, tier = TwinLoad(arms, rate_per_s=pace.rate_per_s, seed=seed), TierLoad(target.url)
         done: list[Struck] = []

@@ -7,7 +7,7 @@ from benchmarks.redis_fault_kinds import Forged, Hung
 from benchmarks.redis_faults import result_of
 from tests.fakes.redis_server import binaries
 
-PACE = Pace(warm_s=1.0, hold_s=1.2, quiet_s=0.2, rate_per_s=10.0, faults=(Hung, Forged))
+PACE = Pace(warm_s=1.0, hold_s=1.2, quiet_s=0.2, rate_per_s=10.0, num_prefill=0, faults=(Hung, Forged))
 
 
 @pytest.mark.slow

@@ -116,14 +116,13 @@ async def play(flavour: str, pace: Pace, *, seed: int = 1) -> Played:
         load, tier = TwinLoad(arms, rate_per_s=pace.rate_per_s, seed=seed), TierLoad(target.url)
         done: list[Struck] = []
         began_s = time.monotonic()
-        with tier.running():
-            async with load.running():
-                await asyncio.sleep(pace.warm_s)
-                for kind in pace.faults:
-                    fault, refused = kind(target), tier.num_refused
-                    times = await _one(fault, pace, tier, arms[WITH])
-                    done.append(Struck(fault=fault, times=times, refused=tier.num_refused - refused))
-                    await asyncio.sleep(pace.quiet_s)
+        async with tier.running(), load.running():
+            await asyncio.sleep(pace.warm_s)
+            for kind in pace.faults:
+                fault, refused = kind(target), tier.state.num_refused
+                times = await _one(fault, pace, tier, arms[WITH])
+                done.append(Struck(fault=fault, times=times, refused=tier.state.num_refused - refused))
+                await asyncio.sleep(pace.quiet_s)
         played.cells = [_cell(flavour, struck, load, tier.asked) for struck in done]
         _sum_up(played, load, [struck.times for struck in done], began_s + pace.warm_s / 2)
         played.mismatches = sum(len(cluster.mismatches()) for cluster in arms.values())
@@ -150,37 +149,40 @@ async def _one(fault: RedisFault, pace: Pace, tier: TierLoad, cluster: ChaosClus
 
 async def _until_a_probe_failed(tier: TierLoad) -> None:
     """With a breaker open, wait until it tried and failed again: from then on it takes longest to come back."""
-    if "open" not in tier.states():
+    if "open" not in tier.state.breakers:
         return
-    before = tier.num_failed
+    before = tier.state.num_failed
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_BACK_WITHIN_S):
-            while tier.num_failed == before:  # noqa: ASYNC110 - counted in a thread of the tier's own
+            while tier.state.num_failed == before:  # noqa: ASYNC110 - counted in a process of the tier's own
                 await asyncio.sleep(_POLL_S)
 
 
 async def _tier_back(tier: TierLoad, since_s: float) -> float:
-    """Return when asks found, stored and reserved again. Raises TimeoutError."""
+    """Return when asks found, stored and reserved again; the end of the wait if they did not."""
     seen = len(tier.asked)
-    async with asyncio.timeout(_BACK_WITHIN_S):
-        while True:
-            for asked in tier.asked[seen:]:
-                if asked.began_s >= since_s and asked.found and asked.was_stored and asked.was_reserved:
-                    return asked.began_s + asked.took_s
-            seen = len(tier.asked)
-            await asyncio.sleep(_POLL_S)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_BACK_WITHIN_S):
+            while True:
+                for asked in tier.asked[seen:]:
+                    if asked.began_s >= since_s and asked.found and asked.was_stored and asked.was_reserved:
+                        return asked.began_s + asked.took_s
+                seen = len(tier.asked)
+                await asyncio.sleep(_POLL_S)
+    return time.monotonic()
 
 
 async def _registry_back(target: RedisTarget, cluster: ChaosCluster) -> float:
-    """Return when every worker is registered. Raises TimeoutError."""
+    """Return when every worker is registered; the end of the wait if they were not."""
 
     def registered() -> int:
         with target.admin() as client:
             return int(client.exists(*(f"tandem:worker:{name}" for name in cluster.worker_ids)))
 
-    async with asyncio.timeout(_BACK_WITHIN_S):
-        while await asyncio.to_thread(registered) < len(cluster.worker_ids):  # noqa: ASYNC110 - Redis tells nobody
-            await asyncio.sleep(_POLL_S)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_BACK_WITHIN_S):
+            while await asyncio.to_thread(registered) < len(cluster.worker_ids):  # noqa: ASYNC110 - Redis tells nobody
+                await asyncio.sleep(_POLL_S)
     return time.monotonic()
 
 

@@ -3,6 +3,7 @@
 Blocking, but for what goes on while it lasts: that runs in a thread of its own.
 """
 
+import json
 import os
 import random
 import signal
@@ -179,7 +180,7 @@ class WrongAuth(RedisFault):
 
 
 class Forged(_Repeating):
-    """Somebody writes: values are changed, cut, exchanged, made up, under names that are in use.
+    """Somebody writes: blocks are changed, cut, exchanged, made up; workers register that are not there.
 
     ``num_forged`` counts cached blocks that were not what they had been when the round was over.
     """
@@ -199,15 +200,26 @@ class Forged(_Repeating):
         genuine = {name: value for name, value in zip(names, values, strict=True) if isinstance(value, bytes) and value}
         for name, value in genuine.items():
             self.num_forged += bool(client.set(name, self._forge(value, list(genuine.values())), xx=True, keepttl=True))
-        for name in list(client.scan_iter("*:worker:*", count=1000))[:4]:
-            record = client.get(name)
-            if isinstance(record, bytes):
-                made_up = self._flip(record) if self._draw.random() < 0.5 else record.replace(b"prefill", b"decoder")
-                client.set(f"{name.decode()}-{self._draw.randrange(50)}", made_up, px=2000)
+        self._make_up_workers(client)
         self.evidence = f"{self.num_forged} blocks forged" if self.num_forged else ""
 
     def look(self) -> None:
         """What was written is the evidence."""
+
+    def _make_up_workers(self, client: "redis.Redis") -> None:
+        """Register workers that are not there: under genuine workers' addresses, under dead ones, and as rubbish."""
+        for name in list(client.scan_iter("*:worker:*", count=1000)):
+            record, prefix = client.get(name), name.rpartition(b":")[0].decode()
+            if not isinstance(record, bytes) or b"ghost" in name:
+                continue
+            fields, ghost = json.loads(record), f"ghost-{self._draw.randrange(50)}"
+            fields["worker_id"] = ghost
+            if self._draw.random() < 0.5:
+                fields["address"] = f"127.0.0.1:{self._draw.randrange(1, 1024)}"
+            made_up = json.dumps(fields).encode()
+            made_up = self._flip(made_up) if self._draw.random() < 0.3 else made_up
+            client.set(f"{prefix}:{ghost}", made_up, px=1500)
+            client.sadd(f"{prefix}s", ghost)
 
     def _forge(self, value: bytes, others: list[bytes]) -> bytes:
         kinds: list[Callable[[], bytes]] = [

@@ -24,8 +24,8 @@ class Pace:
     """How long things last, and how much load there is."""
 
     warm_s: float = 8.0
-    hold_s: float = 8.0
-    quiet_s: float = 3.0
+    hold_s: float = 7.0
+    quiet_s: float = 5.0
     rate_per_s: float = 12.0
     num_prefill: int = 1  # workers of each cluster; 0 = its one decode worker computes prompts too
     faults: tuple[type[RedisFault], ...] = FAULTS
@@ -88,6 +88,10 @@ class Played:
     mismatches: int = 0
     quiet: dict[str, Window] = field(default_factory=dict)
     pooled: dict[str, Window] = field(default_factory=dict)  # all faults together
+    tier_asks: int = 0  # the same for the tier
+    tier_p99_ms: float = 0.0
+    tier_p99_open_ms: float = 0.0
+    tier_p99_quiet_ms: float = 0.0  # while nothing was wrong: what a healthy Redis and this machine cost
 
 
 def options_of(url: str | None, *, num_prefill: int) -> ChaosOptions:
@@ -125,6 +129,7 @@ async def play(flavour: str, pace: Pace, *, seed: int = 1) -> Played:
                 await asyncio.sleep(pace.quiet_s)
         played.cells = [_cell(flavour, struck, load, tier.asked) for struck in done]
         _sum_up(played, load, [struck.times for struck in done], began_s + pace.warm_s / 2)
+        _sum_up_tier(played, tier.asked, [struck.times for struck in done], began_s + pace.warm_s / 2)
         played.mismatches = sum(len(cluster.mismatches()) for cluster in arms.values())
         return played
 
@@ -223,3 +228,15 @@ def _sum_up(played: Played, load: TwinLoad, faults: Sequence[Times], warm_s: flo
         names = {id(r) for r in struck}
         quiet = [r for r in of_arm if id(r) not in names and r.began_s >= warm_s]
         played.pooled[name], played.quiet[name] = (window(part, 0.0, float("inf")) for part in (struck, quiet))
+
+
+def _sum_up_tier(played: Played, asked: Sequence[Asked], faults: Sequence[Times], warm_s: float) -> None:
+    struck = [one for one in asked if any(t.began_s <= one.began_s < t.ended_s for t in faults)]
+    later = [one for one in asked if any(t.began_s + _OPEN_AFTER_S <= one.began_s < t.ended_s for t in faults)]
+    # Only what began some time after a fault's end: breakers close again, and what was lost is stored again.
+    around = [(t.began_s, t.ended_s + _BACK_WITHIN_S / 5) for t in faults]
+    quiet = [one for one in asked if one.began_s >= warm_s and not any(a <= one.began_s < b for a, b in around)]
+    played.tier_asks = len(struck)
+    played.tier_p99_ms, played.tier_p99_open_ms, played.tier_p99_quiet_ms = (
+        percentile_ms([one.took_s for one in part], 99) for part in (struck, later, quiet)
+    )

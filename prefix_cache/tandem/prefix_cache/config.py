@@ -59,7 +59,7 @@ class RedisTierSection(ConfigModel):
     """Most calls at the same time; further ones are misses."""
     breaker_failures: int = Field(default=5, ge=1, le=1000)
     """Failed calls in a row after which Redis is left alone for a while."""
-    breaker_open_s: float = Field(default=5.0, gt=0.0, le=3600.0)
+    breaker_open_s: float = Field(default=2.0, gt=0.0, le=3600.0)
     """How long it is left alone."""
 
 

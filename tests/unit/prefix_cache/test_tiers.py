@@ -11,7 +11,7 @@ from tandem.core.ids import Tenant
 from tandem.core.latency import LatencyModel
 from tandem.prefix_cache.keys import BlockKey
 from tandem.prefix_cache.remote.envelope import OVERHEAD_BYTES, BlockEnvelope, Refusal
-from tandem.prefix_cache.tiers.host import HostBlocks, _Entry
+from tandem.prefix_cache.tiers.host import HostBlocks, HostEntry
 from tandem.prefix_cache.tiers.promotion import NO_PROMOTION, FetchCost, TierRun, choose_promotion
 
 LAYOUT = hashlib.sha256(b"layout").hexdigest()
@@ -29,14 +29,14 @@ def blocks(capacity: int = 3) -> HostBlocks:
 
 
 def put(host: HostBlocks, number: int, tenant: Tenant = ANN) -> tuple[BlockKey, ...]:
-    return host.put(name(number), tenant, PAYLOAD, host.fence(tenant))
+    return tuple(gone.key for gone in host.put(name(number), tenant, PAYLOAD, host.fence(tenant)) or ())
 
 
 def test_the_least_recently_used_goes_and_bytes_stay_bounded() -> None:
     host = blocks()
     for number in range(3):
         assert put(host, number) == ()
-    assert host.get(name(0)) == PAYLOAD
+    assert bytes(host.get(name(0)) or b"") == PAYLOAD
     assert put(host, 3) == (name(1),)
     assert host.num_held([name(0), name(2), name(3)]) == 3
     assert host.get(name(1)) is None
@@ -49,7 +49,7 @@ def test_the_least_recently_used_goes_and_bytes_stay_bounded() -> None:
 def test_a_block_larger_than_all_room_is_not_kept() -> None:
     host = blocks(1)
     put(host, 0)
-    assert host.put(name(1), ANN, PAYLOAD * 2, host.fence(ANN)) == ()
+    assert host.put(name(1), ANN, PAYLOAD * 2, host.fence(ANN)) is None
     assert host.num_held([name(0)]) == 1
     assert host.num_held([name(1)]) == 0
 
@@ -60,7 +60,7 @@ def test_a_changed_byte_is_a_miss_once_and_gone(where: int) -> None:
     put(host, 0)
     value = bytearray(host._entries[name(0)].value)
     value[where] ^= 1
-    host._entries[name(0)] = _Entry(ANN, bytes(value))
+    host._entries[name(0)] = HostEntry(name(0), ANN, bytes(value))
     assert host.get(name(0)) is None
     assert host.stats().num_rejected == 1
     assert (host.stats().num_blocks, host.stats().num_bytes) == (0, 0)
@@ -92,7 +92,7 @@ def test_a_flush_takes_one_tenants_blocks_and_those_on_their_way() -> None:
 
 
 def test_no_room_at_all_is_refused() -> None:
-    with pytest.raises(InvalidArgument, match="host_memory_bytes"):
+    with pytest.raises(InvalidArgument, match="memory_bytes"):
         blocks(0)
 
 

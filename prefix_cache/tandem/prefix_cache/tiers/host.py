@@ -14,6 +14,8 @@ from tandem.core.ids import Tenant
 from tandem.prefix_cache.keys import BlockKey
 from tandem.prefix_cache.remote.envelope import BlockEnvelope, Opened, Refusal
 
+_MAX_TENANT_FLUSHES = 4096
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostFence:
@@ -37,7 +39,10 @@ class HostStats:
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class HostEntry:
+    """One sealed block, and who brought it in."""
+
+    key: BlockKey
     tenant: Tenant
     value: bytes
 
@@ -48,11 +53,11 @@ class HostBlocks:
     def __init__(self, envelope: BlockEnvelope, *, capacity_bytes: int) -> None:
         """Raise InvalidArgument for a capacity that is not above 0."""
         if capacity_bytes <= 0:
-            raise InvalidArgument("prefix_cache.host_memory_bytes", f"{capacity_bytes} is not above 0")
+            raise InvalidArgument("prefix_cache.host.memory_bytes", f"{capacity_bytes} is not above 0")
         self._envelope = envelope
         self._capacity_bytes = capacity_bytes
         self._lock = threading.Lock()
-        self._entries: OrderedDict[BlockKey, _Entry] = OrderedDict()  # least recently used first
+        self._entries: OrderedDict[BlockKey, HostEntry] = OrderedDict()  # least recently used first
         self._num_bytes = 0
         self._tenant_flushes: Counter[Tenant] = Counter()
         self._all_flushes = 0
@@ -66,23 +71,31 @@ class HostBlocks:
 
     def put(
         self, key: BlockKey, tenant: Tenant, payload: bytes | bytearray | memoryview, fence: HostFence
-    ) -> tuple[BlockKey, ...]:
-        """Seal and keep a block; return the blocks that made room. No-op for one that was flushed meanwhile."""
+    ) -> tuple[HostEntry, ...] | None:
+        """Seal and keep a block; return the blocks that made room. None: it was flushed meanwhile, or is too large."""
         value = self._envelope.seal(key, payload)  # hashes every byte: outside the lock
         with self._lock:
             if fence != self._fence(tenant) or len(value) > self._capacity_bytes:
-                return ()
+                return None
             self._forget(key)
-            self._entries[key] = _Entry(tenant, value)
+            self._entries[key] = HostEntry(key, tenant, value)
             self._num_bytes += len(value)
             self._num_stored += 1
-            gone = []
+            gone: list[HostEntry] = []
             while self._num_bytes > self._capacity_bytes:
-                oldest = next(iter(self._entries))
-                self._forget(oldest)
+                oldest = next(iter(self._entries.values()))
+                self._forget(oldest.key)
                 gone.append(oldest)
             self._num_evicted += len(gone)
             return tuple(gone)
+
+    def refresh(self, key: BlockKey) -> bool:
+        """Tell whether a block is here; then it counts as used just now."""
+        with self._lock:
+            if key not in self._entries:
+                return False
+            self._entries.move_to_end(key)
+            return True
 
     def num_held(self, keys: Sequence[BlockKey]) -> int:
         """Return how many of these blocks, from the first on, are here. Counts nothing and opens nothing."""
@@ -111,8 +124,9 @@ class HostBlocks:
     def flush(self, tenant: Tenant | None) -> tuple[BlockKey, ...]:
         """Drop what is here of ``tenant`` (None = of anybody), and what is on its way; return the names."""
         with self._lock:
-            if tenant is None:
-                self._all_flushes += 1
+            if tenant is None or len(self._tenant_flushes) >= _MAX_TENANT_FLUSHES:
+                self._all_flushes += 1  # what is on its way of anybody else stays out as well: that costs a computing
+                self._tenant_flushes.clear()
             else:
                 self._tenant_flushes[tenant] += 1
             gone = tuple(key for key, entry in self._entries.items() if tenant is None or entry.tenant == tenant)

@@ -1,15 +1,18 @@
 """Equality with caches on, in one process: tiny models as a prefill and a decode worker, each with a prefix cache.
 
 Each setting makes another thing happen to cached blocks: nothing, evictions under each policy, quotas and pins, public
-prefixes. What a request finds cached is watched too: never more than its own tenant, or the operator, put there.
+prefixes, and ways to slower tiers and back. What a request finds cached is watched too: never more than its own tenant,
+or the operator, put there.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks.equality_cache_script import BLOCK, TENANTS, Case, Script, Witness, batches, pinned
+from benchmarks.equality_cache_tiers import tiers_behind
 from benchmarks.equality_cases import Counts
 from tandem.core.ids import Epoch
 from tandem.core.messages import HandoverDone, PrefillDone
@@ -34,6 +37,8 @@ class Setting:
     cache: dict[str, Any] = field(default_factory=dict)
     with_pins: bool = False
     with_public: bool = False
+    with_tiers: bool = False
+    with_redis: bool = False
     transport: Transport = "shm"
 
 
@@ -42,6 +47,14 @@ SETTINGS = (
     *(Setting(name=f"evictions {name}", num_blocks=48, cache={"eviction": name}) for name in EvictionName),
     Setting(name="quotas and pins", num_blocks=64, cache={"tenant_share": 0.2}, with_pins=True, transport="tcp"),
     Setting(name="public prefixes", num_blocks=64, with_public=True),
+    Setting(name="host tier", num_blocks=48, with_tiers=True, cache={"host": {"memory_bytes": 8 << 20}}),
+    Setting(
+        name="redis tier",
+        num_blocks=48,
+        with_tiers=True,
+        with_redis=True,
+        cache={"host": {"enabled": False}, "redis": {"enabled": True, "timeout_s": 0.5}},  # patient: a busy machine
+    ),
 )
 
 
@@ -55,6 +68,7 @@ class CacheCounts:
     cached_tokens: int = 0
     skipped_blocks: int = 0  # not handed over: the decode worker had them
     evicted_blocks: int = 0
+    promoted_blocks: int = 0  # came back from a slower tier
     tried_again: int = 0
 
 
@@ -65,7 +79,17 @@ async def compare(prepared: PreparedModel, script: Script, setting: Setting) -> 
     engine = EngineConfig(num_blocks=setting.num_blocks, block_size=BLOCK, max_batched_tokens=32)
     found = CacheCounts()
     caches = (_setup(setting, public, 1), _setup(setting, public, 2))
-    async with WorkerPair(prepared, transports=[setting.transport], engine=engine, caches=caches) as pair:
+    async with contextlib.AsyncExitStack() as stack:
+        tiers = stack.enter_context(tiers_behind(with_redis=setting.with_redis)) if setting.with_tiers else None
+        pair = await stack.enter_async_context(
+            WorkerPair(
+                prepared,
+                transports=[setting.transport],
+                engine=engine,
+                caches=caches,
+                attach_tiers=None if tiers is None else tiers.attach,
+            )
+        )
         for batch in batches([pinned(c) if setting.with_pins else c for c in script.cases], _CONCURRENCY):
             for case in batch:
                 witness.runs(case)
@@ -82,7 +106,8 @@ async def compare(prepared: PreparedModel, script: Script, setting: Setting) -> 
                 found = _add(found, case, result, most)
         caches_used = [worker.engine.cache for worker in (pair.prefill, pair.decode)]
         evicted = sum(cache.stats().num_evicted for cache in caches_used if cache is not None)
-    return replace(found, evicted_blocks=evicted)
+    promoted = 0 if tiers is None else tiers.promoted().total()
+    return replace(found, evicted_blocks=evicted, promoted_blocks=promoted)
 
 
 def _setup(setting: Setting, public: Sequence[int], number: int) -> CacheSetup:

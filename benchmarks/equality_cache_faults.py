@@ -10,6 +10,7 @@ from tandem.core.ids import Tenant
 from tandem.engine.kv import block_cache
 from tandem.engine.kv.chain import Chain
 from tandem.prefix_cache.keys import BlockKey, PrefixKeyer, PrefixSpace, PublicPrefix
+from tandem.prefix_cache.remote.envelope import BlockEnvelope
 
 
 class Planted(StrEnum):
@@ -19,6 +20,7 @@ class Planted(StrEnum):
     POSITION = "names do not depend on what stands before the block"
     LAST_TOKEN = "names do not depend on the last token of a block"
     BYTES = "a block is lent under its neighbour's name"
+    TIER = "a slower tier gives back bytes that are not the block's, under a genuine seal"
 
 
 class _ForAllTenants(PrefixKeyer):
@@ -57,6 +59,14 @@ class _Mixing(block_cache.BlockCache):
         return (*refs[1:], refs[0]) if refs else refs
 
 
+class _Spoiling(BlockEnvelope):
+    def seal(self, key: BlockKey, payload: bytes | bytearray | memoryview) -> bytes:
+        spoilt = bytearray(memoryview(payload).cast("B"))
+        for index in range(3, len(spoilt), 4):
+            spoilt[index] ^= 0x80  # the sign of each float32
+        return super().seal(key, spoilt)
+
+
 _KEYERS: Mapping[Planted, type[PrefixKeyer]] = {
     Planted.TENANT: _ForAllTenants,
     Planted.POSITION: _ByBlockAlone,
@@ -69,6 +79,9 @@ def planted(fault: Planted) -> Iterator[None]:
     """Workers that are built inside have the fault."""
     if fault is Planted.BYTES:
         with mock.patch("tandem.engine.kv.memory.BlockCache", _Mixing):
+            yield
+    elif fault is Planted.TIER:
+        with mock.patch("tandem.prefix_cache.tiers.block_tiers.BlockEnvelope", _Spoiling):
             yield
     else:
         with mock.patch.object(block_cache, "PrefixKeyer", _KEYERS[fault]):

@@ -61,7 +61,7 @@ def _tail(x: float) -> float:
     """Probability that the Kolmogorov distribution exceeds ``x``."""
     if x < 0.2:
         return 1.0  # the series converges slowly here, and this is right to twelve digits
-    terms = ((-1) ** (k - 1) * math.exp(-2.0 * k * k * x * x) for k in range(1, 101))
+    terms = ((1.0 if k % 2 else -1.0) * math.exp(-2.0 * k * k * x * x) for k in range(1, 101))
     return min(max(2.0 * sum(terms), 0.0), 1.0)
 
 

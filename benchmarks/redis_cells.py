@@ -97,13 +97,15 @@ class Played:
 def options_of(url: str | None, *, num_prefill: int) -> ChaosOptions:
     """Return a small cluster of real processes with the tagged engine, with that Redis or with none."""
     registry = {"embedded": False} if url is None else {"redis_url": url}
+    # No host tier in either: what leaves the KV pool goes to Redis at once, or is forgotten.
+    cache = {"host": {"enabled": False}, "redis": {"enabled": url is not None}}
     return ChaosOptions(
         num_prefill=num_prefill,
         num_decode=1,
         engine={"num_blocks": 64},
         cost=TaggedCost(prefill_token_s=0.0001, step_s=0.002),
         router={"placement": {"mode": "split" if num_prefill else "aggregated"}},
-        cluster={"registry": registry},
+        cluster={"registry": registry, "prefix_cache": cache},
         event_log=False,
     )
 

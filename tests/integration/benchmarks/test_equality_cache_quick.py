@@ -1,4 +1,4 @@
-"""The quick equality run with caches on: evictions, quotas, pins and public prefixes change no token; faults show."""
+"""The quick equality run with caches on: quotas, pins, public prefixes and Redis change no token; faults show."""
 
 import pytest
 
@@ -14,4 +14,5 @@ async def test_cached_answers_equal_a_single_process() -> None:
     ]
     assert result["cases"] >= 100
     assert min(result["cached_tokens"], result["skipped_blocks"], result["evicted_blocks"]) > 100, result
+    assert result["promoted_blocks"] > 5, "nothing came back from Redis"
     assert all(found.noticed.values()), found.noticed

@@ -6,13 +6,14 @@ process (real engines, real hand-over over shm and tcp); the real SmolLM2 runs a
 worker, decode worker, asked through the SDK. Prompt lengths lie around the edges of blocks (16) and prefill chunks (32
 for the tiny models, 512 for the real one); requests run alone and in mixed batches; n goes from 1 to 4.
 
-One case is one request with all its sequences. Run: ``python -m benchmarks.equality --json``.
+One case is one request with all its sequences. Run: ``python -m benchmarks.equality --json``. With ``--cache`` it runs
+the cases with prefix caches on instead: see `benchmarks.equality_cache_run`.
 """
 
 import asyncio
 from dataclasses import asdict, dataclass
 
-from benchmarks import equality_real, equality_tiny
+from benchmarks import equality_cache_run, equality_real, equality_tiny
 from benchmarks.report import finish, parse, say
 from tests.fakes.tiny_models import ARCHITECTURES
 from tests.fakes.worker_pair import Transport
@@ -62,10 +63,14 @@ def summarise(groups: list[Group]) -> dict[str, int]:
 
 def main() -> None:
     """Run and print."""
-    options = parse(__doc__, "quick")
+    options = parse(__doc__, "quick", "cache")
+    if options.cache:
+        found = asyncio.run(equality_cache_run.run(quick=options.quick))
+        details = equality_cache_run.details_of(found)
+        finish(options, equality_cache_run.summarise(found), method=equality_cache_run.METHOD, details=details)
+        return
     groups = asyncio.run(run(quick=options.quick))
-    details = {"groups": [asdict(group) for group in groups]}
-    finish(options, summarise(groups), method=__doc__ or "", details=details)
+    finish(options, summarise(groups), method=__doc__ or "", details={"groups": [asdict(group) for group in groups]})
 
 
 if __name__ == "__main__":

@@ -37,9 +37,9 @@ async def compare(real: RealModel, transport: Transport) -> Counts:
     async with running_cluster(config, real.prepared) as address, AsyncClient(address, timeout_s=300.0) as client:
         await client.wait_until_ready(60.0)
         half = len(real.tasks) // 2
-        answers = [await _ask(client, task) for task in real.tasks[:half]]
+        answers = [await ask(client, task) for task in real.tasks[:half]]
         for start in range(half, len(real.tasks), 3):
-            answers += await asyncio.gather(*(_ask(client, task) for task in real.tasks[start : start + 3]))
+            answers += await asyncio.gather(*(ask(client, task) for task in real.tasks[start : start + 3]))
     for task, want, answer in zip(real.tasks, real.expected, answers, strict=True):
         got = [sequence.token_ids for sequence in answer.sequences]
         handed_over = answer.timings.handover_ms is not None
@@ -65,7 +65,8 @@ def _tasks(prepared: PreparedModel) -> list[GenerationTask]:
     return tasks
 
 
-async def _ask(client: AsyncClient, task: GenerationTask) -> Generation:
+async def ask(client: AsyncClient, task: GenerationTask) -> Generation:
+    """Ask for exactly what the task says."""
     sampling = task.sampling
     return await client.generate(
         token_ids=task.prompt_token_ids,

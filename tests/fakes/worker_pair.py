@@ -4,7 +4,7 @@ Real engines, real hand-over services, real sockets; only gRPC and the router's 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Self
@@ -39,12 +39,14 @@ from tandem.engine.config import EngineConfig
 from tandem.engine.engine import Engine
 from tandem.engine.kv.block_cache import CacheSetup
 from tandem.rpc.telemetry import meter
-from tandem.worker_host.assembly import build_engine
+from tandem.worker_host.assembly import BuiltEngine, build_engine
 from tandem.worker_host.host import WorkerHost
 from tandem.worker_host.instruments import WorkerInstruments
 from tandem.worker_host.session import RouterSession
 
 Transport = Literal["shm", "tcp"]
+AttachTiers = Callable[[BuiltEngine, CacheSetup, LatencyEstimator], Callable[[], bool]]
+"""Joins tiers to an engine and returns what ends them."""
 
 
 @dataclass
@@ -103,9 +105,13 @@ class _Worker:
         *,
         event_log: Path | None = None,
         cache: CacheSetup | None = None,
+        attach_tiers: AttachTiers | None = None,
     ) -> None:
-        clock = MonotonicClock()
+        clock, estimator = MonotonicClock(), LatencyEstimator()
         built = build_engine(prepared, engine, clock=clock, cache=cache)
+        self.close_tiers: Callable[[], bool] = lambda: True
+        if cache is not None and attach_tiers is not None:
+            self.close_tiers = attach_tiers(built, cache, estimator)
         program = WorkerProgramConfig(
             worker_id=f"{role.value}-0",
             role=role,
@@ -137,7 +143,7 @@ class _Worker:
             info=info,
             engine=built.engine,
             make_role=role_factory(program, info, built.layout, instruments, clock, event_log=self.event_log),
-            estimator=LatencyEstimator(),
+            estimator=estimator,
             instruments=instruments,
             clock=clock,
             beat_period_s=0.05,
@@ -163,11 +169,19 @@ class WorkerPair:
         measured_by: Meter | None = None,
         event_log: Path | None = None,
         caches: tuple[CacheSetup | None, CacheSetup | None] = (None, None),
+        attach_tiers: AttachTiers | None = None,
     ) -> None:
-        """``caches``: of the prefill and of the decode worker."""
+        """``caches``: of the prefill and of the decode worker; ``attach_tiers`` is called for each of them."""
         settings = engine or EngineConfig(num_blocks=96, max_batched_tokens=32)
         self.prefill = _Worker(
-            prepared, Role.PREFILL, settings, transports, measured_by, event_log=event_log, cache=caches[0]
+            prepared,
+            Role.PREFILL,
+            settings,
+            transports,
+            measured_by,
+            event_log=event_log,
+            cache=caches[0],
+            attach_tiers=attach_tiers,
         )
         self.decode = _Worker(
             prepared,
@@ -177,6 +191,7 @@ class WorkerPair:
             measured_by,
             event_log=event_log,
             cache=caches[1],
+            attach_tiers=attach_tiers,
         )
         self.beats: list[Beat] = []
         self.hold_grants = False
@@ -199,6 +214,7 @@ class WorkerPair:
             await asyncio.gather(*self._readers, return_exceptions=True)
             for worker in (self.prefill, self.decode):
                 await asyncio.to_thread(worker.host.close)
+                assert await asyncio.to_thread(worker.close_tiers), "the tiers' thread did not end"
                 if worker.event_log is not None:
                     await asyncio.to_thread(worker.event_log.close)
         for worker in (self.prefill, self.decode):

@@ -9,11 +9,19 @@ from tandem.core.types import Role
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TierStats:
-    """One tier of one worker: the blocks in it, and the prompt tokens that came from it so far."""
+    """One tier of one worker: the blocks in it, the prompt tokens that came from it so far, and how it came to that.
+
+    All but ``num_blocks`` and ``num_bytes`` are totals since the worker's start.
+    """
 
     tier: Tier
     num_blocks: int
     num_hit_tokens: int
+    num_bytes: int = 0
+    num_demoted: int = 0  # blocks that came in from the tier above
+    num_promoted: int = 0  # blocks that went back into the KV pool
+    num_rejected: int = 0  # values that were not the block that their name says
+    num_skipped: int = 0  # blocks that should have come in, and were forgotten: too many at a time, or not taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import structlog
 
 from tandem.core.blocks import AttemptKey, BlockRef, FirstToken
 from tandem.core.clock import Clock, MonotonicClock
-from tandem.core.errors import InvalidArgument, NotFound, Overloaded
+from tandem.core.errors import NotFound, Overloaded
 from tandem.core.event_log import EventSink
 from tandem.core.limits import ModelLimits, RequestLimits
 from tandem.core.messages import AttemptFailed, AttemptReleased, RequestEvent
@@ -26,11 +26,12 @@ from tandem.engine.kv.block_table import BlockState, BlockTable, NoBlocks
 from tandem.engine.kv.memory import KvMemory
 from tandem.engine.kv.pool import KvPool
 from tandem.engine.progress import Progress
+from tandem.engine.promotions import Promotions
 from tandem.engine.results import FilledBlocks, Reservation, StepResult, StepStats
 from tandem.engine.reuse import PrefixReuse
 from tandem.engine.sampling.sampler import TokenSampler
 from tandem.engine.scheduling.scheduler import Scheduler, StepPlan
-from tandem.engine.sequence import Attempt, AttemptKind, Sequence
+from tandem.engine.sequence import Attempt, AttemptKind
 from tandem.engine.step_stats import step_stats
 from tandem.engine.text_output import TextFactory
 
@@ -84,6 +85,7 @@ class Engine:
         self._progress = Progress(
             memory=self._memory, reuse=self._reuse, scheduler=self._scheduler, book=self._book, intake=self._intake
         )
+        self.promotions = Promotions(self._memory, self._book, self._clock)  # tiers are attached to it
         self.on_cached: Callable[[FilledBlocks], None] | None = None  # cached starts of prefills, before their step
         self._outbox: list[RequestEvent] = []  # for the next step's result
         self._num_steps = 0
@@ -170,7 +172,7 @@ class Engine:
         attempt = self._book.get(key)
         if attempt is None or attempt.kind is not AttemptKind.HANDOVER or not attempt.reserved:
             raise NotFound(f"no KV is expected for attempt {key.attempt} of request {key.request_id}")
-        children = self._children_after(attempt, first_tokens)
+        children = self._intake.children_after(attempt, first_tokens)
         self.table.commit(key)
         self._scheduler.unreserve(attempt)
         refs, attempt.reserved = attempt.reserved, ()
@@ -244,6 +246,7 @@ class Engine:
         """Whether ``step`` would do something now: compute, or report what is due."""
         if self._outbox:
             return True
+        self.promotions.settle()
         now_s = self._clock.now_s()
         deadline_s = self._book.next_deadline_s()
         return (deadline_s is not None and deadline_s <= now_s) or self._scheduler.can_run(now_s)
@@ -254,8 +257,10 @@ class Engine:
             return 0.0
         now_s = self._clock.now_s()
         deadline_s = self._book.next_deadline_s()
-        waits = [self._scheduler.ready_in_s(now_s), None if deadline_s is None else max(deadline_s - now_s, 0.0)]
-        return min((wait for wait in waits if wait is not None), default=None)
+        ends_s = [end_s for end_s in (deadline_s, self.promotions.next_end_s()) if end_s is not None]
+        ready_in_s = self._scheduler.ready_in_s(now_s)
+        waits = [*(max(end_s - now_s, 0.0) for end_s in ends_s), *([] if ready_in_s is None else [ready_in_s])]
+        return min(waits, default=None)
 
     def load(self) -> WorkerLoad:
         """What this worker carries at the moment."""
@@ -289,6 +294,8 @@ class Engine:
         """
         began_s = self._clock.now_s()
         self._num_steps += 1
+        self.promotions.begin_step()
+        self.promotions.settle()
         events, self._outbox = self._outbox, []
         events += self._book.expire(began_s)
         plan = self._scheduler.plan(began_s)
@@ -353,27 +360,8 @@ class Engine:
         sequence = self._intake.first_sequence(attempt)
         attempt.sequences.append(sequence)
         self._book.add(attempt)
+        self.promotions.begin(sequence)
         self._scheduler.submit(sequence)
-
-    def _children_after(self, attempt: Attempt, first_tokens: Items[FirstToken]) -> list[Sequence]:
-        """Return the children that go on after their first token."""
-        firsts = {first.child: first for first in first_tokens}
-        if len(firsts) != len(first_tokens) or not attempt.open_children <= firsts.keys():
-            raise InvalidArgument("first_tokens", f"name children {sorted(firsts)}, not {attempt.open_children}")
-        children = []
-        for child in sorted(attempt.open_children):
-            first = firsts[child]
-            if not 0 <= first.token_id < self.spec.vocab_size:
-                raise InvalidArgument("first_tokens", f"hold the id {first.token_id}")
-            if first.finished:
-                continue
-            sequence = self._intake.sequence(attempt, child)
-            if len(sequence.output) + 1 >= attempt.task.stop.max_tokens:
-                raise InvalidArgument("first_tokens", f"child {child} has all its tokens and is not finished")
-            sequence.output.append(first.token_id)
-            sequence.text.replay((first.token_id,))
-            children.append(sequence)
-        return children
 
     def _abort_child(self, attempt: Attempt, child: int) -> None:
         attempt.open_children.discard(child)

@@ -4,9 +4,10 @@ The router has checked the task already; what comes over a socket is checked aga
 this worker's own capacity.
 """
 
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
-from tandem.core.blocks import AttemptKey
+from tandem.core.blocks import AttemptKey, FirstToken
 from tandem.core.errors import InvalidArgument
 from tandem.core.limits import ModelLimits, RequestLimits, check_task
 from tandem.core.reasons import TOO_LARGE
@@ -109,3 +110,23 @@ class Intake:
                 remedy="ask for fewer tokens, or give the workers more KV memory",
                 reason=TOO_LARGE,
             )
+
+    def children_after(self, attempt: Attempt, first_tokens: Items[FirstToken]) -> list[Sequence]:
+        """Return the children that go on after their first token."""
+        firsts = {first.child: first for first in first_tokens}
+        if len(firsts) != len(first_tokens) or not attempt.open_children <= firsts.keys():
+            raise InvalidArgument("first_tokens", f"name children {sorted(firsts)}, not {attempt.open_children}")
+        children = []
+        for child in sorted(attempt.open_children):
+            first = firsts[child]
+            if not 0 <= first.token_id < self._model.vocab_size:
+                raise InvalidArgument("first_tokens", f"hold the id {first.token_id}")
+            if first.finished:
+                continue
+            sequence = self.sequence(attempt, child)
+            if len(sequence.output) + 1 >= attempt.task.stop.max_tokens:
+                raise InvalidArgument("first_tokens", f"child {child} has all its tokens and is not finished")
+            sequence.output.append(first.token_id)
+            sequence.text.replay((first.token_id,))
+            children.append(sequence)
+        return children

@@ -39,7 +39,7 @@ class PrefixReuse:
         if attempt.num_cached_tokens is None:  # not again after a preemption: then it finds what it computed itself
             num_prompt = len(sequence.prompt)
             attempt.num_cached_tokens = min(sequence.num_computed, num_prompt)
-            self._cache.asked(num_prompt, attempt.num_cached_tokens)
+            self._cache.asked(num_prompt, attempt.num_cached_tokens, attempt.promoted_tokens)
 
     def find_kv(self, sequence: Sequence, num_tokens: int) -> Found:
         """Return what is cached of the KV of a sequence's first ``num_tokens`` tokens."""

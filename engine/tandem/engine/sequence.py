@@ -8,11 +8,13 @@ stands for all of them; then the others fork from it::
                              └─ child 2  o0 o1 o2 …
 """
 
+from collections import Counter
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from enum import Enum
 
 from tandem.core.blocks import AttemptKey, BlockRef
+from tandem.core.kv_events import Tier
 from tandem.core.types import FinishReason, GenerationTask
 from tandem.engine.kv.chain import Chain
 from tandem.engine.scheduling.order import Urgency
@@ -45,6 +47,7 @@ class Attempt:
     num_filled: int = 0  # prompt blocks announced as filled
     reserved_chain: Chain = field(default_factory=Chain)  # of ``reserved``
     num_cached_tokens: int | None = None  # prompt tokens that needed no computing here; None = not known yet
+    promoted_tokens: Counter[Tier] = field(default_factory=Counter)  # fetched for it from slower tiers
     is_sealed: bool = False
     stop_token_ids: frozenset[int] = frozenset()  # the task's own and the model's end tokens
 
@@ -69,6 +72,7 @@ class Sequence:
     is_lead: bool = False
     chain: Chain = field(default_factory=Chain)  # what of ``blocks`` is the prefix cache's
     was_preempted: bool = False
+    is_held: bool = False  # it waits for blocks from a slower tier; others go first
 
     @property
     def key(self) -> AttemptKey:

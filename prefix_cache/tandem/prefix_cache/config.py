@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from tandem.core.config.hidden import HiddenText
 from tandem.core.config.model import ConfigModel
+from tandem.core.config.units import Bytes
 from tandem.prefix_cache.eviction.choice import EvictionName
 from tandem.prefix_cache.keys import PublicPrefix
 
@@ -30,6 +31,38 @@ class PublicPrefixSection(ConfigModel):
         return self
 
 
+class HostTierSection(ConfigModel):
+    """The tier of cached blocks in each worker's own memory, behind its KV pool."""
+
+    enabled: bool = True
+    """Keep blocks that leave the KV pool, and take them back where that beats computing them again."""
+    memory_bytes: Bytes = 128 << 20
+    """Memory per worker for such blocks, e.g. `1GiB`."""
+
+
+class RedisTierSection(ConfigModel):
+    """The tier of cached blocks in Redis, behind the host tier. Every field bounds what Redis can cost a request."""
+
+    enabled: bool = False
+    """Keep blocks that leave the host tier in Redis, and fetch them where that beats computing them again."""
+    url: str | None = Field(default=None, pattern=r"^(redis|rediss|unix)://.+")
+    """Redis for blocks; nothing = the one of the registry. Without either there is no such tier."""
+    namespace: str = Field(default="tandem", pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
+    """Prefix of every key."""
+    ttl_s: float = Field(default=3600.0, gt=0.0, le=30 * 86400.0)
+    """How long a block stays there."""
+    memory_bytes: Bytes = 256 << 20
+    """Memory in Redis that one worker's blocks may take; its oldest are removed first."""
+    timeout_s: float = Field(default=0.020, gt=0.0, le=10.0)
+    """Longest wait for one answer; then it is a miss."""
+    max_in_flight: int = Field(default=16, ge=1, le=4096)
+    """Most calls at the same time; further ones are misses."""
+    breaker_failures: int = Field(default=5, ge=1, le=1000)
+    """Failed calls in a row after which Redis is left alone for a while."""
+    breaker_open_s: float = Field(default=2.0, gt=0.0, le=3600.0)
+    """How long it is left alone."""
+
+
 class PrefixCacheConfig(ConfigModel):
     """How computed prefixes are kept and found again."""
 
@@ -49,8 +82,16 @@ class PrefixCacheConfig(ConfigModel):
     """Share of a worker's KV blocks that one tenant's pinned prefixes may hold."""
     max_pin_ttl_s: float = Field(default=3600.0, gt=0.0, le=30 * 86400.0)
     """Longest life of a pin."""
+    host: HostTierSection = HostTierSection()
+    """Blocks in the worker's own memory, behind the KV pool."""
+    redis: RedisTierSection = RedisTierSection()
+    """Blocks in Redis, behind the host tier."""
+    max_demoted_blocks: int = Field(default=16, ge=1, le=4096)
+    """Blocks copied out of the KV pool in one step; what leaves it beyond that is forgotten."""
+    max_hold_s: float = Field(default=0.5, gt=0.0, le=60.0)
+    """Longest wait of a request for blocks on their way from a slower tier; then it computes them."""
     secret_file: Path | None = None
-    """File with at least 16 secret bytes; for names that outlive one start. Nothing = new at each start."""
+    """File with at least 16 secret bytes; clusters that share a Redis need the same. Nothing = new at each start."""
 
     def public_token_ids(self) -> tuple[PublicPrefix, ...]:
         """Return the public prefixes whose token ids are known, in the form that `PrefixKeyer` takes."""

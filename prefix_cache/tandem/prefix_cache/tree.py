@@ -65,6 +65,10 @@ class CacheTree:
         """Tenants with cached blocks."""
         return tuple(self._shares)
 
+    def tenant_of(self, key: BlockKey) -> Tenant:
+        """Return who brought in a cached block."""
+        return self._node(key).tenant
+
     def may_drop(self, key: BlockKey) -> bool:
         """Whether a cached block is neither used nor followed."""
         node = self._node(key)

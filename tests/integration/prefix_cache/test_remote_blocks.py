@@ -225,9 +225,36 @@ async def test_an_operation_that_raises_does_not_hold_the_breaker(server: RedisS
     assert gate.state(CallKind.READ) is BreakerState.OPEN
     await asyncio.sleep(0.1)
     assert gate.state(CallKind.READ) is BreakerState.HALF_OPEN
-    with pytest.raises(ZeroDivisionError):
-        await gate.call(CallKind.READ, broken)
+
+    async def good(client: redis.asyncio.Redis) -> int:
+        return 1
+
+    assert await gate.call(CallKind.READ, good) is Miss.OPEN, "it tries, and its caller does not wait"
+    await asyncio.sleep(0.02)
+    assert await gate.call(CallKind.READ, good) == 1
     await gate.close()
+
+
+async def test_nobody_waits_for_the_call_that_tries_again(server: RedisServer) -> None:
+    policy = GatePolicy(timeout_s=0.25, breaker=BreakerPolicy(max_failures=2, open_s=0.1))
+    async with tier(server.url, policy) as blocks:
+        await blocks.put({key(1): payload(1)})
+        os.kill(server.process.pid, signal.SIGSTOP)
+        try:
+            await until_open(blocks, CallKind.READ)
+            num_late = gate_of(blocks).counts[Miss.UNREACHABLE] + gate_of(blocks).counts[Miss.LATE]
+            began_s, longest_s = time.monotonic(), 0.0
+            while time.monotonic() < began_s + 1.0:
+                asked_s = time.monotonic()
+                assert await blocks.get([key(1)]) is Miss.OPEN
+                longest_s = max(longest_s, time.monotonic() - asked_s)
+                await asyncio.sleep(0.005)
+            assert longest_s < policy.timeout_s / 2
+            tried = gate_of(blocks).counts[Miss.UNREACHABLE] + gate_of(blocks).counts[Miss.LATE] - num_late
+            assert tried >= 1, "it tried again all the while"
+        finally:
+            os.kill(server.process.pid, signal.SIGCONT)
+        await until_back(blocks, CallKind.READ)
 
 
 async def test_two_routers_spread_over_the_workers(server: RedisServer) -> None:

@@ -58,6 +58,8 @@ def test_rubbish_is_no_record(data: bytes) -> None:
         (b'"role":"decode"', b'"role":"king"'),
         (b'"pid":1', b'"pid":null'),
         (b'"host":"h"', b'"other":"h"'),
+        (b'"host":"h"', b'"host":"\xd6"'),  # not UTF-8, inside an otherwise genuine record
+        (b'"worker_id":"decode-0"', b'"worker_id":"\xbc\xff"'),
     ],
 )
 def test_a_record_of_another_shape_is_none(old: bytes, new: bytes) -> None:

@@ -62,7 +62,20 @@ stats = st.builds(
     num_asked_tokens=count,
     num_cached_tokens=count,
     num_evicted=count,
-    tiers=st.lists(st.builds(TierStats, tier=tier, num_blocks=count, num_hit_tokens=count), max_size=2).map(tuple),
+    tiers=st.lists(
+        st.builds(
+            TierStats,
+            tier=tier,
+            num_blocks=count,
+            num_hit_tokens=count,
+            num_bytes=count,
+            num_demoted=count,
+            num_promoted=count,
+            num_rejected=count,
+            num_skipped=count,
+        ),
+        max_size=2,
+    ).map(tuple),
     tenants=st.lists(st.builds(TenantBlocks, tenant=text.map(Tenant), num_blocks=count), max_size=2).map(tuple),
 )
 watched = st.builds(

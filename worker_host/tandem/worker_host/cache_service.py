@@ -2,10 +2,10 @@
 
 from collections.abc import AsyncIterator
 
-from tandem.core.cache import TenantBlocks, TierStats, WorkerCacheStats
+from tandem.core.cache import TenantBlocks, WorkerCacheStats
 from tandem.core.clock import Clock
 from tandem.core.ids import Tenant
-from tandem.core.kv_events import KvUpdate, Tier, WatchFrom
+from tandem.core.kv_events import KvUpdate, WatchFrom
 from tandem.engine.kv.block_cache import BlockCache
 from tandem.rpc.context import CallContext
 from tandem.worker_host.engine_calls import EngineCalls
@@ -43,6 +43,6 @@ class WorkerCacheServiceHandler:
             num_asked_tokens=stats.num_asked_tokens,
             num_cached_tokens=stats.num_cached_tokens,
             num_evicted=stats.num_evicted,
-            tiers=(TierStats(tier=Tier.DEVICE, num_blocks=stats.num_blocks, num_hit_tokens=stats.num_cached_tokens),),
+            tiers=stats.tiers,
             tenants=tuple(TenantBlocks(tenant=use.tenant, num_blocks=use.num_blocks) for use in tenants),
         )

@@ -71,6 +71,7 @@ class WorkerHost:
         pins = Pins(engine.cache)
         inbox, outbox = Inbox(), Outbox(info.epoch, amend=pins.amend)
         self._calls = EngineCalls(inbox)
+        engine.promotions.wake_with(lambda: inbox.post(lambda: None))
         self._clock = clock
         self._make_role = make_role
         self._parts = (engine, outbox, inbox)

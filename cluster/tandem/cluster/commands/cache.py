@@ -18,6 +18,7 @@ from tandem.core.cache import WatchedCache, WorkerCacheStats, hit_rates
 from tandem.core.environment import Environment, read_environment
 from tandem.core.errors import InvalidArgument
 from tandem.core.ids import Tenant
+from tandem.core.kv_events import Tier
 
 _TIMEOUT_S = 10.0
 
@@ -34,6 +35,10 @@ def run_cache_stats(connection: Connection, *, as_json: bool) -> None:
     if not status.enabled:
         console.print("the router looks nothing up: the prefix cache is off, or it was told no secret")
     console.print(worker_table(status.workers))
+    if any(
+        tier.tier is not Tier.DEVICE for each in status.workers if each.stats is not None for tier in each.stats.tiers
+    ):
+        console.print(tier_table(status.workers))
     index = status.index
     console.print(
         f"router's index: {index.num_blocks} of {index.max_blocks} names, {index.num_expected} expected, "
@@ -85,6 +90,26 @@ def worker_table(workers: Sequence[WatchedCache]) -> Table:
         saved = sum(each.num_hit_tokens for stats in found for each in stats.tiers if each.tier is tier)
         table.add_section()
         table.add_row("all", tier.value, str(held), "", "", f"{rate:.1%}", str(saved), "", "", "")
+    return table
+
+
+def tier_table(workers: Sequence[WatchedCache]) -> Table:
+    """One row per worker and tier behind the KV pool."""
+    table = Table(title="tiers behind the KV pool")
+    for head in ("worker", "tier"):
+        table.add_column(head)
+    for head in ("blocks", "MiB", "hit rate", "tokens saved", "came in", "went back", "rejected", "not kept"):
+        table.add_column(head, justify="right")
+    for watched in workers:
+        for tier in watched.stats.tiers if watched.stats is not None else ():
+            if watched.stats is None or tier.tier is Tier.DEVICE:
+                continue
+            asked = watched.stats.num_asked_tokens
+            rate = f"{tier.num_hit_tokens / asked:.1%}" if asked else "-"
+            counts = (tier.num_hit_tokens, tier.num_demoted, tier.num_promoted, tier.num_rejected, tier.num_skipped)
+            mebibytes = f"{tier.num_bytes / (1 << 20):.1f}"
+            numbers = (str(tier.num_blocks), mebibytes, rate, *map(str, counts))
+            table.add_row(escape(watched.worker_id), tier.tier.value, *numbers)
     return table
 
 

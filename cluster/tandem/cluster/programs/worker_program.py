@@ -17,6 +17,7 @@ from tandem.cluster.programs.cache import cache_setup
 from tandem.cluster.programs.config import WorkerProgramConfig
 from tandem.cluster.programs.exposure import worker_exposure
 from tandem.cluster.programs.roles import role_factory
+from tandem.cluster.programs.tiers import attach_tiers
 from tandem.cluster.registry.announcer import Registry, keep_announced
 from tandem.cluster.registry.redis_registry import RedisRegistry
 from tandem.cluster.registry.router_registry import RouterRegistry
@@ -115,6 +116,14 @@ class WorkerProgram:
             insecure=config.insecure,
             limits=INTERNAL_LIMITS,
         )
+        tiers = attach_tiers(
+            built.engine,
+            cache,
+            layout_fingerprint=built.layout.fingerprint,
+            registry=config.registry,
+            estimator=estimator,
+            clock=self._clock,
+        )
         host = self._make_host(built, prepared, estimator, instruments, epoch)
         try:
             server.add(worker_service(WorkerServiceHandler(host)))
@@ -131,6 +140,8 @@ class WorkerProgram:
         finally:
             await server.stop(grace_s=1.0)
             await asyncio.to_thread(host.close)
+            if tiers is not None and not await asyncio.to_thread(tiers.close):
+                _log.error("cache_tiers_did_not_stop")
             if self._event_log is not None:
                 await asyncio.to_thread(self._event_log.close)
 

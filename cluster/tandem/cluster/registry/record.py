@@ -19,5 +19,5 @@ def decode_record(data: bytes) -> WorkerInfo | None:
         return None
     try:
         return _DECODER.decode(data)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None

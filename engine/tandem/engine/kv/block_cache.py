@@ -5,11 +5,13 @@ full block enters as soon as it is filled and checked, while its attempt goes on
 come at once share what is done. Engine thread only, except ``events``.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from tandem.core.blocks import AttemptKey, BlockRef
+from tandem.core.cache import TierStats
 from tandem.core.clock import Clock
 from tandem.core.ids import Epoch, Tenant
 from tandem.engine.kv.block_table import BlockTable
@@ -43,6 +45,22 @@ class CacheSetup:
         return f"CacheSetup(epoch={self.epoch})"
 
 
+class SlowerTiers(Protocol):
+    """What lies behind the KV pool."""
+
+    def evicted(self, name: BlockKey, tenant: Tenant, ref: BlockRef) -> None:
+        """A block is about to leave the pool for want of room; its bytes are still there."""
+        ...
+
+    def flushed(self, tenant: Tenant | None) -> int:
+        """Forget what is there of ``tenant`` (None = of anybody); return how many blocks."""
+        ...
+
+    def stats(self, hit_tokens: Counter[Tier]) -> tuple[TierStats, ...]:
+        """Return the numbers of each tier."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """A cached start of a prompt: ``num_blocks`` full blocks, of which ``num_busy`` cost nothing: others read them."""
@@ -72,6 +90,7 @@ class BlockCache:
         self._keeps = Keeps(settings, num_blocks=table.num_blocks, clock=clock)
         self._counters = CacheCounters()
         self.recompute_cost: RecomputeCost = _even_cost
+        self.slower: SlowerTiers | None = None
         self.events = KvEventLog(setup.epoch, capacity=settings.event_ring_size)
         self.is_shared_secret = setup.is_shared_secret
 
@@ -165,12 +184,14 @@ class BlockCache:
             name = self._tree.victim()
             if name is None:
                 break
+            if self.slower is not None and name not in self._flushed:
+                self.slower.evicted(name, self._tree.tenant_of(name), self._refs[name])
             self._drop(name, gone)
         self._counters.num_evicted += len(gone)
         self._tell_removed(gone)
 
     def flush(self, tenant: Tenant | None) -> int:
-        """Let nobody find what is cached of ``tenant`` (None = of anybody) any more; return how many blocks that are.
+        """Let nobody find what is cached of ``tenant`` (None = of all) any more, in no tier; return how many blocks.
 
         What running requests read goes when they are through with it.
         """
@@ -183,11 +204,12 @@ class BlockCache:
             left = [name for name in self._tree.keys_of(each) if name not in self._flushed]
             self._flushed.update(left)
             gone += left
+        num_behind = 0 if self.slower is None else self.slower.flushed(tenant)
         if tenant is None:
             self.events.append(Cleared())
         else:
             self._tell_removed(gone)
-        return len(gone)
+        return len(gone) + num_behind
 
     # --- keeping -----------------------------------------------------------------------------------------------------
 
@@ -217,8 +239,14 @@ class BlockCache:
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
-    def asked(self, num_tokens: int, num_cached_tokens: int) -> None:
-        """Count one prompt and what of it needed no computing."""
+    def asked(self, num_tokens: int, num_cached_tokens: int, promoted_tokens: Counter[Tier]) -> None:
+        """Count one prompt and what of it needed no computing; of that, what was fetched from slower tiers for it."""
+        left = num_cached_tokens
+        for tier, num_promoted in promoted_tokens.items():
+            num_used = min(num_promoted, left)
+            self._counters.tier_tokens[tier] += num_used
+            left -= num_used
+        self._counters.tier_tokens[Tier.DEVICE] += left
         self._counters.num_prompts += 1
         self._counters.num_asked_tokens += num_tokens
         self._counters.num_cached_tokens += num_cached_tokens
@@ -234,8 +262,14 @@ class BlockCache:
             num_asked_tokens=self._counters.num_asked_tokens,
             num_cached_tokens=self._counters.num_cached_tokens,
             num_evicted=self._counters.num_evicted,
+            tiers=self._tiers(counts.cached),
             tenants=tuple(TenantUse(tenant, self._tree.num_blocks_of(tenant)) for tenant in self._tree.tenants()),
         )
+
+    def _tiers(self, num_blocks: int) -> tuple[TierStats, ...]:
+        hits = self._counters.tier_tokens
+        device = TierStats(tier=Tier.DEVICE, num_blocks=num_blocks, num_hit_tokens=hits[Tier.DEVICE])
+        return (device,) if self.slower is None else (device, *self.slower.stats(hits))
 
     # --- inside ------------------------------------------------------------------------------------------------------
 

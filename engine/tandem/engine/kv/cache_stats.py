@@ -1,8 +1,11 @@
 """What a worker's prefix cache holds and did. Values only."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
+from tandem.core.cache import TierStats
 from tandem.core.ids import Tenant
+from tandem.core.kv_events import Tier
 
 
 @dataclass(slots=True)
@@ -13,6 +16,7 @@ class CacheCounters:
     num_asked_tokens: int = 0
     num_cached_tokens: int = 0
     num_evicted: int = 0
+    tier_tokens: Counter[Tier] = field(default_factory=Counter)  # of the cached tokens, those of slower tiers
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +39,4 @@ class CacheStats:
     num_cached_tokens: int
     num_evicted: int
     tenants: tuple[TenantUse, ...]
+    tiers: tuple[TierStats, ...]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from itertools import pairwise
 
+import numpy as np
 import torch
 
 from tandem.engine.spec import ModelSpec
@@ -48,6 +49,17 @@ class KvPool:
         ranges = [self.data[ids[start] : ids[end - 1] + 1] for start, end in pairwise([*starts, len(ids)])]
         extremes = [torch.stack(torch.aminmax(blocks)) for blocks in ranges]
         return not extremes or bool(torch.isfinite(torch.cat(extremes)).all())
+
+    def save(self, block_id: int) -> bytes:
+        """Return a copy of a block's bytes, from whatever device the pool is on."""
+        return self.data[block_id].reshape(-1).view(torch.uint8).cpu().numpy().tobytes()
+
+    def restore(self, block_id: int, payload: memoryview) -> None:
+        """Write what `save` returned into a block. Raises ValueError for another size."""
+        target = self.data[block_id].reshape(-1).view(torch.uint8)
+        if len(payload) != target.numel():
+            raise ValueError(f"{len(payload)} bytes are not a block of {target.numel()}")
+        target.copy_(torch.from_numpy(np.frombuffer(payload, dtype=np.uint8).copy()))
 
     def bytes_view(self, block_id: int) -> memoryview:
         """Writable bytes of one block; CPU pools only (raises ValueError on another device)."""

@@ -199,17 +199,20 @@ class Scheduler:
             head = self._head(quota)
             if head is None or not self._has_tokens_for(head) or not self._may_start(head):
                 return
-            self.waiting.pop(0)
+            self.waiting.remove(head)
             quota -= 0 if head.was_preempted else head.num_slots
             self._reuse.start(head)
             head.adopt(self._first_blocks(head))
             insort(self.prefilling, head, key=_order)
 
     def _head(self, quota: int) -> Sequence | None:
-        """Return the first waiting sequence if it has a place. Nobody overtakes it: large requests would starve."""
-        if not self.waiting:
+        """Return the first waiting sequence if it has a place. Nobody overtakes it: large requests would starve.
+
+        Those that are held are passed over: they wait for a moment, and by their own choice.
+        """
+        head = next((sequence for sequence in self.waiting if not sequence.is_held), None)
+        if head is None:
             return None
-        head = self.waiting[0]
         # More children than a whole static batch still make a batch of their own.
         has_place = head.num_slots <= quota or (quota > 0 and not self.decoding and not self.prefilling)
         return head if head.was_preempted or has_place else None
@@ -252,7 +255,7 @@ class Scheduler:
         return self._policy.separates_phases or before < self._config.max_batched_tokens
 
     def _view(self, now_s: float) -> BatchView:
-        candidates = [s for s in self.waiting if not s.was_preempted] + self.arrived
+        candidates = [s for s in self.waiting if not (s.was_preempted or s.is_held)] + self.arrived
         # When only preempted sequences are left of a batch, others may hold the blocks they wait for: then it is over.
         is_running = bool(self.decoding or self.prefilling)
         return BatchView(

@@ -1,9 +1,14 @@
-"""Blocks in Redis: one value per block, sealed, with an end to its life. Bounded by Redis's own ``maxmemory``."""
+"""Blocks in Redis: one value per block, sealed, with an end to its life. Bounded by Redis's own ``maxmemory``, and by
+the owner's count of what it stored (`tiers.remote_shelf`).
+
+A ``scope`` is mixed into the names: blocks that were stored in another scope are not found.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import redis.asyncio
+from blake3 import blake3
 
 from tandem.core.errors import InvalidArgument
 from tandem.prefix_cache.keys import BlockKey
@@ -36,13 +41,13 @@ class RemoteBlocks:
 
         return await self._gate.call(CallKind.READ, exists) if keys else 0
 
-    async def get(self, keys: Sequence[BlockKey]) -> list[memoryview] | Miss:
+    async def get(self, keys: Sequence[BlockKey], *, scope: bytes = b"") -> list[memoryview] | Miss:
         """Return the blocks of the run from the first key on; shorter where one is missing or not what it says."""
         if not keys:
             return []
 
         async def fetch(client: redis.asyncio.Redis) -> list[bytes | str | None]:
-            return list(await client.mget([self._name(key) for key in keys]))
+            return list(await client.mget([self._name(key, scope) for key in keys]))
 
         values = await self._gate.call(CallKind.READ, fetch)
         if isinstance(values, Miss):
@@ -60,9 +65,13 @@ class RemoteBlocks:
 
     async def put(self, blocks: Mapping[BlockKey, bytes | bytearray | memoryview]) -> int | Miss:
         """Store blocks; return how many are stored now. A full Redis takes fewer or none."""
+        return await self.put_sealed({key: self._envelope.seal(key, payload) for key, payload in blocks.items()})
+
+    async def put_sealed(self, blocks: Mapping[BlockKey, bytes], *, scope: bytes = b"") -> int | Miss:
+        """Store blocks that are sealed already."""
         if not blocks:
             return 0
-        values = [(self._name(key), self._envelope.seal(key, payload)) for key, payload in blocks.items()]
+        values = [(self._name(key, scope), value) for key, value in blocks.items()]
 
         async def store(client: redis.asyncio.Redis) -> int:
             async with client.pipeline(transaction=False) as pipe:
@@ -72,15 +81,15 @@ class RemoteBlocks:
 
         return await self._gate.call(CallKind.WRITE, store)
 
-    async def drop(self, keys: Sequence[BlockKey]) -> int | Miss:
+    async def drop(self, keys: Sequence[BlockKey], *, scope: bytes = b"") -> int | Miss:
         """Remove blocks; return how many were there."""
         if not keys:
             return 0
 
         async def unlink(client: redis.asyncio.Redis) -> int:
-            return int(await client.unlink(*(self._name(key) for key in keys)))
+            return int(await client.unlink(*(self._name(key, scope) for key in keys)))
 
         return await self._gate.call(CallKind.WRITE, unlink)
 
-    def _name(self, key: BlockKey) -> bytes:
-        return self._prefix + key
+    def _name(self, key: BlockKey, scope: bytes = b"") -> bytes:
+        return self._prefix + (blake3(scope + key).digest() if scope else key)

@@ -24,7 +24,7 @@ class BreakerPolicy:
     """Bounds."""
 
     max_failures: int = 5
-    open_s: float = 5.0
+    open_s: float = 2.0  # 2 probes in vain, one of them of a server that is well again but busy, are over within 5 s
 
 
 class Breaker:
@@ -39,9 +39,10 @@ class Breaker:
 
     def state(self, now_s: float) -> BreakerState:
         """What the next call meets."""
-        if self._opened_s is None:
+        opened_s = self._opened_s  # another thread may ask while it changes
+        if opened_s is None:
             return BreakerState.CLOSED
-        return BreakerState.HALF_OPEN if now_s >= self._opened_s + self._policy.open_s else BreakerState.OPEN
+        return BreakerState.HALF_OPEN if now_s >= opened_s + self._policy.open_s else BreakerState.OPEN
 
     def may_call(self, now_s: float) -> bool:
         """Whether to call now. After True, exactly one of ``succeeded`` and ``failed`` must follow."""

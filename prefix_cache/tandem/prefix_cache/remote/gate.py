@@ -3,6 +3,8 @@
 - A call runs as a task of its own. When its request is cancelled the task goes on to the end of its reply, so that no
   reply is ever left on a connection for the next caller (CVE-2023-28858).
 - Reads and writes have a breaker each: a replica that refuses writes still answers reads.
+- An open breaker costs nobody anything, not even who comes when it is time to try again: that call is made, and its
+  caller does not wait for it. (A reservation that is made so ends by itself.)
 - ``READONLY`` drops every connection, so that the next call resolves the name anew.
 - Nothing is tried again: a cache that does not answer is a miss.
 """
@@ -89,14 +91,17 @@ class RedisGate:
         self, kind: CallKind, operation: Callable[[redis.asyncio.Redis], Awaitable[Answer]]
     ) -> Answer | Miss:
         """Run ``operation`` on the client; at most ``timeout_s`` is waited for it. Never raises but CancelledError."""
-        breaker = self._breakers[kind]
+        breaker, now_s = self._breakers[kind], self._clock.now_s()
         if len(self._running) >= self._policy.max_in_flight:
             return self._missed(Miss.BUSY)
-        if not breaker.may_call(self._clock.now_s()):
+        is_closed = breaker.state(now_s) is BreakerState.CLOSED
+        if not breaker.may_call(now_s):
             return self._missed(Miss.OPEN)
         task = asyncio.ensure_future(self._run(kind, operation))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        if not is_closed:
+            return self._missed(Miss.OPEN)  # it only tries whether the server is back
         try:
             async with asyncio.timeout(self._policy.timeout_s):
                 return await asyncio.shield(task)  # neither a cancelled caller nor the time-out cancels the task

@@ -31,7 +31,14 @@ def encode_stats(stats: WorkerCacheStats) -> worker_pb.GetCacheStatsResponse:
         num_evicted=stats.num_evicted,
         tiers=[
             worker_pb.KvTierStats(
-                tier=TIER.encode(tier.tier), num_blocks=tier.num_blocks, num_hit_tokens=tier.num_hit_tokens
+                tier=TIER.encode(tier.tier),
+                num_blocks=tier.num_blocks,
+                num_hit_tokens=tier.num_hit_tokens,
+                num_bytes=tier.num_bytes,
+                num_demoted=tier.num_demoted,
+                num_promoted=tier.num_promoted,
+                num_rejected=tier.num_rejected,
+                num_skipped=tier.num_skipped,
             )
             for tier in stats.tiers
         ],
@@ -54,6 +61,11 @@ def decode_stats(message: worker_pb.GetCacheStatsResponse) -> WorkerCacheStats:
                 tier=TIER.decode(tier.tier, field="tier"),
                 num_blocks=tier.num_blocks,
                 num_hit_tokens=tier.num_hit_tokens,
+                num_bytes=tier.num_bytes,
+                num_demoted=tier.num_demoted,
+                num_promoted=tier.num_promoted,
+                num_rejected=tier.num_rejected,
+                num_skipped=tier.num_skipped,
             )
             for tier in message.tiers
         ),

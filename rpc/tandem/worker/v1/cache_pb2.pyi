@@ -92,14 +92,24 @@ class GetCacheStatsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class KvTierStats(_message.Message):
-    __slots__ = ("tier", "num_blocks", "num_hit_tokens")
+    __slots__ = ("tier", "num_blocks", "num_hit_tokens", "num_bytes", "num_demoted", "num_promoted", "num_rejected", "num_skipped")
     TIER_FIELD_NUMBER: _ClassVar[int]
     NUM_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     NUM_HIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    NUM_DEMOTED_FIELD_NUMBER: _ClassVar[int]
+    NUM_PROMOTED_FIELD_NUMBER: _ClassVar[int]
+    NUM_REJECTED_FIELD_NUMBER: _ClassVar[int]
+    NUM_SKIPPED_FIELD_NUMBER: _ClassVar[int]
     tier: KvTier
     num_blocks: int
     num_hit_tokens: int
-    def __init__(self, tier: _Optional[_Union[KvTier, str]] = ..., num_blocks: _Optional[int] = ..., num_hit_tokens: _Optional[int] = ...) -> None: ...
+    num_bytes: int
+    num_demoted: int
+    num_promoted: int
+    num_rejected: int
+    num_skipped: int
+    def __init__(self, tier: _Optional[_Union[KvTier, str]] = ..., num_blocks: _Optional[int] = ..., num_hit_tokens: _Optional[int] = ..., num_bytes: _Optional[int] = ..., num_demoted: _Optional[int] = ..., num_promoted: _Optional[int] = ..., num_rejected: _Optional[int] = ..., num_skipped: _Optional[int] = ...) -> None: ...
 
 class TenantCacheStats(_message.Message):
     __slots__ = ("tenant", "num_blocks")

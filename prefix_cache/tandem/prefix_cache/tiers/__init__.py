@@ -1,0 +1,1 @@
+"""Where cached blocks go that left the KV pool."""

@@ -1,0 +1,147 @@
+"""One worker's part of the Redis tier: what it stored there, bounded in bytes, and what it takes. asyncio, one loop."""
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tandem.core.clock import Clock
+from tandem.core.ids import Tenant
+from tandem.prefix_cache.config import RedisTierSection
+from tandem.prefix_cache.keys import BlockKey
+from tandem.prefix_cache.remote.blocks import RemoteBlocks
+from tandem.prefix_cache.remote.breaker import BreakerPolicy, BreakerState
+from tandem.prefix_cache.remote.envelope import BlockEnvelope
+from tandem.prefix_cache.remote.gate import CallKind, GatePolicy, Miss, RedisGate
+from tandem.prefix_cache.tiers.scopes import RemoteScopes
+
+Told = Callable[[tuple[BlockKey, ...]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    tenant: Tenant
+    scope: bytes
+    num_bytes: int
+    ends_s: float
+
+
+class RemoteShelf:
+    """Puts and gets sealed blocks. ``on_stored`` and ``on_removed`` are told what this worker has there."""
+
+    def __init__(
+        self,
+        settings: RedisTierSection,
+        url: str,
+        envelope: BlockEnvelope,
+        *,
+        secret: bytes,
+        clock: Clock,
+        on_stored: Told,
+        on_removed: Told,
+    ) -> None:
+        breaker = BreakerPolicy(max_failures=settings.breaker_failures, open_s=settings.breaker_open_s)
+        policy = GatePolicy(timeout_s=settings.timeout_s, max_in_flight=settings.max_in_flight, breaker=breaker)
+        self._gate = RedisGate(url, policy=policy, clock=clock)
+        self._blocks = RemoteBlocks(self._gate, envelope, namespace=settings.namespace, ttl_s=settings.ttl_s)
+        self._scopes = RemoteScopes(
+            self._gate, namespace=settings.namespace, secret=secret, ttl_s=settings.ttl_s, clock=clock
+        )
+        self._settings = settings
+        self._clock = clock
+        self._on_stored, self._on_removed = on_stored, on_removed
+        self._stored: OrderedDict[BlockKey, _Stored] = OrderedDict()  # oldest first
+        self.num_bytes = 0
+        self.num_stored = 0
+        self.num_failed = 0  # blocks that Redis did not take
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that this worker stored and that should still be there."""
+        return len(self._stored)
+
+    @property
+    def num_rejected(self) -> int:
+        """Values that were not what their name says."""
+        return self._blocks.refused.total()
+
+    @property
+    def misses(self) -> Counter[Miss]:
+        """Why calls brought no answer."""
+        return self._gate.counts
+
+    def may_read(self) -> bool:
+        """Whether a call would be made; one that only tries whether the server is back costs nothing. Any thread."""
+        return self._gate.state(CallKind.READ) is not BreakerState.OPEN
+
+    async def scope(self, tenant: Tenant) -> bytes | None:
+        """Return where to look for blocks of ``tenant``; None: nowhere. One round trip."""
+        if self._scopes.is_quiet(tenant):
+            return None
+        scope = await self._scopes.read(tenant)
+        return scope if isinstance(scope, bytes) else None
+
+    async def get(self, key: BlockKey, scope: bytes) -> memoryview | None:
+        """Return one block's bytes; None is a miss."""
+        found = await self._blocks.get((key,), scope=scope)
+        if not isinstance(found, Miss) and found:
+            return found[0]
+        if not isinstance(found, Miss):
+            self._forget([key])
+        return None
+
+    async def put(self, key: BlockKey, tenant: Tenant, value: bytes, *, is_wanted: Callable[[], bool]) -> None:
+        """Store a sealed block; the oldest make room. ``is_wanted`` is asked last: a flush may have come."""
+        self._expire()
+        if len(value) > self._settings.memory_bytes:
+            self.num_failed += 1
+            return
+        scope = await self._scopes.write(tenant)
+        if isinstance(scope, Miss) or not is_wanted():
+            self.num_failed += 1
+            return
+        while self._stored and self.num_bytes + len(value) > self._settings.memory_bytes:
+            if not await self._remove([next(iter(self._stored))]):
+                self.num_failed += 1  # what can't be removed still counts: the bound holds also now
+                return
+        taken = await self._blocks.put_sealed({key: value}, scope=scope)
+        if isinstance(taken, Miss) or not taken:
+            self.num_failed += 1
+            return
+        self._forget([key], tell=False)
+        self._stored[key] = _Stored(tenant, scope, len(value), self._clock.now_s() + self._settings.ttl_s)
+        self.num_bytes += len(value)
+        self.num_stored += 1
+        if is_wanted():
+            self._on_stored((key,))
+
+    async def flush(self, tenant: Tenant | None) -> None:
+        """Let nobody find what is there of ``tenant`` (None = of all); if Redis is away, before it is used again."""
+        self._scopes.forget(tenant)
+        await self._scopes.settle()
+        names = [key for key, stored in self._stored.items() if tenant is None or stored.tenant == tenant]
+        for start in range(0, len(names), 100):
+            await self._remove(names[start : start + 100])
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._gate.close()
+
+    def _expire(self) -> None:
+        now_s = self._clock.now_s()
+        while self._stored and next(iter(self._stored.values())).ends_s <= now_s:
+            self._forget([next(iter(self._stored))])
+
+    async def _remove(self, keys: Sequence[BlockKey]) -> bool:
+        for scope in {self._stored[key].scope for key in keys if key in self._stored}:
+            mine = [key for key in keys if key in self._stored and self._stored[key].scope == scope]
+            if isinstance(await self._blocks.drop(mine, scope=scope), Miss):
+                return False
+            self._forget(mine)
+        return True
+
+    def _forget(self, keys: Sequence[BlockKey], *, tell: bool = True) -> None:
+        gone = [key for key in keys if key in self._stored]
+        for key in gone:
+            self.num_bytes -= self._stored.pop(key).num_bytes
+        if gone and tell:
+            self._on_removed(tuple(gone))

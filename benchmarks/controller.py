@@ -35,8 +35,8 @@ from tandem.chaos.trace import check as check_trace
 COST = TaggedCost(prefill_token_s=0.0025, step_s=0.1, row_s=0.012)  # slow, so that two cores hold eight workers
 NUM_WORKERS = 8
 TRAFFIC = Traffic(
-    prompts=Phase(name="prompts", seconds=1, rate_per_s=2.2, prompt_tokens=600, output_tokens=16),
-    answers=Phase(name="answers", seconds=1, rate_per_s=3.0, prompt_tokens=40, output_tokens=60),
+    prompts=Phase(name="prompts", seconds=1, rate_per_s=1.8, prompt_tokens=600, output_tokens=16),
+    answers=Phase(name="answers", seconds=1, rate_per_s=4.8, prompt_tokens=40, output_tokens=60),
     mixed=Phase(name="mixed", seconds=1, rate_per_s=1.0, prompt_tokens=300, output_tokens=30),
 )
 NAMES = ("stale", "shifts", "square", "step", "loss", "killed", "two")
@@ -78,13 +78,13 @@ async def _play(world: World, only: Sequence[str], seed: int, outcomes: list[Out
         if "stale" in only:
             note(await scenarios.stale(world, TRAFFIC, seed=seed, cut_s=18.0, after_s=40.0))
         if "shifts" in only:
-            note(await scenarios.shifts(world, TRAFFIC, seed=seed + 1, seconds=(20.0, 95.0, 95.0)))
+            note(await scenarios.shifts(world, TRAFFIC, seed=seed + 1, seconds=(40.0, 95.0, 95.0)))
         if "square" in only:
-            note(await scenarios.square_wave(world, TRAFFIC, seed=seed + 2, half_s=12.5, halves=6))
+            note(await scenarios.square_wave(world, TRAFFIC, seed=seed + 2, half_s=12.5, halves=4))
         if "step" in only:
-            note(await scenarios.step(world, TRAFFIC, seed=seed + 3, before_s=15.0, after_s=50.0))
+            note(await scenarios.step(world, TRAFFIC, seed=seed + 3, before_s=10.0, after_s=45.0))
         if "loss" in only:
-            note(await scenarios.worker_loss(world, TRAFFIC, seed=seed + 4, seconds=28.0))
+            note(await scenarios.worker_loss(world, TRAFFIC, seed=seed + 4, seconds=24.0))
         await world.end_controllers()
     if "killed" in only:
         note(await scenarios.killed_controller(world, TRAFFIC, seed=seed + 5, num_workers=NUM_WORKERS))

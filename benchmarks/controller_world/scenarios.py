@@ -109,7 +109,7 @@ async def killed_controller(
             done[point] = round(time.monotonic() - begin_s, 1) if arrived else None
         return {"seconds_to_the_split_after_each_kill": done, "controller_deaths": unit.num_deaths}
 
-    seconds = 12.0 * len(points)
+    seconds = 10.0 * len(points)
     try:
         return await play(
             world, "controller killed", [traffic.mixed.lasting(seconds)], seed=seed, deed=kill, damped=False

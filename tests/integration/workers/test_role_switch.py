@@ -149,6 +149,20 @@ async def test_a_task_that_overtook_the_news_is_refused_retryably(tiny_llama: Pr
         pair.abort(task.request_id)
 
 
+async def test_a_decode_task_that_overtook_the_news_is_refused_retryably(tiny_llama: PreparedModel) -> None:
+    async with WorkerPair(tiny_llama) as pair:
+        controller = _Controller(pair)
+        await controller.drained("decode")
+        await controller.say("decode", CommandKind.SWITCH, Role.PREFILL)
+        task = _task(20)
+        result = pair.start(task, KvSource.LOCAL)
+        async with asyncio.timeout(10):
+            while not result.failures():
+                await asyncio.sleep(0.01)
+        (failure,) = result.failures()
+        assert (failure.reason, failure.retryable) == (WRONG_ROLE, True)
+
+
 async def test_routers_hear_of_every_change_at_once(tiny_llama: PreparedModel) -> None:
     async with WorkerPair(tiny_llama) as pair:
         before = len(pair.beats)

@@ -15,7 +15,7 @@ from tandem.controller.live.scaling import SCALE_RECORD, ScaleOrders
 from tandem.core.errors import EnvironmentProblem, SetupError
 from tandem.core.records import MemoryRecords, overwrite
 from tandem.core.types import Role
-from tests.unit.cluster.test_ray_driver import MODEL
+from tests.unit.cluster.test_plan import MODEL
 
 CONFIG = ClusterConfig.model_validate({"model": {"source": "x"}, "workers": {"metrics_base_port": 9000}})
 TARGET = RegistryTarget(kind="router")

@@ -82,7 +82,8 @@ def test_a_request_is_counted_when_it_comes_and_measured_when_it_ends() -> None:
     clock.at_s += 5.0
     report = meter.report("r0", 60.0, queued_work_s=2.0, borrow_share=0.25)
     assert report.window_s == pytest.approx(clock.at_s)
-    assert report.arrivals == {PriorityClass.INTERACTIVE: (pytest.approx(clock.at_s - 10.0),)}
+    assert list(report.arrivals) == [PriorityClass.INTERACTIVE]
+    assert report.arrivals[PriorityClass.INTERACTIVE] == pytest.approx((clock.at_s - 10.0,))
     (request,) = report.ended
     assert (request.new_tokens, request.cached_tokens, request.output_tokens) == (16, 4, 21)
     assert request.age_s == pytest.approx(5.0)

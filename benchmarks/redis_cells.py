@@ -27,12 +27,12 @@ class Pace:
     warm_s: float = 8.0
     hold_s: float = 7.0
     quiet_s: float = 5.0
-    rate_per_s: float = 12.0
+    rate_per_s: float = 8.0
     num_prefill: int = 1  # workers of each cluster; 0 = its one decode worker computes prompts too
     faults: tuple[type[RedisFault], ...] = FAULTS
 
 
-QUICK_PACE = Pace(warm_s=1.5, hold_s=2.5, quiet_s=0.5, rate_per_s=12.0)
+QUICK_PACE = Pace(warm_s=1.5, hold_s=2.5, quiet_s=0.5, rate_per_s=8.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +105,7 @@ def options_of(url: str | None, *, num_prefill: int) -> ChaosOptions:
         num_prefill=num_prefill,
         num_decode=1,
         engine={"num_blocks": 64},
-        cost=TaggedCost(prefill_token_s=0.0001, step_s=0.002),
+        cost=TaggedCost(prefill_token_s=0.0004, step_s=0.002),
         router={"placement": {"mode": "split" if num_prefill else "aggregated"}},
         cluster={"registry": registry, "prefix_cache": cache},
         event_log=False,

@@ -111,14 +111,15 @@ async def _in_real_processes() -> AsyncIterator[CacheGroup]:
     with tempfile.TemporaryDirectory() as folder:
         tiny = await asyncio.to_thread(prepare_tiny, "llama", Path(folder))
         script = await asyncio.to_thread(script_of, tiny, 3)
-        tiers = {"host": {"memory_bytes": 1 << 20}, "redis": {"enabled": True}}
+        tiers: dict[str, Any] = {"host": {"memory_bytes": 1 << 20}, "redis": {"enabled": True}}
         for name, num_blocks, cache in (("roomy", 256, {}), ("evictions", 40, {}), ("tiers", 40, tiers)):
             found = await equality_cache_real.compare(tiny, script, num_blocks=num_blocks, cache=cache)
             yield CacheGroup(model="tiny llama", setting=name, processes="real", found=found)
     smol = await asyncio.to_thread(prepare_builtin)
     script = await asyncio.to_thread(script_of, smol, 4)
-    tiers = {"host": {"memory_bytes": 32 << 20}, "redis": {"enabled": True, "timeout_s": 0.2}}
-    for name, cache in (("evictions", {"host": {"enabled": False}}), ("tiers", tiers)):
+    slower: dict[str, Any] = {"host": {"memory_bytes": 32 << 20}, "redis": {"enabled": True, "timeout_s": 0.2}}
+    settings: tuple[tuple[str, dict[str, Any]], ...] = (("evictions", {"host": {"enabled": False}}), ("tiers", slower))
+    for name, cache in settings:
         found = await equality_cache_real.compare(smol, script, num_blocks=64, cache=cache, workers=1)
         yield CacheGroup(model="smollm2-135m-instruct", setting=name, processes="real", found=found)
 

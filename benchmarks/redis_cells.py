@@ -12,6 +12,7 @@ from benchmarks.redis_target import RedisTarget
 from benchmarks.redis_tier import Asked, TierLoad
 from tandem.chaos.cluster import ChaosCluster, ChaosOptions
 from tandem.chaos.tagged.settings import TaggedCost
+from tandem.core.kv_events import Tier
 
 WITH, WITHOUT = "with redis", "without"
 _BACK_WITHIN_S = 15.0
@@ -26,12 +27,12 @@ class Pace:
     warm_s: float = 8.0
     hold_s: float = 7.0
     quiet_s: float = 5.0
-    rate_per_s: float = 12.0
+    rate_per_s: float = 8.0
     num_prefill: int = 1  # workers of each cluster; 0 = its one decode worker computes prompts too
     faults: tuple[type[RedisFault], ...] = FAULTS
 
 
-QUICK_PACE = Pace(warm_s=1.5, hold_s=2.5, quiet_s=0.5, rate_per_s=12.0)
+QUICK_PACE = Pace(warm_s=1.5, hold_s=2.5, quiet_s=0.5, rate_per_s=8.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +89,7 @@ class Played:
     mismatches: int = 0
     quiet: dict[str, Window] = field(default_factory=dict)
     pooled: dict[str, Window] = field(default_factory=dict)  # all faults together
+    workers: dict[str, int] = field(default_factory=dict)  # what the workers' own Redis tier did over the whole run
     tier_asks: int = 0  # the same for the tier
     tier_p99_ms: float = 0.0
     tier_p99_open_ms: float = 0.0
@@ -103,7 +105,7 @@ def options_of(url: str | None, *, num_prefill: int) -> ChaosOptions:
         num_prefill=num_prefill,
         num_decode=1,
         engine={"num_blocks": 64},
-        cost=TaggedCost(prefill_token_s=0.0001, step_s=0.002),
+        cost=TaggedCost(prefill_token_s=0.0004, step_s=0.002),
         router={"placement": {"mode": "split" if num_prefill else "aggregated"}},
         cluster={"registry": registry, "prefix_cache": cache},
         event_log=False,
@@ -132,6 +134,7 @@ async def play(flavour: str, pace: Pace, *, seed: int = 1) -> Played:
         played.cells = [_cell(flavour, struck, load, tier.asked) for struck in done]
         _sum_up(played, load, [struck.times for struck in done], began_s + pace.warm_s / 2)
         _sum_up_tier(played, tier.asked, [struck.times for struck in done], began_s + pace.warm_s / 2)
+        played.workers = await _worker_tiers(arms[WITH])
         played.mismatches = sum(len(cluster.mismatches()) for cluster in arms.values())
         return played
 
@@ -191,6 +194,19 @@ async def _registry_back(target: RedisTarget, cluster: ChaosCluster) -> float:
             while await asyncio.to_thread(registered) < len(cluster.worker_ids):  # noqa: ASYNC110 - Redis tells nobody
                 await asyncio.sleep(_POLL_S)
     return time.monotonic()
+
+
+async def _worker_tiers(cluster: ChaosCluster) -> dict[str, int]:
+    """Blocks that went to Redis, came back, and were refused as not what they said; summed over workers."""
+    status = await cluster.operator().cache_status()
+    stats = [watched.stats for watched in status.workers if watched.stats is not None]
+    tiers = [tier for each in stats for tier in each.tiers if tier.tier is Tier.REMOTE]
+    return {
+        "demoted_blocks": sum(tier.num_demoted for tier in tiers),
+        "promoted_blocks": sum(tier.num_promoted for tier in tiers),
+        "rejected_blocks": sum(tier.num_rejected for tier in tiers),
+        "hit_tokens": sum(tier.num_hit_tokens for tier in tiers),
+    }
 
 
 def _cell(flavour: str, struck: Struck, load: TwinLoad, asked: Sequence[Asked]) -> Cell:

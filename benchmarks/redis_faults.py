@@ -47,6 +47,8 @@ def result_of(runs: Sequence[Played]) -> dict[str, Any]:
         "forged_accepted": sum(cell.forged_accepted for cell in cells) + sum(run.mismatches for run in runs),
         "reconnect_s": max((cell.tier_back_s for cell in cells), default=0.0),
         "registry_back_s": max((cell.registry_back_s for cell in cells), default=0.0),
+        "worker_promoted_blocks": sum(run.workers.get("promoted_blocks", 0) for run in runs),
+        "worker_rejected_blocks": sum(run.workers.get("rejected_blocks", 0) for run in runs),
         "requests": requests,
         "servers": [run.server for run in runs],
         "faults_verified": bool(cells) and all(cell.evidence for cell in cells),

@@ -8,7 +8,7 @@ may hold ``c`` already (``new = t - c``)::
     local(D)   = queued(D) + prefill_D(new, c) · (1 + step_D / chunk)   D keeps stepping between the prompt's chunks
     harm(D)    = itl_weight · prefill_D(new, c) · running(D)        what its running sequences lose meanwhile
     pace(D)    = step_D with the n sequences added, the price of a crowded D
-    cost(D)    = pace(D) + transfer_D(what D lacks) / tokens expected after it
+    cost(D)    = pace(D) + transfer_D(what D lacks in its KV pool) / tokens expected after it
 
 ``w = affinity + affinity_per_waiting · requests waiting per prefill worker``: work that a cache saves is worth more the
 more requests wait for it to be done. Tokens in a slower tier count as held only where fetching them is predicted to be

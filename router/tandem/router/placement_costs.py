@@ -35,8 +35,15 @@ def predict_compute_s(demand: Demand, worker: WorkerView) -> float:
 
 def predict_handover_s(demand: Demand, decode: WorkerView) -> float:
     """Predicted time that the hand-over adds after the prefill: it delays the second token."""
-    num_lacking = demand.num_prompt_tokens - num_cached_for(demand, decode)
+    num_lacking = demand.num_prompt_tokens - _num_on_device(demand, decode)
     return decode.model.transfer_s(num_bytes=round(decode.kv_bytes_per_token * num_lacking))
+
+
+def _num_on_device(demand: Demand, worker: WorkerView) -> int:
+    held = demand.cached.get(worker.key)
+    if held is None:
+        return 0
+    return max(min(held.num_tokens - held.num_slow_tokens, demand.num_prompt_tokens - 1), 0)
 
 
 def predict_pace_s(demand: Demand, worker: WorkerView) -> float:

@@ -78,6 +78,7 @@ class CachedPrefix:
 
     num_tokens: int
     fetch_s: float = 0.0
+    num_slow_tokens: int = 0  # of them, those in a slower tier: a hand-over brings these all the same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -217,11 +217,11 @@ def slow(server: RedisServer) -> None:
 
 def forged(server: RedisServer) -> None:
     admin, draw = server.admin(), random.Random(3)
-    for name in admin.scan_iter("tandem:kv:*"):
+    for name in admin.scan_iter("tandem:kv:*"):  # between head and tag: the bytes of the KV
         value = admin.get(name)
         assert isinstance(value, bytes)
         changed = bytearray(value)
-        changed[draw.randrange(len(changed))] ^= draw.randrange(1, 256)
+        changed[draw.randrange(77, len(changed) - 32)] ^= draw.randrange(1, 256)
         admin.set(name, bytes(changed), px=60_000)
 
 
@@ -236,6 +236,8 @@ def swapped(server: RedisServer) -> None:
 
 @pytest.mark.parametrize("trouble", [down, hung, slow, flushed, full, read_only, locked, forged, swapped])
 def test_trouble_costs_time_and_no_answer(server: RedisServer, trouble: Callable[[RedisServer], None]) -> None:
+    if server.flavour != "valkey" and trouble not in (full, read_only, locked):
+        pytest.skip("the same for every server")
     with tiered_engine(setup(), redis_url=server.url, max_hold_s=2.0) as (engine, tiers):
         fill(engine, tiers)
         push_out(engine, tiers)

@@ -106,6 +106,7 @@ def test_a_slower_tier_costs_a_fetch() -> None:
     (prefix,) = view.cached(names_of(100), [replace(PREFILLS[0], kv_bytes_per_token=10.0)], 100.0).values()
     assert prefix.num_tokens == 64
     assert prefix.fetch_s == pytest.approx(32 * 10.0 / 1000.0)
+    assert prefix.num_slow_tokens == 32
 
 
 def test_old_news_is_no_news() -> None:

@@ -20,6 +20,7 @@ from tandem.router.placement import (
     num_cached_for,
     place,
 )
+from tandem.router.placement_costs import predict_handover_s
 from tests.unit.router.builders import P2, D, P, make_view
 
 MODEL = LatencyModel(coefficients=LatencyCoefficients(prefill=(0.0, 1e-3, 0.0), step=(0.01, 0.001, 0.0)))
@@ -129,3 +130,10 @@ def test_only_what_decode_lacks_is_charged_for_the_hand_over() -> None:
     assert choose(demand(), [prefill()], policy, [replace(decode, num_sequences=0)]).prefill is None
     busy = choose(demand({D: held(900), P: held(999)}), [prefill()], policy, [decode])
     assert busy.prefill == P
+
+
+@pytest.mark.parametrize(("num_slow", "num_moved"), [(0, 200), (300, 500), (800, 1000)])
+def test_what_a_decode_worker_holds_in_a_slower_tier_is_handed_over_all_the_same(num_slow: int, num_moved: int) -> None:
+    slow = CachedPrefix(num_tokens=800, fetch_s=1e-6, num_slow_tokens=num_slow)
+    decode = worker("decode-0", Role.DECODE, kv_bytes_per_token=10.0)
+    assert predict_handover_s(demand({D: slow}), decode) == MODEL.transfer_s(num_bytes=10 * num_moved)

@@ -143,9 +143,11 @@ class CacheView:
         stale_s = feed.staleness_s(now_s)
         if stale_s is None or stale_s > self._section.stale_after_s:
             return None
-        num_bytes = (match.num_blocks - match.num_device_blocks) * view.block_size * view.kv_bytes_per_token
+        num_slow = (match.num_blocks - match.num_device_blocks) * view.block_size
         return CachedPrefix(
-            num_tokens=match.num_blocks * view.block_size, fetch_s=num_bytes / self._section.host_bytes_per_s
+            num_tokens=match.num_blocks * view.block_size,
+            fetch_s=num_slow * view.kv_bytes_per_token / self._section.host_bytes_per_s,
+            num_slow_tokens=num_slow,
         )
 
 

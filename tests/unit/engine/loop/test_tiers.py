@@ -190,6 +190,20 @@ def test_random_prompts_through_a_small_pool_and_a_small_host_tier_are_never_wro
         assert engine.cache.events.num_held(Tier.HOST) == tiers.host.stats().num_blocks
 
 
+def test_what_came_is_nobodys_before_it_is_used() -> None:
+    with tiered_engine(make_cache()) as (engine, tiers):
+        for prompt in (PROMPT, OTHER):
+            run(engine, task(prompt))
+            settle(tiers)
+        engine.start_local(task(PROMPT))
+        while engine.promotions.num_held:
+            engine.has_work()
+            time.sleep(0.001)
+        assert tiers.promoted[Tier.HOST] > 0
+        assert engine.table.num_readers == 0
+        run_held(engine, [])
+
+
 def test_without_tiers_nothing_is_held() -> None:
     engine = make_engine(16, cache=make_cache(), clock=SettableClock())
     for prompt in (PROMPT, OTHER, PROMPT):

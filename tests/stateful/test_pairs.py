@@ -3,6 +3,7 @@
 import pytest
 
 from tandem.core.blocks import AttemptKey
+from tandem.core.cluster import PairState
 from tandem.router.actions import Pair, WorkerKey
 from tandem.router.pairs import PairBreakers
 from tests.stateful.pairs_machine import PairsMachine
@@ -40,19 +41,21 @@ class RemembersTheDead(PairBreakers):
 class LateFailuresProlong(PairBreakers):
     """Mutant: each failure begins the pause anew, so that late ones keep a pair shut for as long as they come."""
 
-    def failed(self, pair: Pair, reason: str, now_s: float) -> None:
-        super().failed(pair, reason, now_s)
+    def failed(self, pair: Pair, reason: str, now_s: float) -> PairState:
+        state = super().failed(pair, reason, now_s)
         trouble = self._troubles[pair]
         if trouble.probe_at_s is not None:
             trouble.probe_at_s = now_s + self._policy.probe_after_s
+        return state
 
 
 class OpensAtOnce(PairBreakers):
     """Mutant: one failure is enough."""
 
-    def failed(self, pair: Pair, reason: str, now_s: float) -> None:
-        super().failed(pair, reason, now_s)
+    def failed(self, pair: Pair, reason: str, now_s: float) -> PairState:
+        state = super().failed(pair, reason, now_s)
         self._troubles[pair].probe_at_s = now_s + self._policy.probe_after_s
+        return state
 
 
 class NeverOpens(PairBreakers):

@@ -12,6 +12,7 @@ from tandem.core.errors import FailedPrecondition, InternalError, InvalidArgumen
 from tandem.core.ids import Epoch, RequestId, WorkerId
 from tandem.core.latency import LatencyCoefficients
 from tandem.core.messages import Abort, AttachCommand, Granted, Hello, StepReport, WorkerMessage
+from tandem.core.role_commands import RoleAnswer, RoleCommand
 from tandem.core.types import Role, TokenDelta, WorkerInfo, WorkerLoad
 from tandem.rpc.channels import INTERNAL_LIMITS, open_channel
 from tandem.rpc.context import CallContext
@@ -69,6 +70,9 @@ class EchoWorker:
     async def drain(self, timeout_s: float, call: CallContext) -> int:
         await asyncio.sleep(timeout_s)
         return self.num_drained
+
+    async def set_role(self, command: RoleCommand, call: CallContext) -> RoleAnswer:
+        raise FailedPrecondition("an echo keeps its role", reason="ROLE_IS_FIXED")
 
 
 @asynccontextmanager

@@ -93,11 +93,14 @@ class FakeRay:
         monkeypatch.setattr(ray_driver, "placement_group", self._group)
         monkeypatch.setattr(ray.util, "remove_placement_group", self._remove_group)
         monkeypatch.setattr(ray_driver, "_POLL_S", 0.001)
-        monkeypatch.setattr(ray.autoscaler.sdk, "request_resources", self.requested.append)
+        monkeypatch.setattr(ray.autoscaler.sdk, "request_resources", self._request)
 
     def wait(self, timeout_seconds: float) -> bool:
         """As a placement group: is it placed?"""
         return self.places
+
+    def _request(self, *, bundles: list[dict[str, float]]) -> None:
+        self.requested.append(bundles)
 
     def _remove_group(self, group: object) -> None:
         self.group_removed = True

@@ -91,6 +91,9 @@ def test_added_tokens_that_are_not_written_in_the_byte_alphabet(text: str) -> No
 @example(prompt=b"\xef\xbf", output=b"\xbd")  # a real U+FFFD
 @example(prompt=b"", output=b"\xed\xa0\x80")  # a surrogate is three bad bytes
 @example(prompt=b"\xf0\xf0\x9f", output=b"\x99\x82")
+@example(prompt=b"\xed\xa0", output=b"")  # held back as if a character, shown as two bad bytes
+@example(prompt=b"\xed\xa0", output=b"\x80")
+@example(prompt=b"\xed\xa0", output=b"a")
 def test_raw_bytes_of_a_byte_level_tokenizer(prompt: bytes, output: bytes) -> None:
     tokenizer = wrapped("byte_level")
     id_of = {value: i for i in range(256) if len(value := tokenizer.pieces.bytes_of[i]) == 1}

@@ -82,7 +82,7 @@ class _ByteState:
                 break
         used = utf_8_decode(tail, "replace", False)[1]
         held = tail[used:]
-        return cls(pieces.bytes_of, held, REPLACEMENT if held else "")
+        return cls(pieces.bytes_of, held, held.decode("utf-8", "replace"))
 
     def feed(self, token_id: int) -> str:
         data = self._bytes_of[token_id]

@@ -1,6 +1,7 @@
 """An engine that does what a test scripts, for the shell and the roles around the real one."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 from tandem.core.blocks import AttemptKey, BlockRef, FirstToken
 from tandem.core.errors import TandemError
@@ -16,6 +17,7 @@ class ScriptedEngine:
     on_cached: object = None
 
     def __init__(self) -> None:
+        self.promotions = SimpleNamespace(wake_with=lambda wake: None)  # no tiers
         self.results: list[StepResult | BaseException] = []
         self.calls: list[tuple[object, ...]] = []
         self.refuse_with: TandemError | None = None

@@ -189,6 +189,16 @@ def test_errors_age_and_are_bounded() -> None:
 # --- load and brown-out -----------------------------------------------------------------------------------------------
 
 
+def test_a_deep_backlog_that_is_gone_browns_nobody_out_for_long() -> None:
+    load = LoadLevel(BrownOutPolicy(smoothing_s=2.0))
+    for second in range(30):
+        load.observe(50.0, float(second))
+    assert load.step is BrownOut.NO_PINS
+    for tenth in range(15):
+        load.observe(0.0, 30.0 + 0.1 * tenth)
+    assert load.step is BrownOut.NONE
+
+
 def test_steps_come_one_by_one_and_go_a_little_later() -> None:
     load = LoadLevel(BrownOutPolicy(smoothing_s=1.0))
     seen = []

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 
+_MOST_OVER_HIGHEST = 1.2  # a deeper backlog changes nothing that is done, and would only be remembered for longer
+
+
 class BrownOut(IntEnum):
     """What is left out; each step holds the ones before it."""
 
@@ -39,7 +42,8 @@ class LoadLevel:
         self.step = BrownOut.NONE
 
     def observe(self, level: float, now_s: float) -> None:
-        """Take the present level; it counts for the time since the last one."""
+        """Take the present level; it counts for the time since the last one, and no more than what all steps need."""
+        level = min(level, _MOST_OVER_HIGHEST * self._policy.levels[-1])
         if self._seen_s is not None:
             share = 1.0 - math.exp(-max(now_s - self._seen_s, 0.0) / self._policy.smoothing_s)
             self.level += share * (level - self.level)

@@ -10,7 +10,6 @@ from collections import deque
 from dataclasses import dataclass
 from enum import IntEnum
 
-
 _MOST_OVER_HIGHEST = 1.2  # a deeper backlog changes nothing that is done, and would only be remembered for longer
 
 

@@ -108,5 +108,5 @@ def test_a_killed_command_leaves_no_ray(shell: CommandLine, tiny: PreparedModel)
     shell.wait_up(process, "brief", timeout_s=150.0)
     token = psutil.Process(shell.workers("brief")["decode-0"]["info"]["pid"]).environ()["RAY_AUTH_TOKEN_PATH"]
     shell.end(process, number=signal.SIGKILL)
-    assert shell.leftovers(within_s=20.0) == []
+    assert shell.leftovers(within_s=60.0) == []
     assert not os.path.exists(os.path.dirname(token)), "sockets and token are gone too"

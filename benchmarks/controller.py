@@ -1,6 +1,6 @@
 """The controller on real workers: shifting load, faults of workers, metrics and controllers, two controllers at once.
 
-    python -m benchmarks.controller --json [--quick] [--only NAME] [--output FILE]
+    python -m benchmarks.controller --json [--only NAME] [--output FILE]
 
 Eight worker processes with the tagged engine and a timed cost model, a router, controllers as processes. Every answer
 is compared with what it must be; the event logs of all processes are checked for I1 to I8, among them that each role

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tandem.chaos.simulation.client import Ask
 from tandem.chaos.simulation.model import (
@@ -81,7 +81,9 @@ def draw_ask(rng: random.Random, plan: WorkloadPlan, *, at_s: float, name: str, 
         priority=rng.choice(list(PriorityClass)),
     )
     if is_probe:
-        return Ask(task=task, at_s=at_s, is_probe=True)
+        # A batch request may be refused for a second after heavy load: that is as meant, and no lack of recovery.
+        urgent = PriorityClass.STANDARD if task.priority is PriorityClass.BATCH else task.priority
+        return Ask(task=replace(task, priority=urgent), at_s=at_s, is_probe=True)
     return Ask(
         task=task,
         at_s=at_s,

@@ -93,7 +93,7 @@ CELLS = [
             phase=phase,
             does=f"after {1000 * deadline_s:.0f} ms, wherever the request is",
             fault=behave(lambda scene: endings(scene, Ending.ERROR)),
-            expect=named_error("DEADLINE_EXCEEDED"),
+            expect=named_error("DEADLINE_EXCEEDED", "DEADLINE_UNREACHABLE"),  # too late, or sure to be
             gate=Gate(sent=True),
             # More than any of these deadlines: 0.19 s of prefill, 3 s of decoding.
             probe=Probe(count=4, prompt_blocks=12, deadline_s=deadline_s, max_tokens=200),
@@ -101,7 +101,9 @@ CELLS = [
             after=(
                 nobody_restarted(),
                 # A caller's own clock may be first: then it hangs up.
-                router_ended("DEADLINE_EXCEEDED", "CLIENT_CANCELLED", unless_it_never_came=True),
+                router_ended(
+                    "DEADLINE_EXCEEDED", "DEADLINE_UNREACHABLE", "CLIENT_CANCELLED", unless_it_never_came=True
+                ),
                 no_work_after_deadline(),
             ),
         )

@@ -106,7 +106,15 @@ class CommandLine:
         return {worker["info"]["worker_id"]: worker for worker in status.json()["status"]["workers"]}
 
     def _marked(self) -> list[str]:
-        return [" ".join(process.cmdline()) for process in self._processes() if process.pid != os.getpid()]
+        found = []
+        for process in self._processes():
+            try:
+                command = " ".join(process.cmdline())
+            except psutil.Error:
+                continue  # it has ended since it was listed
+            if command and process.pid != os.getpid():
+                found.append(command)
+        return found
 
     def _processes(self) -> Sequence[psutil.Process]:
         found = []

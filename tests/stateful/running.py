@@ -1,10 +1,11 @@
 """How state machines are run: a short walk in every test run, a campaign on demand, a hunt for each planted defect.
 
 ``make stateful EXAMPLES=5000`` sets the number of walks per machine and draws them at random; without it they are few
-and the same each time. A hunt is always the same: it must find its defect in every run, not in most.
+and the same each time. A hunt must find its defect in every run, not in most: it looks again where it was unlucky.
 """
 
 import os
+import re
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -46,17 +47,27 @@ def hunt(
     problem: str,
     *,
     errors: type[Exception] | tuple[type[Exception], ...] = Violation,
-    num_examples: int = 6000,  # ends with the first find; some defects take long where sets iterate unluckily
+    num_examples: int = 1500,
     num_steps: int = 40,
 ) -> None:
-    """Fail unless the same adversary finds the planted defect, and finds it as ``problem`` (a regular expression)."""
-    chosen = settings(
-        _settings(num_examples, num_steps),
-        phases=(Phase.generate,),
-        derandomize=True,
-        database=None,
-        report_multiple_bugs=False,
-        print_blob=False,
-    )
-    with pytest.raises(errors, match=problem):
-        run_state_machine_as_test(machine, settings=chosen)
+    """Fail unless the same adversary finds the planted defect, and finds it as ``problem`` (a regular expression).
+
+    The first search is the same in each run of the same tests; which it is depends on all modules that are loaded, and
+    one in hundreds is unlucky. Further ones begin elsewhere.
+    """
+    for is_first in (True, False, False, False, False):
+        chosen = settings(
+            _settings(num_examples, num_steps),
+            phases=(Phase.generate,),
+            derandomize=is_first,
+            database=None,
+            report_multiple_bugs=False,
+            print_blob=False,
+        )
+        try:
+            run_state_machine_as_test(machine, settings=chosen)
+        except errors as found:
+            if re.search(problem, str(found)):
+                return
+            raise
+    pytest.fail(f"nobody found that {problem}")

@@ -181,7 +181,7 @@ def test_table_survives(size: int) -> None:
         (ReferencesIgnored, "references are miscounted|a live reference was refused|free blocks is wrong|wrong"),
         (EvictedUnderReaders, "evicted what somebody needs|KV block table"),
         (CachedBeforeComplete, "not complete"),
-        (PinOfAnybodysCached, "not there to be read|has \\d pins"),
+        (PinOfAnybodysCached, "not there to be read|has \\d pins|blocks to be had"),
         (IdleWhilePinned, "to be had is wrong|is idle and not known"),
         (LentByName, "lent what is not cached"),
     ],

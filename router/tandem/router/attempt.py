@@ -82,10 +82,18 @@ class Attempt:
         return None if self.prefill is None else Pair(prefill=self.prefill, decode=self.decode)
 
     def is_computed_by(self, worker: WorkerKey, *, decoding: bool) -> bool:
-        """Whether this attempt may be part of a forward step that runs on ``worker`` now, as far as can be known."""
+        """Whether this attempt may be part of a forward step that runs on ``worker`` now, as far as can be known.
+
+        Once P has computed the prompt for a grant, D may have it all and be at its first step without anybody having
+        heard of it: who dies there takes the news along.
+        """
         if worker == self.decode:
-            return decoding or self.prefill is None
+            return decoding or self.prefill is None or (self.grant is not None and self._is_whole_at_prefill)
         return worker == self.prefill and not self.prompt_computed and self.reuse_attempt is None
+
+    @property
+    def _is_whole_at_prefill(self) -> bool:
+        return self.prompt_computed or self.reuse_attempt is not None
 
     def names(self, worker: WorkerKey) -> bool:
         """Whether ``worker`` (in that life) has a part in this attempt."""

@@ -1,11 +1,11 @@
 """The dispatcher when workers die, are cut off or raise: who is blamed, who waits apart, who is held."""
 
+import pytest
+
 from tandem.core import reasons
 from tandem.core.errors import Overloaded, Unavailable
-from tandem.core.messages import (
-    ReserveDecode,
-    StartPrefill,
-)
+from tandem.core.ids import RequestId
+from tandem.core.messages import AttemptReleased, Granted, ReserveDecode, StartPrefill
 from tandem.core.types import Role, WorkerLoad
 from tandem.router.live import DispatcherPolicy
 from tests.unit.router.builders import D2, P2, D, P, make_info
@@ -52,22 +52,69 @@ def test_a_worker_out_of_sight_is_not_dead_for_sure() -> None:
     assert sink.error.reason == "POISON_REQUEST", "nobody beats for it any more, but the doubt is over"
 
 
-def test_who_is_in_doubt_while_it_waits_in_the_queue_is_taken_out_of_it() -> None:
-    """The peer told of the second break; D was full, and has room again once the stream breaks too."""
+def test_who_may_have_killed_a_second_worker_is_not_placed_before_there_is_word_of_it() -> None:
+    """The peer tells of the second death long before the dead worker's own stream breaks."""
     world = World(P, P2, D)
     sink = world.submit()
     world.dispatcher.on_lost(P)
-    world.report(D, load=WorkerLoad(free_blocks=1000, total_blocks=1000, num_running=8))
     world.report(D, events=(failed(reasons.KV_PEER_LOST, attempt=1),))
-    world.wait(0.25)
-    assert len(world.dispatcher.queue) == 1
-    world.dispatcher.on_lost(P2)
     num_sent = len(world.sent)
-    world.report(D, load=WorkerLoad(free_blocks=1000, total_blocks=1000))
-    world.wait(0.5, alive=(D,))
-    assert len(world.sent) == num_sent
-    assert sink.ends == []
+    world.wait(1.75, alive=(P2, D))
     assert world.dispatcher.crashes.num_isolated == 1
+    world.dispatcher.on_lost(P2)
+    world.wait(5.0, alive=(D,))
+    assert len(world.sent) == num_sent, "no third worker is risked"
+    assert world.dispatcher.crashes.num_isolated == 1
+    for worker in (P, P2):
+        world.restart(worker)
+    assert sink.error is not None
+    assert sink.error.reason == "POISON_REQUEST"
+    world.assert_empty()
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_worker_that_was_only_out_of_its_peers_sight_holds_nobody_up_for_long(answers: bool) -> None:
+    world = World(P, P2, D, D2)
+    world.submit()
+    world.dispatcher.on_lost(P)
+    decode = [w for w, c in world.sent if isinstance(c, ReserveDecode)][-1]
+    world.report(decode, events=(failed(reasons.KV_PEER_LOST, attempt=1),))
+    if answers:
+        world.report(P2, events=(AttemptReleased(request_id=RequestId("r"), attempt=1),))
+    world.wait(0.5, alive=(P2, D, D2))
+    assert [t.attempt for t in world.tasks(StartPrefill)] == [0, 1, 2][: 3 if answers else 2]
+    world.wait(2.0, alive=(P2, D, D2))
+    assert [t.attempt for t in world.tasks(StartPrefill)] == [0, 1, 2]
+    assert world.dispatcher.crashes.num_isolated == 0
+
+
+def test_a_first_death_that_only_the_peer_tells_of_holds_nobody_up() -> None:
+    world = World(P, P2, D)
+    world.submit()
+    world.report(D, events=(failed(reasons.KV_PEER_LOST),))
+    world.wait(0.25, alive=(P, P2, D))
+    assert [t.attempt for t in world.tasks(StartPrefill)] == [0, 1]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_decode_worker_that_dies_with_a_whole_prompt_may_have_died_of_it(whole: bool) -> None:
+    """It dies in its first step, before anybody has heard that the hand-over is over."""
+    world = World(P, D, D2)
+    sink = world.submit()
+    for attempt in (0, 1):
+        decode = [w for w, c in world.sent if isinstance(c, ReserveDecode)][-1]
+        world.report(decode, events=(Granted(request_id=RequestId("r"), attempt=attempt, grant=b"g"),))
+        if whole:
+            world.report(P, events=(done(attempt=attempt),))
+        world.report(P, events=(failed(reasons.KV_PEER_LOST, attempt=attempt),))
+        world.wait(0.25, alive=(P, D, D2))
+        world.dispatcher.on_lost(decode)
+    num_sent = len(world.sent)
+    for worker in (D, D2):
+        world.restart(worker)
+    world.wait(0.5, alive=(P,))
+    assert (sink.error is not None and sink.error.reason == "POISON_REQUEST") is whole
+    assert num_sent == len(world.sent) or not whole
 
 
 def test_two_cuts_by_the_network_are_no_deaths() -> None:

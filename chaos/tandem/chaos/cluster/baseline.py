@@ -7,6 +7,8 @@ from pathlib import Path
 
 _SHARED_MEMORY = Path("/dev/shm")
 _OURS = "tandem"
+_GRPC_POOL = ("event_engine", "grpc_", "lifeguard")
+"""Names of the threads that gRPC keeps for all of a process: it adds some while work waits, and ends them later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +16,7 @@ class ProcessSize:
     """One process at one moment."""
 
     num_fds: int
-    num_threads: int
+    num_threads: int  # without gRPC's own pool
     num_tasks: int  # of its event loop, as it says itself
 
 
@@ -30,8 +32,18 @@ def measure(pid: int, *, num_tasks: int) -> ProcessSize:
     """Count a process's descriptors and threads. Raises OSError for one that is gone."""
     process = Path("/proc") / str(pid)
     return ProcessSize(
-        num_fds=len(os.listdir(process / "fd")), num_threads=len(os.listdir(process / "task")), num_tasks=num_tasks
+        num_fds=len(os.listdir(process / "fd")), num_threads=_count_threads(process / "task"), num_tasks=num_tasks
     )
+
+
+def _count_threads(folder: Path) -> int:
+    names = []
+    for thread in os.listdir(folder):
+        try:
+            names.append((folder / thread / "comm").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended since it was listed
+    return sum(not name.startswith(_GRPC_POOL) for name in names)
 
 
 def resident_bytes(pid: int) -> int:

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from tandem.chaos.simulation.app import main
-from tandem.chaos.simulation.campaign import describe
+from tandem.chaos.simulation.campaign import describe, is_calm
 from tandem.chaos.simulation.faults import ALL_KINDS, FAULTS, FRAME_FAULTS
 from tandem.chaos.simulation.hunt import hunt
 from tandem.chaos.simulation.mutants import MUTANTS
@@ -20,6 +20,12 @@ pytestmark = pytest.mark.timeout(600)
 SEEDS = range(45)
 CALM_SEEDS = range(4)
 MORE_SEEDS = range(1000, 1040)
+FOUND = {
+    29: "batch work put off by a full cluster is no failure of a calm run",
+    95: "a request that kills its worker is dispatched long after the faults, and the role has one worker",
+    1653: "a request ended while its prefill worker went on",
+}
+"""Seeds that once broke an oracle, and why."""
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +37,12 @@ def test_no_seed_breaks_an_oracle(results: list[SeedResult]) -> None:
     for result in results:
         assert result.violations == (), describe(result)
     assert sum(result.num_requests for result in results) > 20 * len(SEEDS)
+
+
+@pytest.mark.parametrize("seed", FOUND)
+def test_what_was_found_once_stays_mended(seed: int) -> None:
+    result = run_seed(seed, is_calm=is_calm(seed))
+    assert result.violations == (), describe(result)
 
 
 def test_without_faults_every_request_ends_well() -> None:

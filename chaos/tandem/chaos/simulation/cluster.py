@@ -13,7 +13,7 @@ from tandem.chaos.simulation.worker import SimWorker
 from tandem.chaos.simulation.worker_parts import WorkerPlan
 from tandem.chaos.simulation.world import World
 from tandem.core.errors import TandemError
-from tandem.core.types import Outcome
+from tandem.core.types import Outcome, Role
 from tandem.router.directory import MemoryDirectory
 
 ROUTER = "router-0"
@@ -80,7 +80,7 @@ class SimCluster:
             former.bury()
         process = Process(self.world, plan.name, **self._clock())
         worker = SimWorker(process, plan, self.fabric, self.judge)
-        worker.on_fatal_request = self._note_killed
+        worker.on_fatal_request = partial(self._note_killed, plan.role)
         self.workers[plan.name] = worker
         process.at_death(partial(self._is_gone, worker))
         announce = partial(self._announce, worker)
@@ -121,7 +121,8 @@ class SimCluster:
         self.router.process.kill()
         self.router = self._start_router()
 
-    def _note_killed(self, request_id: str) -> None:
+    def _note_killed(self, role: Role, request_id: str) -> None:
+        self.judge.killed_by_a_request(role)
         self._killed_by[request_id] = self._killed_by.get(request_id, 0) + 1
         if self._killed_by[request_id] > _MOST_KILLED:
             self.world.violation("poison", f"{request_id} killed {self._killed_by[request_id]} workers")

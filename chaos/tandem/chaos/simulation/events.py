@@ -7,17 +7,21 @@ from tandem.core.event_log.events import Event, LogOpened, ProcessPaused
 from tandem.core.event_log.record import LOG_VERSION, ProcessLife
 from tandem.core.types import Role
 
+_BACK_S = 11.0  # a worker starts up to 8 s after its death, and is found up to 3 s later
+
 
 class Judge:
     """One checker for all processes of a run.
 
     While faults go on a role may stand empty (I7): several may hit all of its workers at once. From `must_serve_from_s`
-    on that is over.
+    on that is over, but for a request that kills whoever computes it and is still in the queue then: its victim may be
+    the role's only worker, and has the time a worker needs to come back.
     """
 
     def __init__(self, world: World) -> None:
         self._world = world
         self.must_serve_from_s = 0.0
+        self._back_by_s: dict[Role, float] = {}
         self._checker = Checker(excused=self._is_excused)
         self._num_seen = 0
 
@@ -25,8 +29,13 @@ class Judge:
         """Return the event log of one process life."""
         return ProcessSink(self, process, ProcessLife(process.name, epoch))
 
+    def killed_by_a_request(self, role: Role) -> None:
+        """A worker of ``role`` ends now, because of what it was asked to compute."""
+        self._back_by_s[role] = self._world.now_s + _BACK_S
+
     def _is_excused(self, role: Role, from_s: float, to_s: float) -> bool:
-        return self._world.now_s < self.must_serve_from_s  # the processes' own clocks differ
+        until_s = max(self.must_serve_from_s, self._back_by_s.get(role, 0.0))
+        return self._world.now_s < until_s  # the processes' own clocks differ
 
     def feed(self, life: ProcessLife, event: Event, at_s: float) -> None:
         """Judge one event."""

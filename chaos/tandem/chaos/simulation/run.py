@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from tandem.chaos.simulation.calm import refused_for_nothing
 from tandem.chaos.simulation.cluster import SimCluster
 from tandem.chaos.simulation.faults import unleash
 from tandem.chaos.simulation.plan import ClusterPlan, Timeline, draw_plan, with_caches
@@ -48,7 +49,7 @@ def run_seed(
     is_replay: bool = False,
     alter: Callable[[ClusterPlan], ClusterPlan] = lambda plan: plan,
 ) -> SeedResult:
-    """Run it. A calm run has no faults: every request must end OK. ``focus`` names the only kinds of faults."""
+    """Run it. A calm run has no faults: requests must end OK (see `calm`). ``focus`` names the only kinds of faults."""
     with quiet_logs():
         return _run(seed, timeline or Timeline(), is_calm=is_calm, focus=focus, is_replay=is_replay, alter=alter)
 
@@ -83,9 +84,8 @@ def _run(
     num_traced = cluster.judge.finish()
     world.note("world", f"ends: {world.num_events} events, {num_traced} traced, next chance {world.rng.random()}")
     if is_calm and not world.violations:
-        for caller in cluster.callers:
-            if caller.reason:
-                world.violation("calm", f"{caller.name} ended {caller.outcome} {caller.reason} without any fault")
+        for caller in refused_for_nothing(cluster.callers, cluster.plan):
+            world.violation("calm", f"{caller.name} ended {caller.outcome} {caller.reason} without any fault")
     return SeedResult(
         seed=seed,
         digest=world.digest,

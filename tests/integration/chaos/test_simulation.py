@@ -23,6 +23,7 @@ MORE_SEEDS = range(1000, 1040)
 FOUND = {
     29: "batch work put off by a full cluster is no failure of a calm run",
     95: "a request that kills its worker is dispatched long after the faults, and the role has one worker",
+    1446: "an interactive request finds a queue of 15 s after the faults, and may wait for 10 s",
     1653: "a request ended while its prefill worker went on",
 }
 """Seeds that once broke an oracle, and why."""

@@ -8,6 +8,7 @@ from tandem.chaos.simulation.kv_wire import KvFabric
 from tandem.chaos.simulation.network import Network, Plane
 from tandem.chaos.simulation.plan import ClusterPlan
 from tandem.chaos.simulation.process import Process
+from tandem.chaos.simulation.refusals import is_queue_too_long
 from tandem.chaos.simulation.router import SimRouter
 from tandem.chaos.simulation.worker import SimWorker
 from tandem.chaos.simulation.worker_parts import WorkerPlan
@@ -211,13 +212,16 @@ class SimCluster:
             problems += [f"{name}: {problem}" for problem in worker.leftovers()]
         return problems
 
+    def _is_served(self, probe: Caller) -> bool:
+        return probe.outcome is Outcome.OK or is_queue_too_long(probe, self.callers, self.plan)
+
     def reckon(self) -> None:
         """The run is over: judge what is left."""
         world = self.world
         for caller in self.callers:
             if not caller.is_over:
                 world.violation("hang", f"{caller.name} has not ended")
-            elif caller.ask.is_probe and caller.outcome is not Outcome.OK:
+            elif caller.ask.is_probe and not self._is_served(caller):
                 world.violation(
                     "recovery", f"{caller.name}, asked after the faults, ended {caller.outcome} {caller.reason}"
                 )

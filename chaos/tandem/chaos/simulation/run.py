@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from tandem.chaos.simulation.calm import refused_for_nothing
 from tandem.chaos.simulation.cluster import SimCluster
 from tandem.chaos.simulation.faults import unleash
 from tandem.chaos.simulation.plan import ClusterPlan, Timeline, draw_plan, with_caches
 from tandem.chaos.simulation.quiet import quiet_logs
+from tandem.chaos.simulation.refusals import refused_for_nothing
 from tandem.chaos.simulation.workload import draw_ask, draw_asks
 from tandem.chaos.simulation.world import World
 
@@ -49,7 +49,7 @@ def run_seed(
     is_replay: bool = False,
     alter: Callable[[ClusterPlan], ClusterPlan] = lambda plan: plan,
 ) -> SeedResult:
-    """Run it. A calm run has no faults: requests must end OK (see `calm`). ``focus`` names the only kinds of faults."""
+    """Run it. A calm run has no faults: all end OK (but see `refusals`). ``focus`` names the only kinds of faults."""
     with quiet_logs():
         return _run(seed, timeline or Timeline(), is_calm=is_calm, focus=focus, is_replay=is_replay, alter=alter)
 

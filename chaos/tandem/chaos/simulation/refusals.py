@@ -1,4 +1,9 @@
-"""What a caller may be told in a run without faults: its answer; or, of batch work, "not now" from a full cluster."""
+"""Which refusals are meant, where every request must be answered: in runs without faults, and after the faults.
+
+Without faults, batch work for several sequences may hear "not now" from a full cluster. After the faults, a request may
+find a queue that is longer than its class waits. Both are judged by what callers asked and when they had their answers,
+not by what the router believed.
+"""
 
 from collections.abc import Sequence
 from typing import Final
@@ -9,6 +14,7 @@ from tandem.chaos.simulation.plan import ClusterPlan
 from tandem.core.types import Outcome, PriorityClass, Role
 
 _BROWN_OUT: Final = "BROWN_OUT"
+_QUEUE_FULL: Final = "QUEUE_FULL"
 _FULL: Final = 0.85  # what the router calls full, less its hysteresis
 _REMEMBERED_S: Final = 10.0  # the router's load level is smoothed over 2 s
 
@@ -16,6 +22,16 @@ _REMEMBERED_S: Final = 10.0  # the router's load level is smoothed over 2 s
 def refused_for_nothing(callers: Sequence[Caller], plan: ClusterPlan) -> list[Caller]:
     """Return the callers that had no answer and no good reason for that."""
     return [caller for caller in callers if caller.reason and not _is_browned_out(caller, callers, plan)]
+
+
+def is_queue_too_long(caller: Caller, callers: Sequence[Caller], plan: ClusterPlan) -> bool:
+    """Whether it was shed by a full queue, and whoever was there before it took longer than its class may wait."""
+    if caller.outcome is not Outcome.SHED or caller.reason != _QUEUE_FULL:
+        return False
+    at_s = caller.ask.at_s
+    bound_s = plan.router.queue.bounds().max_work_s[caller.ask.task.priority]
+    last_s = max((c.ended_at_s or 0.0 for c in callers if c is not caller and c.ask.at_s <= at_s), default=0.0)
+    return last_s - at_s > bound_s
 
 
 def _is_browned_out(caller: Caller, callers: Sequence[Caller], plan: ClusterPlan) -> bool:

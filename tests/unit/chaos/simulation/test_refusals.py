@@ -1,18 +1,20 @@
-"""What a caller may be told without any fault, and when a role may stand empty in a simulated run."""
+"""Which refusals are meant, and when a role may stand empty in a simulated run."""
 
+from types import SimpleNamespace
 from typing import cast
 
-from tandem.chaos.simulation.calm import refused_for_nothing
 from tandem.chaos.simulation.client import Ask, Caller
 from tandem.chaos.simulation.events import Judge
 from tandem.chaos.simulation.plan import ClusterPlan
 from tandem.chaos.simulation.process import Process
+from tandem.chaos.simulation.refusals import is_queue_too_long, refused_for_nothing
 from tandem.chaos.simulation.worker_parts import WorkerPlan
 from tandem.chaos.simulation.world import World
 from tandem.core.event_log.events import RoleChanged
 from tandem.core.ids import RequestId, Tenant
 from tandem.core.types import GenerationTask, Outcome, PriorityClass, Role, SamplingParams, StopParams
 from tandem.engine.config import EngineConfig
+from tandem.router.config import RouterConfig
 from tandem.router.dispatcher import Dispatcher
 
 NO_DISPATCHER = cast(Dispatcher, None)
@@ -31,7 +33,7 @@ def plan(*, num_blocks: int) -> ClusterPlan:
         thread_lag_s=0.001,
         preempt=0.0,
     )
-    return cast(ClusterPlan, type("Plan", (), {"workers": (worker,)})())
+    return cast(ClusterPlan, SimpleNamespace(workers=(worker,), router=RouterConfig()))
 
 
 def caller(
@@ -82,6 +84,19 @@ def test_nobody_is_put_off_by_a_pool_that_has_room_or_has_had_it_for_long() -> N
     long_ago = caller("late", at_s=30.0, ended_at_s=30.0)
     assert refused_for_nothing([*served(at_s=3.0, ended_at_s=6.0), long_ago], plan(num_blocks=18)) == [long_ago]
     assert refused_for_nothing([caller("late"), caller("other")], plan(num_blocks=2))  # those put off want nothing
+
+
+def test_a_queue_is_too_long_when_it_took_longer_than_the_class_waits() -> None:
+    probe = caller("probe", n=1, priority=PriorityClass.INTERACTIVE, reason="QUEUE_FULL")
+    patient = caller("probe", n=1, priority=PriorityClass.STANDARD, reason="QUEUE_FULL")
+    long, short = served(at_s=4.0, ended_at_s=17.0), served(at_s=4.0, ended_at_s=14.0)
+    later = served(at_s=6.0, ended_at_s=40.0)
+    assert is_queue_too_long(probe, [*long, probe], plan(num_blocks=18))
+    assert not is_queue_too_long(probe, [*short, *later, probe], plan(num_blocks=18))
+    assert not is_queue_too_long(patient, [*long, patient], plan(num_blocks=18))
+    assert not is_queue_too_long(probe, [probe], plan(num_blocks=18))
+    lost = caller("probe", n=1, priority=PriorityClass.INTERACTIVE, reason="NO_WORKER")
+    assert not is_queue_too_long(lost, [*long, lost], plan(num_blocks=18))
 
 
 def gap(*, killed_by_a_request: bool, away_s: float) -> list[str]:

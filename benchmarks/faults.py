@@ -6,12 +6,12 @@ and every cluster's event logs must hold no violation. Controls run the same wit
 """
 
 import asyncio
-import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.demands import Demand, at_least, exactly, exit_unless_met, none_of, unmet
 from benchmarks.fault_matrix import (
     rows_cancel,
     rows_clients,
@@ -53,6 +53,8 @@ PLAN = (
     ("slow-callers", "mixed", "two-slots", "unequal", "network", "pairs"),
 )
 
+LEAST_CELLS = 100
+LEAST_RAY_CELLS = 12
 QUICK_PLAN = (("pairs",), ("churn",))
 
 
@@ -60,6 +62,14 @@ def chosen(*, only: str, quick: bool) -> list[Cell]:
     """Return the cells that are asked for: of a row (``7``), or whose name begins so."""
     cells = [cell for cell in CELLS if cell.quick or not quick]
     return [cell for cell in cells if not only or str(cell.row) == only or cell.name.startswith(only)]
+
+
+def rows_there_are() -> str:
+    """Return the numbers of the rows that have cells, in words."""
+    rows = sorted({cell.row for cell in CELLS})
+    starts = [row for row in rows if row - 1 not in rows]
+    ends = [row for row in rows if row + 1 not in rows]
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
 
 
 def show(cells: Sequence[Cell]) -> None:
@@ -94,6 +104,7 @@ def details(found: MatrixResult) -> dict[str, Any]:
         "cells_by_row": dict(sorted(Counter(result.cell.row for result in found.cells).items())),
         "violations": found.problems,
         "events_checked": found.num_events,
+        "checks_by_invariant": dict(sorted(found.num_checks.items())),
         "requests": found.num_requests,
         "clusters": found.num_clusters,
     }
@@ -115,6 +126,21 @@ def _detail(result: CellResult) -> dict[str, Any]:
     }
 
 
+def whole_demands() -> list[Demand]:
+    """What a whole run must have besides."""
+    return at_least(cells=LEAST_CELLS, ray_cells=LEAST_RAY_CELLS, controls=1)
+
+
+def demands(result: Mapping[str, Any], *, num_cells: int, num_ray_cells: int) -> list[Demand]:
+    """What the figures must be: every cell that was asked for ran and passed, its fault proven."""
+    num_all = num_cells + num_ray_cells
+    return [
+        *exactly(cells=num_all, passed=num_all, faults_verified=num_all, ray_cells=num_ray_cells),
+        *exactly(controls_passed=result["controls"]),
+        *none_of("wrong_tokens", "hangs", "leaks", "violations"),
+    ]
+
+
 def main() -> None:
     """Run what is asked for; the exit status says whether every cell passed."""
     parser = common_options(__doc__)
@@ -123,6 +149,9 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="print the cells and run none")
     options = parser.parse_args()
     cells = chosen(only=options.only, quick=options.quick)
+    if not cells and options.only != "ray":
+        among = "quick cells" if options.quick else "cells"
+        parser.error(f"--only {options.only}: no such {among}. Rows are {rows_there_are()}; see --list; or `ray`")
     if options.list:
         show(cells)
         return
@@ -136,9 +165,14 @@ def main() -> None:
     found.add(ray)
     result = {**summary(found), "ray_cells": len(ray.cells), "seconds": round(time.monotonic() - began_s)}
     finish(options, result, method=(__doc__ or "").strip(), details=details(found))
-    is_whole = result["passed"] == result["cells"] and result["controls_passed"] == result["controls"]
-    if not is_whole or result["violations"]:
-        sys.exit(1)
+    num_ray_cells = len(rows_ray.CELLS) if with_ray else 0
+    num_cells = 0 if options.only == "ray" else len(cells)
+    problems = unmet(result, demands(result, num_cells=num_cells, num_ray_cells=num_ray_cells))
+    if not options.only:  # a few cells need not touch all that a checker judges
+        problems += [f"no event log gave anything to judge {name} by" for name in found.unjudged]
+    if not (options.only or options.quick):
+        problems += unmet(result, whole_demands())
+    exit_unless_met(problems)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ class Audit:
     """What was found."""
 
     num_events: int
+    num_checks: dict[str, int]  # by invariant: one that judged nothing has proven nothing
     problems: list[str]
 
 
@@ -36,7 +37,7 @@ def audit(world: World) -> Audit:
     if not report.num_checks["I7"]:
         problems.append("nobody watched whether each role was served (I7)")
     problems += check_usage(logs, world.records)
-    return Audit(num_events=report.num_events, problems=problems)
+    return Audit(num_events=report.num_events, num_checks=report.num_checks, problems=problems)
 
 
 def kills_its_workers(cell: Cell) -> Role | None:

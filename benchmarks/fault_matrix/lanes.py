@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from benchmarks.fault_matrix.audit import audit
 from benchmarks.fault_matrix.cell import Cell, CellResult
 from benchmarks.fault_matrix.run import run_cell
 from benchmarks.fault_matrix.world import SHAPES, World
+from tandem.chaos.trace.report import INVARIANTS
 from tandem.core.errors import TandemError
 
 Say = Callable[[str], None]
@@ -30,15 +31,22 @@ class MatrixResult:
     cells: list[CellResult] = field(default_factory=list)
     controls: list[CellResult] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)  # of whole clusters: event logs, books
+    num_checks: Counter[str] = field(default_factory=Counter)  # of event logs, by invariant
     num_events: int = 0
     num_requests: int = 0
     num_clusters: int = 0
+
+    @property
+    def unjudged(self) -> list[str]:
+        """Invariants that no cluster's event log gave anything to judge by."""
+        return [invariant for invariant in INVARIANTS if not self.num_checks[invariant]]
 
     def add(self, other: "MatrixResult") -> None:
         """Take in what another run found."""
         self.cells += other.cells
         self.controls += other.controls
         self.problems += other.problems
+        self.num_checks += other.num_checks
         self.num_events += other.num_events
         self.num_requests += other.num_requests
         self.num_clusters += other.num_clusters
@@ -112,6 +120,7 @@ class Lanes:
         """The whole life of the cluster, by its event logs."""
         began_s = time.monotonic()
         found = audit(world)
+        self.result.num_checks.update(found.num_checks)
         self.result.num_events += found.num_events
         self.result.num_requests += len(world.records)
         self.result.problems += [f"{shape}: {problem}" for problem in found.problems[:_MOST_PROBLEMS]]

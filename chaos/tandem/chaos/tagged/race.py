@@ -78,8 +78,9 @@ class RacingMemory(EngineBlockMemory):
     def begin_write(self, ref: BlockRef, key: AttemptKey) -> memoryview | None:
         """Stand still now and then; hold a destination block, or only look at it."""
         if self._settings.receiver_delay_s and time.monotonic() >= self._next_delay_s:
+            # Set before the sleep: a second connection works meanwhile, and brings the blocks their next owners' KV.
+            self._next_delay_s = time.monotonic() + self._settings.receiver_delay_s + self._settings.delay_every_s
             time.sleep(self._settings.receiver_delay_s)
-            self._next_delay_s = time.monotonic() + self._settings.delay_every_s
         return self._views[ref.block_id] if self._settings.unguarded == "destination" else super().begin_write(ref, key)
 
     def end_write(self, ref: BlockRef, key: AttemptKey) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks.demands import Demand, at_least, exactly, exit_unless_met, none_of, unmet
 from benchmarks.fault_matrix import (
+    ray_cells,
     rows_cancel,
     rows_clients,
     rows_cuts,
@@ -165,7 +166,7 @@ def main() -> None:
     found.add(ray)
     result = {**summary(found), "ray_cells": len(ray.cells), "seconds": round(time.monotonic() - began_s)}
     finish(options, result, method=(__doc__ or "").strip(), details=details(found))
-    num_ray_cells = len(rows_ray.CELLS) if with_ray else 0
+    num_ray_cells = len(ray_cells.CELLS) if with_ray else 0
     num_cells = 0 if options.only == "ray" else len(cells)
     problems = unmet(result, demands(result, num_cells=num_cells, num_ray_cells=num_ray_cells))
     if not options.only:  # a few cells need not touch all that a checker judges

@@ -184,7 +184,7 @@ def demands(*, quick: bool) -> list[Demand]:
     """What the figures must be. The races of the quick form are fewer and shorter."""
     sound = none_of("wrong_tokens", "hangs", "leaks")
     if quick:
-        return [*sound, *at_least(victims=QUICK_VICTIMS, stale_refused=1, caught_without_guard=POWER)]
+        return [*sound, *at_least(victims=QUICK_VICTIMS, stale_refused=POWER, caught_without_guard=POWER)]
     return [
         *sound,
         *at_least(

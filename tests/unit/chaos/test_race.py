@@ -1,6 +1,7 @@
 """The parts that provoke a race do what they say, and nothing unless they are told to."""
 
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -102,6 +103,18 @@ def test_the_receiver_stands_still_at_intervals() -> None:
         target.memory.end_write(target.ref, KEY)
         took.append(time.monotonic() - began_s)
     assert took[0] >= 0.05 > max(took[1:])
+
+
+def test_one_connection_stands_still_and_another_works_meanwhile() -> None:
+    target = _Blocks(RaceSettings(receiver_delay_s=1.0, delay_every_s=60.0), BlockState.RECEIVING)
+    still = threading.Thread(target=target.memory.begin_write, args=(target.ref, KEY))
+    still.start()
+    time.sleep(0.1)
+    began_s = time.monotonic()
+    target.memory.begin_write(target.ref, KEY)
+    assert time.monotonic() - began_s < 0.7
+    assert still.is_alive()
+    still.join()
 
 
 def test_what_was_refused_is_summed_over_processes(tmp_path: Path) -> None:

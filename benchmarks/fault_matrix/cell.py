@@ -60,15 +60,15 @@ class Probe:
     prompt_blocks: int = 6
     max_tokens: int = 24
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    stop: tuple[str, ...] = ()
+    stop_after_tokens: int | None = None  # its stop string is what the right answer says after so many tokens
     deadline_s: float = 30.0
     marks: tuple[int, ...] = ()  # token ids put into the prompt: poisons
     mates: int = 0  # requests beside it, which nothing may happen to
     read_delay_s: float = 0.0
 
     def stop_params(self) -> StopParams:
-        """When it ends."""
-        return StopParams(max_tokens=self.max_tokens, stop=self.stop, ignore_eos=not self.stop)
+        """When it ends, but for its stop string."""
+        return StopParams(max_tokens=self.max_tokens, ignore_eos=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

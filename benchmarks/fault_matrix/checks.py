@@ -4,7 +4,6 @@ refused."""
 import asyncio
 import socket
 import time
-from collections.abc import Collection
 
 from benchmarks.fault_matrix.cell import Check, RoleName
 from benchmarks.fault_matrix.history import BlockUse, History
@@ -175,15 +174,5 @@ def longest_gap(seconds: float) -> Check:
             for record in scene.probes
             if record.longest_gap_s > seconds
         ]
-
-    return check
-
-
-def served_by(names: Collection[str]) -> Check:
-    """Only these workers decoded the probes."""
-
-    async def check(scene: Scene) -> list[str]:
-        decoders = {record.workers.decode_worker for record in scene.probes if record.workers is not None}
-        return [f"{decoders - set(names)} decoded"] if decoders - set(names) else []
 
     return check

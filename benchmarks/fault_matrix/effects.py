@@ -12,6 +12,7 @@ from benchmarks.fault_matrix.scene import Scene
 from tandem.chaos.cluster.baseline import resident_bytes
 from tandem.core.event_log.events import (
     BlocksAllocated,
+    BlocksRekeyed,
     ChunkAccepted,
     Dispatched,
     HandoverCommitted,
@@ -21,10 +22,13 @@ from tandem.core.event_log.events import (
     TokensForwarded,
 )
 from tandem.core.event_log.record import ProcessLife
+from tandem.core.types import FinishReason
 
 _ON_THE_WAY_S: Final = 0.5  # from the router's clock to the workers', on a busy machine
 _EARLY_S: Final = 0.05
 _POLL_S: Final = 0.05
+_EXCEEDED: Final = "DEADLINE_EXCEEDED"
+_UNREACHABLE: Final = "DEADLINE_UNREACHABLE"
 _NOISE_BYTES: Final = 1024 * 1024  # an allocator takes memory by the MiB
 
 
@@ -79,17 +83,21 @@ def stays_small(process: str, *, num_bytes: int, seconds: float) -> Check:
     return check
 
 
-def no_work_after_deadline() -> Check:
-    """Callers were told at their deadline, not before; from then on nothing is begun for them (row 29)."""
+def no_work_after_deadline(*, at_work: bool = True) -> Check:
+    """Callers were told at their deadline, not before; from then on nothing is begun for them (row 29).
+
+    Who is sure to miss its deadline may be told so at once. ``at_work``: some probe was being worked on before.
+    """
 
     async def check(scene: Scene) -> list[str]:
         history = await asyncio.to_thread(History, scene)
         problems = []
+        num_stopped = 0
         for record in scene.probes:
             due_s = record.began_s + record.spec.deadline_s
             ended_s = record.ended_s or due_s
             scene.facts.append(f"told {ended_s - due_s:+.2f} s from the deadline")
-            if ended_s < due_s - _EARLY_S:
+            if ended_s < due_s - _EARLY_S and record.reason != _UNREACHABLE:
                 problems.append(f"the deadline came {due_s - ended_s:.2f} s early")
             request = history.request_of(record)
             late_s = due_s + _ON_THE_WAY_S
@@ -97,10 +105,39 @@ def no_work_after_deadline() -> Check:
             work = [(r.t, type(r.event).__name__) for r in history.of(request, *kinds)]
             work.append((history.last_decoded_s(request), "DecodeStep"))  # 0.0: there was none
             last_s = max(at_s for at_s, _ in work)
+            num_stopped += bool(last_s) and record.reason == _EXCEEDED
             scene.facts.append(f"last worked on {last_s - due_s:+.2f} s from it" if last_s else "never worked on")
             late = [what for at_s, what in work if at_s > late_s]
             problems += [f"after the deadline: {late}"] if late else []
+        if at_work and not num_stopped:
+            problems.append("no probe was at work when its deadline passed: nothing was stopped")
         return problems
+
+    return check
+
+
+def stopped_at_its_string() -> Check:
+    """Every probe ended at the stop string that was made for it, which its answer has only after the fault (row 6)."""
+
+    async def check(scene: Scene) -> list[str]:
+        problems = []
+        for record in scene.probes:
+            for child in record.children.values():
+                scene.facts.append(f"stopped at {child.matched_stop!r} after {len(child.token_ids)} tokens")
+                if (child.matched_stop,) != record.spec.stop.stop or child.finish_reason is not FinishReason.STOP:
+                    problems.append(f"a probe ended {child.finish_reason} at {child.matched_stop!r}")
+        return problems or ([] if any(record.children for record in scene.probes) else ["nothing was answered"])
+
+    return check
+
+
+def kv_was_reused() -> Check:
+    """P handed what it had computed for a lost attempt over once more: nothing was computed again (row 5)."""
+
+    async def check(scene: Scene) -> list[str]:
+        num = scene.count_events("prefill", BlocksRekeyed)
+        scene.facts.append(f"sealed KV was handed over again {num} times")
+        return [] if num else ["sealed KV that was there was not used again"]
 
     return check
 

@@ -12,20 +12,23 @@ from tandem.core.event_log.events import ChunkDropped, GrantEnded, HandoverCommi
 from tandem.core.event_log.record import ProcessLife
 
 _POLL_S: Final = 0.1
+_BEFORE_S: Final = 0.3
 _STALE: Final = frozenset({"stale_epoch", "stale_generation"})
 
 
 def zombie_fenced(seconds: float) -> Check:
     """What a process says that was given up meanwhile is refused: by the router, or by a decode worker (row 9).
 
-    Asked from the fault on, while it lasts and after it.
+    Counted from the moment at which it is about to go on: what others were refused before is not the zombie's.
     """
 
     async def check(scene: Scene) -> list[str]:
+        goes_on_s = scene.hit_at_s + (scene.cell.lasts_s or 0.0) - _BEFORE_S
+        await asyncio.sleep(goes_on_s - time.monotonic())
         before = (await scene.world.cluster.status()).num_stale
         while True:
             num_stale = (await scene.world.cluster.status()).num_stale - before
-            dropped = await asyncio.to_thread(_dropped, scene)
+            dropped = await asyncio.to_thread(_dropped, scene, goes_on_s)
             num_refused = sum(dropped[counter] for counter in _STALE)
             if num_stale or num_refused:
                 scene.facts.append(f"refused of the zombie's: {num_stale} messages, {num_refused} chunks")
@@ -37,8 +40,9 @@ def zombie_fenced(seconds: float) -> Check:
     return check
 
 
-def _dropped(scene: Scene) -> Counter[str]:
-    return Counter(r.event.counter for r in scene.events("decode") if isinstance(r.event, ChunkDropped))
+def _dropped(scene: Scene, since_s: float) -> Counter[str]:
+    records = scene.events("decode")
+    return Counter(r.event.counter for r in records if isinstance(r.event, ChunkDropped) and r.t >= since_s)
 
 
 def late_chunk_refused() -> Check:

@@ -1,7 +1,7 @@
 """Rows 27 to 29: callers that read slowly or vanish, and deadlines that pass at every stage."""
 
 from benchmarks.fault_matrix.actions import behave, endings, on_link
-from benchmarks.fault_matrix.cell import OK, Cell, Gate, Phase, Probe, named_error
+from benchmarks.fault_matrix.cell import OK, PHASE_GATES, Cell, Gate, Phase, Probe, named_error
 from benchmarks.fault_matrix.checks import freed_within, let_go_within, mates_untouched, nobody_restarted, nothing_kept
 from benchmarks.fault_matrix.effects import decode_ran_ahead, no_work_after_deadline, router_ended, stays_small
 from tandem.chaos.cluster import Ending
@@ -14,6 +14,7 @@ _DEADLINE_S = 1.0
 _LATE_S = 1.5
 _UNREAD_S = 9.0
 _GRID_S = (0.01, 0.05, 0.1, 0.3)
+_AT_WORK_S = 0.1  # a request that has less may not have come to a worker yet
 
 
 def _deadline(
@@ -28,7 +29,12 @@ def _deadline(
         expect=named_error("DEADLINE_EXCEEDED"),
         probe=Probe(deadline_s=_DEADLINE_S, max_tokens=200, mates=mates),
         checks=() if mates else (freed_within("prefill", _LATE_S), freed_within("decode", _LATE_S)),
-        after=(mates_untouched(), nobody_restarted(), router_ended("DEADLINE_EXCEEDED"), no_work_after_deadline()),
+        after=(
+            mates_untouched(),
+            nobody_restarted(),
+            router_ended("DEADLINE_EXCEEDED"),
+            no_work_after_deadline(at_work=phase is not Phase.IDLE),
+        ),
         shape=shape,
         quick=quick,
     )
@@ -72,19 +78,20 @@ CELLS = [
             fault=on_link("public", lambda: [Stall(UP), Stall(DOWN)], any_is_enough=True),
             expect=named_error("UNAVAILABLE", "UNREACHABLE", "DEADLINE_EXCEEDED"),
             gate=gate,
-            probe=Probe(max_tokens=1800, deadline_s=60.0),
-            # 1800 tokens take longer than the row allows: who is free by then was told.
+            # These take longer than the row allows: who is free by then was told.
+            probe=Probe(max_tokens=900 if mates else 1800, deadline_s=60.0, mates=mates),
             checks=(
                 router_ended("CLIENT_CANCELLED", within_s=_VANISHED_S),
-                freed_within("prefill", _VANISHED_S),
-                freed_within("decode", _VANISHED_S),
+                *(() if mates else (freed_within("prefill", _VANISHED_S), freed_within("decode", _VANISHED_S))),
             ),
-            after=(nothing_kept("decode", _VANISHED_S), nobody_restarted()),
-            shape="slow-callers",
+            after=(nothing_kept("decode", _VANISHED_S), mates_untouched(), nobody_restarted()),
+            shape="two-slots" if mates else "slow-callers",
         )
-        for phase, gate in (
-            (Phase.PREFILL, Gate(point="p.chunk", after=1)),
-            (Phase.DECODE, Gate(tokens=5)),
+        for phase, gate, mates in (
+            (Phase.IDLE, Gate(queued=True), 2),
+            (Phase.PREFILL, Gate(point="p.chunk", after=1), 0),
+            (Phase.TRANSFER, PHASE_GATES[Phase.TRANSFER], 0),
+            (Phase.DECODE, Gate(tokens=5), 0),
         )
     ),
     *(
@@ -104,7 +111,7 @@ CELLS = [
                 router_ended(
                     "DEADLINE_EXCEEDED", "DEADLINE_UNREACHABLE", "CLIENT_CANCELLED", unless_it_never_came=True
                 ),
-                no_work_after_deadline(),
+                no_work_after_deadline(at_work=deadline_s >= _AT_WORK_S),
             ),
         )
         for deadline_s, phase in zip(_GRID_S, (Phase.IDLE, Phase.PREFILL, Phase.PREFILL, Phase.DECODE), strict=True)

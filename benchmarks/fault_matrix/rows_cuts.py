@@ -5,14 +5,15 @@ from functools import partial
 from benchmarks.fault_matrix.actions import on_link
 from benchmarks.fault_matrix.breakers import breaker_closes, breaker_opens
 from benchmarks.fault_matrix.cell import OK, RETRIED, UNNOTICED, Cell, Gate, Phase, Probe
-from benchmarks.fault_matrix.checks import freed_within, nobody_restarted
+from benchmarks.fault_matrix.checks import freed_within, let_go_within, longest_gap, nobody_restarted
 from tandem.chaos.faults.flow import Direction
 from tandem.chaos.faults.frame_faults import DropFrame
 from tandem.chaos.faults.stream_faults import Blackhole, Cut, Stall
 from tandem.kvtransfer.codec import FrameType
 
 UP, DOWN = Direction.TO_SERVER, Direction.TO_CLIENT
-_TWO_KEEPALIVES_S = 30.0  # gRPC: a ping each 10 s, 5 s for its answer
+_NOTICED_S = 20.0  # gRPC: a ping each 10 s, 5 s for its answer
+_LONGER_TOKENS = 1500  # take longer than that: who is free by then has noticed
 
 
 def _cut() -> list[Stall]:
@@ -41,8 +42,12 @@ CELLS = [
             expect=OK if phase is Phase.IDLE else RETRIED,
             gate=Gate(tokens=5) if phase is Phase.DECODE else None,
             lasts_s=8.0 if phase is Phase.IDLE else None,
-            probe=Probe(count=4 if phase is Phase.IDLE else 1, max_tokens=80 if phase is Phase.DECODE else 24),
-            checks=(freed_within("decode", _TWO_KEEPALIVES_S),),
+            probe=Probe(max_tokens=_LONGER_TOKENS, deadline_s=60.0)
+            if phase is Phase.DECODE
+            else Probe(count=4 if phase is Phase.IDLE else 1),
+            checks=(let_go_within("decode", _NOTICED_S),)
+            if phase is Phase.DECODE
+            else (freed_within("decode", _NOTICED_S),),
             after=(nobody_restarted(),),
         )
         for phase in Phase
@@ -59,6 +64,16 @@ CELLS = [
             after=(breaker_closes(), nobody_restarted()),
         )
         for phase in (Phase.IDLE, Phase.PREFILL, Phase.TRANSFER)
+    ),
+    Cell(
+        row=11,
+        phase=Phase.DECODE,
+        does="cut P and D, both seen by the router: a stream that D has goes on",
+        fault=on_link("kv", _cut, any_is_enough=True),
+        expect=UNNOTICED,
+        probe=Probe(max_tokens=200),
+        checks=(breaker_opens(),),
+        after=(breaker_closes(), nobody_restarted(), longest_gap(2.0)),
     ),
     Cell(
         row=11,
@@ -79,7 +94,7 @@ CELLS = [
             expect=OK if phase is Phase.IDLE or direction is DOWN else RETRIED,
             probe=Probe(count=8 if phase is Phase.IDLE else 1),
         )
-        for phase in (Phase.IDLE, Phase.TRANSFER)
+        for phase in (Phase.IDLE, Phase.PREFILL, Phase.TRANSFER)
         for what, direction in (("back from D to P", DOWN), ("from P to D", UP))
     ),
     *(
@@ -100,8 +115,8 @@ CELLS = [
         does="nothing comes from D to the router",
         fault=on_link("attach", lambda: [Stall(DOWN)]),
         expect=RETRIED,
-        probe=Probe(max_tokens=60),
-        checks=(freed_within("decode", _TWO_KEEPALIVES_S),),
+        probe=Probe(max_tokens=_LONGER_TOKENS, deadline_s=60.0),
+        checks=(let_go_within("decode", _NOTICED_S),),
     ),
     Cell(
         row=12,

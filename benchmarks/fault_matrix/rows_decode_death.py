@@ -5,6 +5,7 @@ import asyncio
 from benchmarks.fault_matrix.actions import kill
 from benchmarks.fault_matrix.cell import OK, RETRIED, Cell, Check, Gate, Phase, Probe
 from benchmarks.fault_matrix.checks import let_go_within, nothing_kept, refused
+from benchmarks.fault_matrix.effects import kv_was_reused, stopped_at_its_string
 from benchmarks.fault_matrix.scene import Scene
 from tandem.chaos.faults.evidence import Evidence
 from tandem.chaos.faults.frame_faults import replay
@@ -74,7 +75,7 @@ def _status(answer: bytes) -> HelloStatus:
 _P_LETS_GO = let_go_within("prefill", _LEASE_S)
 
 
-def _before_commit(does: str, gate: Gate, phase: Phase, *, n: int = 1, p_holds: Check = _P_LETS_GO) -> Cell:
+def _before_commit(does: str, gate: Gate, phase: Phase, *checks: Check, n: int = 1) -> Cell:
     return Cell(
         row=5,
         phase=phase,
@@ -83,11 +84,11 @@ def _before_commit(does: str, gate: Gate, phase: Phase, *, n: int = 1, p_holds: 
         gate=gate,
         expect=RETRIED,
         probe=Probe(n=n),
-        after=(p_holds,),
+        after=checks,
     )
 
 
-def _mid_decode(does: str, tokens: int, probe: Probe, *, quick: bool = False) -> Cell:
+def _mid_decode(does: str, tokens: int, probe: Probe, *, after: tuple[Check, ...] = (), quick: bool = False) -> Cell:
     return Cell(
         row=6,
         phase=Phase.DECODE,
@@ -96,14 +97,21 @@ def _mid_decode(does: str, tokens: int, probe: Probe, *, quick: bool = False) ->
         gate=Gate(tokens=tokens),
         expect=RETRIED,
         probe=probe,
+        after=after,
         quick=quick,
     )
 
 
 CELLS = [
     Cell(row=5, phase=Phase.IDLE, does="kill D, then ask at once", fault=kill("decode"), probe=Probe(count=4)),
-    _before_commit("kill D while P computes for it", Gate(point="p.chunk"), Phase.PREFILL),
-    _before_commit("kill D with half of the KV", Gate(point="d.received_half", at="decode"), Phase.TRANSFER),
+    _before_commit("kill D while P computes for it", Gate(point="p.chunk"), Phase.PREFILL, _P_LETS_GO),
+    _before_commit(
+        "kill D with half of the KV",
+        Gate(point="d.received_half", at="decode"),
+        Phase.TRANSFER,
+        _P_LETS_GO,
+        kv_was_reused(),
+    ),
     # At d.before_commit D's receiver has verified all KV and tells P so (Commit), and D's engine took none of it yet: P
     # may have let go, and the KV that is lost with D is nowhere else then.
     *(
@@ -111,16 +119,19 @@ CELLS = [
             f"kill D with all KV received, before its engine takes it{', n=3' if n > 1 else ''}",
             Gate(point="d.before_commit", at="decode"),
             Phase.TRANSFER,
+            nothing_kept("prefill", _LEASE_S),
             n=n,
-            p_holds=nothing_kept("prefill", _LEASE_S),
         )
         for n in (1, 3)
     ),
     _mid_decode("kill D after 1 token", 1, Probe()),
     _mid_decode("kill D after 7 tokens", 7, Probe(max_tokens=40), quick=True),
-    _mid_decode("kill D after 33 tokens, sampled", 33, Probe(max_tokens=48, sampling=SAMPLED)),
+    _mid_decode("kill D after 33 tokens, sampled", 33, Probe(max_tokens=120, sampling=SAMPLED)),
     _mid_decode(
-        "kill D after 8 tokens, penalties and stop strings", 8, Probe(max_tokens=40, sampling=PENALISED, stop=("qqq",))
+        "kill D after 8 tokens, penalties and a stop string that comes later",
+        8,
+        Probe(max_tokens=160, sampling=PENALISED, stop_after_tokens=80),
+        after=(stopped_at_its_string(),),
     ),
     _mid_decode("kill D after 9 tokens, n=3 sampled", 9, Probe(max_tokens=30, n=3, sampling=SAMPLED)),
     *(

@@ -18,7 +18,7 @@ _DEATHS = ("POISON_REQUEST",)
 _FAILED = ("ENGINE_FAILED", "POISON_REQUEST")
 _NUMERICS = ("NUMERICS",)
 _RESTARTS_S = 120.0  # both workers of a role may have to start again, on a busy machine
-_APART = 5
+_MOST_DEATHS = 2  # also among three mates
 _MARK = 300  # a token that the probe's prompt holds, and its mates' may not matter
 
 
@@ -66,9 +66,10 @@ def _alone(phase: Phase, what: str, marks: tuple[int, ...]) -> Cell:
 CELLS = [
     _alone(Phase.PREFILL, "a prompt", (Poison.EXIT,)),
     _alone(Phase.DECODE, "an answer", (Poison.EXIT, Poison.LATE)),
-    # Among mates it takes further crashes to tell it from them: the bound is on what they may cost.
-    _poison(36, Phase.PREFILL, "a prompt that kills the process", (Poison.EXIT,), _DEATHS, deaths=_APART),
-    _poison(36, Phase.DECODE, "an answer that kills the process", (Poison.EXIT, Poison.LATE), _DEATHS, deaths=_APART),
+    _poison(36, Phase.PREFILL, "a prompt that kills the process", (Poison.EXIT,), _DEATHS, deaths=_MOST_DEATHS),
+    _poison(
+        36, Phase.DECODE, "an answer that kills the process", (Poison.EXIT, Poison.LATE), _DEATHS, deaths=_MOST_DEATHS
+    ),
     _poison(36, Phase.PREFILL, "a prompt that fails its pass", (Poison.RAISE,), _FAILED, deaths=0, quick=True),
     _poison(36, Phase.DECODE, "an answer that fails its pass", (Poison.RAISE, Poison.LATE), _FAILED, deaths=0),
     Cell(
@@ -169,14 +170,23 @@ CELLS = [
         probe=Probe(mates=2, max_tokens=40),
         after=(mates_untouched(), restarted_at_most(1), workers_died(at_most=1)),
     ),
-    _poison(39, Phase.PREFILL, "a prompt that takes all memory", (Poison.OUT_OF_MEMORY,), _DEATHS, deaths=_APART),
+    Cell(
+        row=39,
+        phase=Phase.TRANSFER,
+        does="D runs out of memory in the first step on what was handed over",
+        fault=at_point("decode", "engine.step", action="oom"),
+        expect=RETRIED,
+        gate=Gate(point="d.before_commit", at="decode"),
+        after=(restarted_at_most(1), workers_died(at_most=1)),
+    ),
+    _poison(39, Phase.PREFILL, "a prompt that takes all memory", (Poison.OUT_OF_MEMORY,), _DEATHS, deaths=_MOST_DEATHS),
     _poison(
         39,
         Phase.DECODE,
         "an answer that takes all memory",
         (Poison.OUT_OF_MEMORY, Poison.LATE),
         _DEATHS,
-        deaths=_APART,
+        deaths=_MOST_DEATHS,
     ),
 ]
 CONTROLS = [

@@ -150,7 +150,7 @@ CELLS = [
     Cell(
         row=18,
         phase=Phase.TRANSFER,
-        does="the seal comes when its request is gone",
+        does="the sender reads its last blocks when they are others'",
         fault=_LeaveAndRefill,
         expect=CANCELLED,
         gate=Gate(point="p.before_chunk_send", after=5),

@@ -4,14 +4,27 @@ from collections.abc import Callable
 from typing import Protocol, Self
 
 from benchmarks.fault_matrix.actions import repeated
-from benchmarks.fault_matrix.cell import OK, RETRIED, Cell, Expect, MakeFault, Phase, Probe, RoleName, ok_or_named
-from benchmarks.fault_matrix.checks import nobody_restarted
+from benchmarks.fault_matrix.cell import (
+    OK,
+    RETRIED,
+    Cell,
+    Check,
+    Expect,
+    MakeFault,
+    Phase,
+    Probe,
+    RoleName,
+    ok_or_named,
+)
+from benchmarks.fault_matrix.checks import let_go_within, nobody_restarted
 from benchmarks.fault_matrix.scene import Scene
 from tandem.chaos.faults.evidence import Evidence
 from tandem.chaos.faults.namespaces import NetworkHost, NetworkLab
 from tandem.chaos.faults.network import NarrowLink, PacketFilter, PulledCable
 
 SHAPE = "network"
+_NOTICED_S = 20.0  # gRPC: a ping each 10 s, 5 s for its answer
+_LONGER_TOKENS = 1500  # take longer than that: who is free by then has noticed
 
 
 class _NetworkFault(Protocol):
@@ -62,6 +75,7 @@ def _cell(
     expect: Expect = OK,
     lasts_s: float | None = None,
     max_tokens: int = 60,
+    checks: tuple[Check, ...] = (),
 ) -> Cell:
     return Cell(
         row=row,
@@ -70,7 +84,8 @@ def _cell(
         fault=fault,
         expect=expect,
         lasts_s=lasts_s,
-        probe=Probe(count=12 if phase is Phase.IDLE else 1, max_tokens=max_tokens),
+        probe=Probe(count=12 if phase is Phase.IDLE else 1, max_tokens=max_tokens, deadline_s=60.0),
+        checks=checks,
         after=(nobody_restarted(),),
         shape=SHAPE,
     )
@@ -123,7 +138,8 @@ CELLS = [
         "drop every packet between router and D",
         at_host("decode", lambda host, lab: PacketFilter(host, peer=lab.address)),
         expect=RETRIED,
-        max_tokens=120,
+        max_tokens=_LONGER_TOKENS,
+        checks=(let_go_within("decode", _NOTICED_S),),
     ),
     _cell(
         10,
@@ -137,7 +153,8 @@ CELLS = [
         "pull D's cable",
         at_host("decode", lambda host, lab: PulledCable(host)),
         expect=RETRIED,
-        max_tokens=120,
+        max_tokens=_LONGER_TOKENS,
+        checks=(let_go_within("decode", _NOTICED_S),),
     ),
     _cell(
         11,

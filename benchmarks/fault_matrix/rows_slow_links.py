@@ -1,16 +1,20 @@
 """Rows 13 to 15: links that are slow, narrow, or reset again and again."""
 
+import time
 from functools import partial
 
 from benchmarks.fault_matrix.actions import Link, on_link, repeated
-from benchmarks.fault_matrix.cell import OK, Cell, Expect, Phase, Probe, ok_or_named
-from benchmarks.fault_matrix.checks import few_requeues, nobody_restarted
-from tandem.chaos.cluster import Ending
+from benchmarks.fault_matrix.cell import OK, UNNOTICED, Cell, Check, Expect, Gate, Phase, Probe, ok_or_named
+from benchmarks.fault_matrix.checks import few_requeues, longest_gap, nobody_restarted
+from benchmarks.fault_matrix.scene import Scene
+from tandem.chaos.cluster import Ending, random_specs
 from tandem.chaos.faults.flow import Direction
 from tandem.chaos.faults.stream_faults import Cut, Delay, RateLimit
 
 UP, DOWN = Direction.TO_SERVER, Direction.TO_CLIENT
 _MEGABIT = 125_000.0
+_LEARNT_S = 20.0
+_IN_A_ROW = 5
 
 
 def _delays(seconds: float) -> list[Delay]:
@@ -46,6 +50,38 @@ def _narrow(phase: Phase) -> Cell:
     )
 
 
+def a_caller() -> Check:
+    """Another caller's KV goes over the link: the fault meets something."""
+
+    async def check(scene: Scene) -> list[str]:
+        (record,) = await scene.run(random_specs(1, seed=14, max_output_tokens=2, max_n=1))
+        return [] if record.ending is Ending.OK else [f"a caller ended {record.ending.value} {record.reason}"]
+
+    return check
+
+
+def avoids(worker: str, *, within_s: float) -> Check:
+    """Callers that come one by one are all answered, and soon none of them by the worker behind a slow link."""
+
+    async def check(scene: Scene) -> list[str]:
+        began_s, in_a_row, number, problems = time.monotonic(), 0, 0, list[str]()
+        while in_a_row < _IN_A_ROW and not problems:
+            if time.monotonic() - began_s > within_s:
+                return [f"after {number} callers in {within_s} s the router still sends to {worker}"]
+            number += 1
+            (record,) = await scene.run(random_specs(1, seed=number, max_output_tokens=2, max_n=1))
+            if record.ending is not Ending.OK or record.workers is None:
+                problems.append(f"a caller ended {record.ending.value} {record.reason}")
+            elif record.workers.decode_worker == worker:
+                in_a_row = 0
+            else:
+                in_a_row += 1
+        scene.facts.append(f"{worker} was left alone after {number - in_a_row} callers")
+        return problems
+
+    return check
+
+
 def _reset_often(link: Link, phase: Phase, expect: Expect) -> Cell:
     resets = on_link(link, _resets, everywhere=link != "public", any_is_enough=True)
     return Cell(
@@ -65,6 +101,26 @@ CELLS = [
     _late("attach", 0.2, Phase.DECODE),
     _late("kv", 0.05, Phase.TRANSFER),
     _late("kv", 0.2, Phase.TRANSFER),
+    Cell(
+        row=14,
+        phase=Phase.TRANSFER,
+        does="1 Mbit/s on one KV link: the next requests go round it",
+        fault=on_link("kv", lambda: [RateLimit(UP, bytes_per_s=_MEGABIT)]),
+        expect=ok_or_named("KV_TIMEOUT"),
+        gate=Gate(point="d.received_half", at="decode"),
+        checks=(avoids("decode-0", within_s=_LEARNT_S),),
+        after=(nobody_restarted(),),
+    ),
+    Cell(
+        row=14,
+        phase=Phase.DECODE,
+        does="1 Mbit/s on every KV link: a stream that D has goes on",
+        fault=on_link("kv", lambda: [RateLimit(UP, bytes_per_s=_MEGABIT)], everywhere=True, any_is_enough=True),
+        expect=UNNOTICED,
+        probe=Probe(max_tokens=100),
+        checks=(a_caller(),),
+        after=(nobody_restarted(), longest_gap(2.0)),
+    ),
     _narrow(Phase.IDLE),
     _narrow(Phase.PREFILL),
     _narrow(Phase.TRANSFER),

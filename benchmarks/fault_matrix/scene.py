@@ -72,6 +72,8 @@ class Scene:
                 deadline_s=probe.deadline_s,
                 read_delay_s=probe.read_delay_s,
             )
+            if probe.stop_after_tokens is not None:
+                spec = await asyncio.to_thread(self._with_stop_string, spec, probe.stop_after_tokens)
             self._tasks.append(asyncio.create_task(call(self.world.client, spec, begun=self.probes.append)))
         if not self.cell.used_gate.queued:
             self._send_mates()
@@ -91,6 +93,17 @@ class Scene:
             stop=probe.stop_params(),
             label=f"{self.cell.name}#{index}",
         )
+
+    def _with_stop_string(self, spec: RequestSpec, num_tokens: int) -> RequestSpec:
+        """Let it end at what the right answer says after so many tokens, and nowhere before."""
+        oracle = self.world.cluster.oracle
+        before = replace(spec.task(), stop=replace(spec.stop, max_tokens=num_tokens))
+        begin, whole = (child.text for (child, *_) in oracle.expected_many([before, spec.task()]))
+        for end in range(len(begin) + 1, len(whole)):
+            wanted = whole[len(begin) : end]
+            if whole.find(wanted) >= len(begin):
+                return replace(spec, stop=replace(spec.stop, stop=(wanted,)))
+        raise PhaseNotReached("the answer says nothing new there: no stop string can be made of it")
 
     async def _until(self, is_so: Callable[[], bool]) -> None:
         until_s = time.monotonic() + _GATE_S

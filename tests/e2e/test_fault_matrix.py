@@ -13,7 +13,7 @@ from benchmarks.fault_matrix.cell import Phase
 ROOT = Path(__file__).parents[2]
 LETTERS = {"i": Phase.IDLE, "p": Phase.PREFILL, "t": Phase.TRANSFER, "d": Phase.DECODE}
 PHASES = {
-    **{row: "iptd" for row in (8, 9, 10, 11, 12, 13, 14, 28, 29, 44, 45)},
+    **dict.fromkeys((8, 9, 10, 11, 12, 13, 14, 28, 29, 44, 45), "iptd"),
     **{1: "ipd", 2: "p", 3: "t", 4: "t", 5: "ipt", 6: "d", 7: "itd"},  # deaths of P, then of D
     **{15: "ptd", 16: "t", 17: "t", 18: "t", 19: "t", 20: "t"},  # frames: only a hand-over has any
     **{21: "i", 22: "p", 23: "pt", 24: "td", 25: "d", 26: "id", 27: "d"},  # callers that leave or are slow

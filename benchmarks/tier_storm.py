@@ -2,7 +2,7 @@
 
     python -m benchmarks.tier_storm --json [--seed 1] [--rounds 3] [--quick] [--output FILE]
 
-Two prefill and two decode workers (one each with ``--quick``) with the tagged engine, whose KV says whose it is and
+Two prefill and two decode workers (one with ``--quick``) with the tagged engine, whose KV says whose it is and
 where it belongs: every step verifies the whole context of every row, so a promoted block that is not the prompt's own
 is found by whoever reads it first, and counted as wrong. Callers ask again and again for prompts of a set that is
 several times as large as the pools and host tiers together, so blocks leave the pool, leave the host tier, and come
@@ -69,22 +69,22 @@ FINDINGS: Final = ("wrong_tokens", "hangs", "broken", "leaks", "violations", "fa
 class Pace:
     """How large and how long one round is."""
 
-    num_workers: int = 2  # of each role
+    num_decode: int = 2
     fill_s: float = 4.0  # before the first fault: the tiers fill; longer until each of them was used
     tail_s: float = 2.0  # after the last one: its traces are used too
     redis_on_s: float = 2.0
 
 
 FULL_PACE: Final = Pace()
-QUICK_PACE: Final = Pace(num_workers=1, fill_s=2.5, tail_s=1.0, redis_on_s=1.2)
+QUICK_PACE: Final = Pace(num_decode=1, fill_s=2.5, tail_s=1.0, redis_on_s=1.2)
 
 
-def shape_of(redis_url: str, num_workers: int) -> Shape:
+def shape_of(redis_url: str, num_decode: int) -> Shape:
     """The cluster: a pool holds about eight prompts, a host tier ten, and computing a block takes 48 ms."""
     return Shape(
         name="tiers",
-        num_prefill=num_workers,
-        num_decode=num_workers,
+        num_prefill=2,  # of which one may be dead: I7 wants one that serves
+        num_decode=num_decode,
         engine={"num_blocks": 64, "max_batched_tokens": 64, "max_sequences": 12},
         router={"timers": SHORT_TIMERS},
         cost=TaggedCost(prefill_token_s=0.003, step_s=0.004),
@@ -246,7 +246,7 @@ def _count(tally: Tally, records: Sequence[RequestRecord]) -> None:
 async def play(kinds: Sequence[str | type[RedisFault]], *, seed: int, tally: Tally, pace: Pace = FULL_PACE) -> None:
     """One round: a Redis, a cluster, its load, these kinds of faults, and what is left afterwards."""
     with RedisTarget("valkey") as target, tempfile.TemporaryDirectory(prefix="tandem-tiers-") as folder:
-        async with World(shape_of(target.url, pace.num_workers), Path(folder)) as world:
+        async with World(shape_of(target.url, pace.num_decode), Path(folder)) as world:
             _allow_connections(world)
             records = await _load(world, target, kinds, seed=seed, pace=pace, tally=tally)
             await asyncio.to_thread(world.cluster.judge, records)

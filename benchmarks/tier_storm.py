@@ -309,6 +309,7 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=2, help="clusters, each of which meets every kind (default 2)")
     arguments.add_argument("--quick", action="store_true", help="one round of two kinds")
     options = arguments.parse_args()
+    kinds: Sequence[str | type[RedisFault]]
     kinds = (*QUICK_KINDS, *QUICK_REDIS_KINDS) if options.quick else (*WORKER_KINDS, *REDIS_KINDS)
     tally = Tally()
     for number in range(1 if options.quick else options.rounds):

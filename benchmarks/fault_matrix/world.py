@@ -48,6 +48,7 @@ class Shape:
     cost: TaggedCost = COST
     warm_up: bool = True
     prefix_cache: bool = True
+    cache: Mapping[str, Any] = field(default_factory=dict)  # further fields of the section `prefix_cache`
     race: RaceSettings = field(default_factory=RaceSettings)  # its workers go without a guard: the harness must notice
     network: bool = False  # each worker is a host of its own; then there are no failpoints and no proxies
 
@@ -184,7 +185,7 @@ class World:
             num_prefill=shape.num_prefill,
             num_decode=shape.num_decode,
             cost=shape.cost,
-            cluster={"prefix_cache": {"enabled": shape.prefix_cache}},
+            cluster={"prefix_cache": {"enabled": shape.prefix_cache, **shape.cache}},
             engine=_merged(_ENGINE, shape.engine),
             router=_merged(_ROUTER, self._network_router() if shape.network else shape.router),
             workers={name: self._worker(name) for name in names},

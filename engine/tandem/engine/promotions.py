@@ -134,6 +134,7 @@ class Promotions:
         fetch = Fetch(
             tenant=tenant,
             keys=tuple(missing[:num_blocks]),
+            block_bytes=self._memory.pool.block_bytes,
             deadline_s=now_s + hold_s,
             asks_remote=num_blocks > tiers.num_in_host(missing),
         )

@@ -54,7 +54,9 @@ class RedisTierSection(ConfigModel):
     memory_bytes: Bytes = 256 << 20
     """Memory in Redis that one worker's blocks may take; its oldest are removed first."""
     timeout_s: float = Field(default=0.020, gt=0.0, le=10.0)
-    """Longest wait for one answer; then it is a miss."""
+    """Longest wait for one answer without blocks in it; then it is a miss."""
+    slowest_bytes_per_s: Bytes = 64 << 20
+    """Blocks are waited for as long as they take at this pace, on top of `timeout_s`, but never over 1 s."""
     max_in_flight: int = Field(default=16, ge=1, le=4096)
     """Most calls at the same time; further ones are misses."""
     breaker_failures: int = Field(default=5, ge=1, le=1000)

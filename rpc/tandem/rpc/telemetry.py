@@ -19,7 +19,9 @@ from opentelemetry import metrics, trace
 from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, Observation, UpDownCounter
 from opentelemetry.trace import Tracer
 
+from tandem.core.cache import TierStats
 from tandem.core.ids import WorkerId
+from tandem.core.kv_events import Tier
 from tandem.core.types import WorkerLoad
 
 SCOPE: Final = "tandem"
@@ -40,6 +42,7 @@ ATTRIBUTE_TRANSPORT: Final = "tandem.transport"
 ATTRIBUTE_CAUSE: Final = "tandem.cause"
 ATTRIBUTE_CLASS: Final = "tandem.class"
 ATTRIBUTE_COMMAND: Final = "tandem.command"
+ATTRIBUTE_TIER: Final = "tandem.tier"
 ATTRIBUTE_MODEL: Final = "gen_ai.request.model"
 
 # Bounds in seconds; the first token of a short prompt takes milliseconds, a long answer minutes.
@@ -191,6 +194,46 @@ def show_worker_load(source: Meter, worker_id: WorkerId, read: Callable[[], Work
     gauge("tandem.worker.kv_blocks", "{block}", "KV blocks in all.", lambda load: load.total_blocks)
     gauge("tandem.worker.kv_free_blocks", "{block}", "KV blocks that are free.", lambda load: load.free_blocks)
     gauge("tandem.worker.kv_receiving_blocks", "{block}", "KV blocks on their way.", lambda load: load.receiving_blocks)
+
+
+def show_cache_tiers(source: Meter, read: Callable[[], tuple[TierStats, ...]]) -> None:
+    """Make the instruments of a worker's cache by tier; ``read`` is called when somebody looks, from any thread."""
+
+    def of_each(
+        value: Callable[[TierStats], int], *, but: frozenset[Tier] = frozenset()
+    ) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        return lambda _: [
+            Observation(value(stats), {ATTRIBUTE_TIER: stats.tier.value}) for stats in read() if stats.tier not in but
+        ]
+
+    def counter(name: str, unit: str, description: str, value: Callable[[TierStats], int]) -> None:
+        # Nothing is demoted to the KV pool, nor promoted from it.
+        callback = of_each(value, but=frozenset({Tier.DEVICE}))
+        source.create_observable_counter(name, [callback], unit=unit, description=description)
+
+    source.create_observable_gauge(
+        "tandem.cache.tier.blocks", [of_each(lambda t: t.num_blocks)], unit="{block}", description="Cached blocks."
+    )
+    source.create_observable_gauge(
+        "tandem.cache.tier.size",
+        [of_each(lambda t: t.num_bytes, but=frozenset({Tier.DEVICE}))],
+        unit="By",
+        description="Memory that the blocks of a slower tier take.",
+    )
+    source.create_observable_counter(
+        "tandem.cache.tier.hit_tokens",
+        [of_each(lambda t: t.num_hit_tokens)],
+        unit="{token}",
+        description="Prompt tokens that needed no computing, by where their KV lay.",
+    )
+    counter(
+        "tandem.cache.tier.promoted", "{block}", "Blocks that came back into the KV pool.", lambda t: t.num_promoted
+    )
+    counter("tandem.cache.tier.demoted", "{block}", "Blocks that came in from the tier above.", lambda t: t.num_demoted)
+    counter(
+        "tandem.cache.tier.rejected", "{block}", "Values that were not what they should be.", lambda t: t.num_rejected
+    )
+    counter("tandem.cache.tier.skipped", "{block}", "Blocks that were forgotten, not kept.", lambda t: t.num_skipped)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,11 @@
 """What two real workers measure of real requests."""
 
+from benchmarks.equality_cache_tiers import tiers_behind
 from tandem.core.ids import LOCAL_TENANT, RequestId
 from tandem.core.messages import HandoverDone
 from tandem.core.prepared_model import PreparedModel
 from tandem.core.types import GenerationTask, KvSource, SamplingParams, StopParams
+from tests.fakes.engine_driver import make_cache
 from tests.fakes.measured import Measured, labels
 from tests.fakes.worker_pair import WorkerPair
 
@@ -42,3 +44,15 @@ async def test_every_token_and_every_byte_is_counted_once(tiny_llama: PreparedMo
     assert free == measured.sums("tandem.worker.kv_blocks")
     # Both workers share this process's meter, on which a gauge exists once.
     assert set(free) == {labels(worker_id="prefill-0")}
+
+
+async def test_a_worker_shows_the_tiers_of_its_cache(tiny_llama: PreparedModel) -> None:
+    measured = Measured()
+    with tiers_behind(with_redis=False) as tiers:
+        caches = (make_cache(), None)
+        async with WorkerPair(tiny_llama, measured_by=measured.meter, caches=caches, attach_tiers=tiers.attach) as pair:
+            result = await pair.run(_task(70, 2), KvSource.HANDOVER)
+            assert result.failures() == []
+            blocks = measured.sums("tandem.cache.tier.blocks")
+            assert blocks == {labels(tier="device"): 70 // 16, labels(tier="host"): 0}
+            assert measured.sums("tandem.cache.tier.demoted") == {labels(tier="host"): 0}

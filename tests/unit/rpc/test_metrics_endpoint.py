@@ -5,8 +5,11 @@ import urllib.request
 
 import pytest
 
+from tandem.core.cache import TierStats
 from tandem.core.errors import EnvironmentProblem
+from tandem.core.kv_events import Tier
 from tandem.rpc.metrics_endpoint import MetricsEndpoint, metrics_page
+from tandem.rpc.telemetry import show_cache_tiers
 
 
 def _page(port: int) -> str:
@@ -29,6 +32,27 @@ def test_each_endpoint_shows_its_own_instruments_only() -> None:
     assert "tandem_second" not in pages[0]
     assert "tandem_second_total" in pages[1]
     assert "tandem_first" not in pages[1]
+
+
+def test_tiers_of_the_cache_have_the_names_that_the_documents_say() -> None:
+    endpoint = MetricsEndpoint()
+    try:
+        port = endpoint.start("127.0.0.1", 0)
+        host = TierStats(tier=Tier.HOST, num_blocks=2, num_hit_tokens=32, num_bytes=99, num_demoted=3, num_promoted=1)
+        show_cache_tiers(endpoint.meter, lambda: (host,))
+        lines = _page(port).splitlines()
+    finally:
+        endpoint.stop()
+    shown = {line.partition("{")[0]: line.rpartition(" ")[2] for line in lines if 'tandem_tier="host"' in line}
+    assert shown == {
+        "tandem_cache_tier_blocks": "2.0",
+        "tandem_cache_tier_size_bytes": "99.0",
+        "tandem_cache_tier_hit_tokens_total": "32.0",
+        "tandem_cache_tier_promoted_total": "1.0",
+        "tandem_cache_tier_demoted_total": "3.0",
+        "tandem_cache_tier_rejected_total": "0.0",
+        "tandem_cache_tier_skipped_total": "0.0",
+    }
 
 
 def test_a_taken_port_is_a_named_problem() -> None:

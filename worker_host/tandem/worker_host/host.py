@@ -87,6 +87,8 @@ class WorkerHost:
             pins=pins,
         )
         instruments.show_load(info.worker_id, lambda: self._loop.load)
+        if engine.cache is not None:
+            instruments.show_tiers(engine.cache.tier_stats)
         self._desk = RoleDesk(
             RoleGuard(worker_id=info.worker_id, epoch=info.epoch, role=info.role),
             self._loop,

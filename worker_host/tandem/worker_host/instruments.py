@@ -1,7 +1,7 @@
 """Fills a worker's instruments from what steps, hand-overs and failures tell. Labels: role, transport, reason; never a
 request, a tenant or anything of a prompt.
 
-Engine thread only, save for `show_load`, which is called once before the start.
+Engine thread only, save for `show_load` and `show_tiers`, which are called once before the start.
 """
 
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from typing import Final
 
 from opentelemetry.metrics import Meter
 
+from tandem.core.cache import TierStats
 from tandem.core.ids import WorkerId
 from tandem.core.messages import AttemptFailed, Command, PrefillDone
 from tandem.core.types import Role, WorkerLoad
@@ -19,6 +20,7 @@ from tandem.rpc.telemetry import (
     ATTRIBUTE_REASON,
     ATTRIBUTE_ROLE,
     ATTRIBUTE_TRANSPORT,
+    show_cache_tiers,
     show_worker_load,
     worker_metrics,
 )
@@ -44,6 +46,10 @@ class WorkerInstruments:
     def show_load(self, worker_id: WorkerId, read: Callable[[], WorkerLoad]) -> None:
         """Show the worker's load as gauges; ``read`` must be safe from any thread."""
         show_worker_load(self._meter, worker_id, read)
+
+    def show_tiers(self, read: Callable[[], tuple[TierStats, ...]]) -> None:
+        """Show what lies in the tiers of the cache and what they did; ``read`` must be safe from any thread."""
+        show_cache_tiers(self._meter, read)
 
     def stepped(self, result: StepResult) -> None:
         """A forward step was made."""

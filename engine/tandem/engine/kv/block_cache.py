@@ -262,13 +262,14 @@ class BlockCache:
             num_asked_tokens=self._counters.num_asked_tokens,
             num_cached_tokens=self._counters.num_cached_tokens,
             num_evicted=self._counters.num_evicted,
-            tiers=self._tiers(counts.cached),
+            tiers=self.tier_stats(),
             tenants=tuple(TenantUse(tenant, self._tree.num_blocks_of(tenant)) for tenant in self._tree.tenants()),
         )
 
-    def _tiers(self, num_blocks: int) -> tuple[TierStats, ...]:
+    def tier_stats(self) -> tuple[TierStats, ...]:
+        """Return the numbers of each tier, the pool first. Any thread."""
         hits = self._counters.tier_tokens
-        device = TierStats(tier=Tier.DEVICE, num_blocks=num_blocks, num_hit_tokens=hits[Tier.DEVICE])
+        device = TierStats(tier=Tier.DEVICE, num_blocks=self._table.counts().cached, num_hit_tokens=hits[Tier.DEVICE])
         return (device,) if self.slower is None else (device, *self.slower.stats(hits))
 
     # --- inside ------------------------------------------------------------------------------------------------------

@@ -41,15 +41,18 @@ class RemoteBlocks:
 
         return await self._gate.call(CallKind.READ, exists) if keys else 0
 
-    async def get(self, keys: Sequence[BlockKey], *, scope: bytes = b"") -> list[memoryview] | Miss:
-        """Return the blocks of the run from the first key on; shorter where one is missing or not what it says."""
+    async def get(self, keys: Sequence[BlockKey], *, scope: bytes = b"", num_bytes: int = 0) -> list[memoryview] | Miss:
+        """Return the blocks of the run from the first key on; shorter where one is missing or not what it says.
+
+        ``num_bytes``: about how much that is if all are there; it is waited for in proportion.
+        """
         if not keys:
             return []
 
         async def fetch(client: redis.asyncio.Redis) -> list[bytes | str | None]:
             return list(await client.mget([self._name(key, scope) for key in keys]))
 
-        values = await self._gate.call(CallKind.READ, fetch)
+        values = await self._gate.call(CallKind.READ, fetch, num_bytes=num_bytes)
         if isinstance(values, Miss):
             return values
         blocks: list[memoryview] = []
@@ -79,7 +82,8 @@ class RemoteBlocks:
                     pipe.set(name, value, px=self._ttl_ms)
                 return sum(bool(answer) for answer in await pipe.execute())
 
-        return await self._gate.call(CallKind.WRITE, store)
+        num_bytes = sum(len(value) for value in blocks.values())
+        return await self._gate.call(CallKind.WRITE, store, num_bytes=num_bytes)
 
     async def drop(self, keys: Sequence[BlockKey], *, scope: bytes = b"") -> int | Miss:
         """Remove blocks; return how many were there."""

@@ -7,6 +7,8 @@
   caller does not wait for it. (A reservation that is made so ends by itself.)
 - ``READONLY`` drops every connection, so that the next call resolves the name anew.
 - Nothing is tried again: a cache that does not answer is a miss.
+- A call that carries values says how large they are, and is waited for in proportion, over connections of its own: a
+  large block is not a slow server, and no look-up waits behind one.
 """
 
 import asyncio
@@ -60,23 +62,25 @@ class Miss(StrEnum):
 class GatePolicy:
     """Bounds of one gate."""
 
-    timeout_s: float = 0.020
+    timeout_s: float = 0.020  # of a call without values
+    slowest_bytes_per_s: float = float(64 << 20)  # at this pace values are waited for, on top of ``timeout_s``
+    max_timeout_s: float = 1.0  # of a call with values
     max_in_flight: int = 64
     breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
+
+    def bound_s(self, num_bytes: int) -> float:
+        """Return how long a call that carries ``num_bytes`` of values is waited for."""
+        in_proportion_s = self.timeout_s + num_bytes / self.slowest_bytes_per_s
+        return max(self.timeout_s, min(in_proportion_s, self.max_timeout_s))
 
 
 class RedisGate:
     """Calls one Redis on behalf of many requests. asyncio, one loop."""
 
     def __init__(self, url: str, *, policy: GatePolicy, clock: Clock) -> None:
-        self._client = redis.asyncio.from_url(
-            url,
-            socket_timeout=policy.timeout_s,
-            socket_connect_timeout=policy.timeout_s,
-            retry=Retry(NoBackoff(), 0),
-            max_connections=policy.max_in_flight,
-        )
         self._policy = policy
+        self._client = self._connect(url, policy.timeout_s)
+        self._bulk_client = self._connect(url, max(policy.timeout_s, policy.max_timeout_s))
         self._clock = clock
         self._breakers = {kind: Breaker(policy.breaker) for kind in CallKind}
         self._running: set[asyncio.Task[object]] = set()
@@ -88,24 +92,33 @@ class RedisGate:
         return self._breakers[kind].state(self._clock.now_s())
 
     async def call(
-        self, kind: CallKind, operation: Callable[[redis.asyncio.Redis], Awaitable[Answer]]
+        self,
+        kind: CallKind,
+        operation: Callable[[redis.asyncio.Redis], Awaitable[Answer]],
+        *,
+        num_bytes: int = 0,
     ) -> Answer | Miss:
-        """Run ``operation`` on the client; at most ``timeout_s`` is waited for it. Never raises but CancelledError."""
+        """Run ``operation`` on a client; what is waited for it grows with the ``num_bytes`` of values that it carries.
+
+        Never raises but CancelledError.
+        """
         breaker, now_s = self._breakers[kind], self._clock.now_s()
         if len(self._running) >= self._policy.max_in_flight:
             return self._missed(Miss.BUSY)
         is_closed = breaker.state(now_s) is BreakerState.CLOSED
         if not breaker.may_call(now_s):
             return self._missed(Miss.OPEN)
-        task = asyncio.ensure_future(self._run(kind, operation))
+        task = asyncio.ensure_future(self._run(kind, operation, num_bytes))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         if not is_closed:
             return self._missed(Miss.OPEN)  # it only tries whether the server is back
         try:
-            async with asyncio.timeout(self._policy.timeout_s):
+            async with asyncio.timeout(self._policy.bound_s(num_bytes)):
                 return await asyncio.shield(task)  # neither a cancelled caller nor the time-out cancels the task
         except TimeoutError:
+            if num_bytes:
+                breaker.failed(self._clock.now_s())  # its connection is given up later than its caller gives up
             return self._missed(Miss.LATE)
 
     async def close(self, timeout_s: float = 1.0) -> None:
@@ -114,16 +127,28 @@ class RedisGate:
             async with asyncio.timeout(timeout_s):
                 await asyncio.gather(*self._running, return_exceptions=True)  # the time-out cancels what is left
         await self._client.aclose()
+        await self._bulk_client.aclose()
+
+    def _connect(self, url: str, socket_timeout_s: float) -> redis.asyncio.Redis:
+        return redis.asyncio.from_url(
+            url,
+            socket_timeout=socket_timeout_s,
+            socket_connect_timeout=self._policy.timeout_s,
+            retry=Retry(NoBackoff(), 0),
+            max_connections=self._policy.max_in_flight,
+        )
 
     async def _run(
-        self, kind: CallKind, operation: Callable[[redis.asyncio.Redis], Awaitable[Answer]]
+        self, kind: CallKind, operation: Callable[[redis.asyncio.Redis], Awaitable[Answer]], num_bytes: int
     ) -> Answer | Miss:
+        client = self._bulk_client if num_bytes else self._client
         breaker, began_s = self._breakers[kind], self._clock.now_s()
         try:
-            answer = await operation(self._client)
+            answer = await operation(client)
         except ReadOnlyError:
             breaker.failed(self._clock.now_s())
-            await self._client.connection_pool.disconnect(inuse_connections=False)
+            for each in (self._client, self._bulk_client):
+                await each.connection_pool.disconnect(inuse_connections=False)
             return self._missed(Miss.READ_ONLY)
         except OutOfMemoryError:
             breaker.failed(self._clock.now_s())
@@ -141,7 +166,7 @@ class RedisGate:
         except BaseException:
             breaker.failed(self._clock.now_s())  # a defect, or the end: a breaker that waits for it would never close
             raise
-        if self._clock.now_s() - began_s > self._policy.timeout_s:
+        if self._clock.now_s() - began_s > self._policy.bound_s(num_bytes):
             breaker.failed(self._clock.now_s())  # an answer that nobody waited for
             return answer
         breaker.succeeded()

@@ -325,7 +325,7 @@ class BlockTiers:
                 tier = Tier.REMOTE
                 if scope is None:
                     scope = await self.remote.scope(fetch.tenant)
-                payload = None if scope is None else await self.remote.get(key, scope)
+                payload = None if scope is None else await self.remote.get(key, scope, num_bytes=fetch.block_bytes)
             if payload is None:
                 break
             fetch.blocks.append(FetchedBlock(payload=payload, tier=tier))

@@ -35,6 +35,7 @@ class Fetch:
 
     tenant: Tenant
     keys: tuple[BlockKey, ...]
+    block_bytes: int
     deadline_s: float
     asks_remote: bool
     is_dropped: bool = False

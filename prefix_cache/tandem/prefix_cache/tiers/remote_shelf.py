@@ -40,7 +40,12 @@ class RemoteShelf:
         on_removed: Told,
     ) -> None:
         breaker = BreakerPolicy(max_failures=settings.breaker_failures, open_s=settings.breaker_open_s)
-        policy = GatePolicy(timeout_s=settings.timeout_s, max_in_flight=settings.max_in_flight, breaker=breaker)
+        policy = GatePolicy(
+            timeout_s=settings.timeout_s,
+            slowest_bytes_per_s=float(settings.slowest_bytes_per_s),
+            max_in_flight=settings.max_in_flight,
+            breaker=breaker,
+        )
         self._gate = RedisGate(url, policy=policy, clock=clock)
         self._blocks = RemoteBlocks(self._gate, envelope, namespace=settings.namespace, ttl_s=settings.ttl_s)
         self._scopes = RemoteScopes(
@@ -80,9 +85,9 @@ class RemoteShelf:
         scope = await self._scopes.read(tenant)
         return scope if isinstance(scope, bytes) else None
 
-    async def get(self, key: BlockKey, scope: bytes) -> memoryview | None:
-        """Return one block's bytes; None is a miss."""
-        found = await self._blocks.get((key,), scope=scope)
+    async def get(self, key: BlockKey, scope: bytes, *, num_bytes: int) -> memoryview | None:
+        """Return one block's bytes, of which there should be ``num_bytes``; None is a miss."""
+        found = await self._blocks.get((key,), scope=scope, num_bytes=num_bytes)
         if not isinstance(found, Miss) and found:
             return found[0]
         if not isinstance(found, Miss):

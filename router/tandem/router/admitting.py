@@ -6,6 +6,7 @@ from dataclasses import replace
 from tandem.core import reasons
 from tandem.core.errors import TandemError
 from tandem.core.ids import RequestId
+from tandem.core.traffic import Guidance
 from tandem.core.types import GenerationTask, Outcome, PriorityClass, Role
 from tandem.router.actions import Ended
 from tandem.router.admission.cost import request_cost
@@ -51,6 +52,12 @@ class Admitting:
         self._observer = observer
         self._residence = Residence()
         self._yielded_s = self._looked_s = float("-inf")
+
+    def follow(self, guidance: Guidance, now_s: float) -> None:
+        """Promise what the policy in force promises, and share the tenants' limits with the other routers."""
+        self.gate.follow(guidance.targets)
+        if guidance.num_routers is not None:
+            self.gate.buckets.share_among(guidance.num_routers, now_s)
 
     # --- at the door -------------------------------------------------------------------------------------------------
 

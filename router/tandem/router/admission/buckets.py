@@ -2,7 +2,7 @@
 
 A bucket holds at most ``rate · burst_s`` and fills at ``rate``. One that is full serves any demand, even one above its
 size, and goes into debt for it: a large prompt is slowed down, not refused for ever. What a demand turned out to be
-worth is settled at its end.
+worth is settled at its end. Of several routers each grants an equal part of every limit.
 """
 
 from collections.abc import Mapping
@@ -60,6 +60,19 @@ class TokenBucket:
         self._fill(now_s)
         self._level = min(self._level - amount, self._most)
 
+    def resize(self, *, per_minute: float, burst_s: float, now_s: float) -> None:
+        """Go on with another rate. When it is lower, what is left is cut in proportion; when higher, it is kept.
+
+        So routers that come to share a limit don't hold more together than one did, and what another router had left
+        when it died is not granted again. Debts stay.
+        """
+        self._fill(now_s)
+        rate = per_minute / 60.0
+        if self._level > 0.0:
+            self._level *= min(rate / self._rate, 1.0)
+        self._rate = rate
+        self._most = max(rate * burst_s, 1.0)
+
     def is_full(self, now_s: float) -> bool:
         """Whether it says nothing that a new one would not say."""
         self._fill(now_s)
@@ -85,6 +98,7 @@ class TenantBuckets:
 
     limits: Mapping[Tenant, TenantLimit] = field(default_factory=dict)
     default: TenantLimit = field(default_factory=TenantLimit)
+    num_routers: int = 1
     _pairs: dict[Tenant, _Pair] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -108,6 +122,17 @@ class TenantBuckets:
             pair.tokens.take(num_tokens, now_s)
         return None
 
+    def share_among(self, num_routers: int, now_s: float) -> None:
+        """So many routers serve callers: each grants its part of every limit."""
+        if num_routers == self.num_routers:
+            return
+        self.num_routers = num_routers
+        for tenant, pair in self._pairs.items():
+            limit = self.limits.get(tenant, self.default)
+            for bucket, per_minute in ((pair.requests, limit.requests), (pair.tokens, limit.tokens)):
+                if bucket is not None and per_minute is not None:
+                    bucket.resize(per_minute=per_minute / num_routers, burst_s=limit.burst_s, now_s=now_s)
+
     def settle(self, tenant: Tenant, num_tokens: float, now_s: float) -> None:
         """A request was worth ``num_tokens`` more than was taken for it; negative = less."""
         pair = self._pairs.get(tenant)
@@ -122,11 +147,12 @@ class TenantBuckets:
             if len(self._pairs) >= _MOST_TENANTS:
                 self._pairs = {name: kept for name, kept in self._pairs.items() if not kept.is_full(now_s)}
             pair = self._pairs[tenant] = _Pair(
-                requests=_bucket(limit.requests, limit.burst_s, now_s),
-                tokens=_bucket(limit.tokens, limit.burst_s, now_s),
+                requests=self._bucket(limit.requests, limit.burst_s, now_s),
+                tokens=self._bucket(limit.tokens, limit.burst_s, now_s),
             )
         return pair
 
-
-def _bucket(per_minute: float | None, burst_s: float, now_s: float) -> TokenBucket | None:
-    return None if per_minute is None else TokenBucket(per_minute=per_minute, burst_s=burst_s, now_s=now_s)
+    def _bucket(self, per_minute: float | None, burst_s: float, now_s: float) -> TokenBucket | None:
+        if per_minute is None:
+            return None
+        return TokenBucket(per_minute=per_minute / self.num_routers, burst_s=burst_s, now_s=now_s)

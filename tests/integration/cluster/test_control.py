@@ -72,6 +72,7 @@ async def test_a_router_is_told_promises_and_how_many_share_the_limits(tmp_path:
         clock.at_s += 20.0
         with pytest.raises(Unavailable):
             await routers.guide(guidance)
+        assert gate.buckets.num_routers == 2
         clock.at_s += 20.0
         with pytest.raises(Unavailable):
             await routers.guide(replace(guidance, targets={}))

@@ -110,7 +110,10 @@ def test_what_is_left_is_cut_when_routers_join_and_not_granted_again_when_they_g
     buckets = TenantBuckets(default=TenantLimit(tokens=600.0, burst_s=60.0))
     assert buckets.take(A, num_tokens=200.0, now_s=0.0) is None  # 400 left
     buckets.share_among(2, 0.0)
-    assert buckets.take(A, num_tokens=200.0, now_s=0.0) is None
+    assert buckets.take(A, num_tokens=100.0, now_s=0.0) is None
+    buckets.share_among(1, 0.0)
+    buckets.share_among(2, 0.0)  # 100 left, then 100, then 50
+    assert buckets.take(A, num_tokens=50.0, now_s=0.0) is None
     used_up = buckets.take(A, num_tokens=10.0, now_s=0.0)
     assert used_up is not None
     assert used_up.quota is Quota.TOKENS

@@ -12,6 +12,7 @@ from tandem.chaos.cluster import ChaosCluster
 
 WINDOW_S = 5.0
 RAMP_S = 5.0
+_LAG_EVERY_S = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,7 @@ class PhaseResult:
     callers: Sequence[Caller]
     num_prefill_tokens: int  # computed by all workers, counted by themselves
     slo: Slo
+    lag_ms: Sequence[float] = ()  # how late the callers' own loop was, sorted: what it adds to every time
 
     @property
     def num_good(self) -> int:
@@ -85,9 +87,15 @@ class PhaseResult:
             "token_p99_s": _rounded(quantile(gaps, 0.99)),
             "refusal_p50_ms": _rounded(quantile(self.refused_ms, 0.5)),
             "refusal_p99_ms": _rounded(quantile(self.refused_ms, 0.99)),
+            "callers_lag_p99_ms": _rounded(quantile(self.lag_ms, 0.99)),
             "wasted_prefill": round(self.wasted_prefill, 4),
             "reasons": dict(Counter(attempt.reason for attempt in attempts if attempt.reason)),
+            "tenants": {name: self.of(name).outcomes() for name in sorted({c.tenant for c in self.callers})},
         }
+
+    def outcomes(self) -> dict[str, int]:
+        """What became of the callers: good, or why not (the reason of their last attempt, or which bound it missed)."""
+        return dict(Counter(caller.outcome(self.slo) for caller in self.callers))
 
 
 def quantile(values: Sequence[float], share: float) -> float | None:
@@ -122,6 +130,16 @@ def recovered_after_s(
     return min(last_bad_s, until_s) - since_s
 
 
+async def _lag_ms(seconds: float) -> list[float]:
+    """Sorted: how much later than asked this loop woke, every 10 ms for so long."""
+    lags: list[float] = []
+    end_s = time.monotonic() + seconds
+    while (began_s := time.monotonic()) < end_s:
+        await asyncio.sleep(_LAG_EVERY_S)
+        lags.append(1e3 * (time.monotonic() - began_s - _LAG_EVERY_S))
+    return sorted(lags)
+
+
 class Phases:
     """Runs phases one after another on one cluster, each until nobody is left."""
 
@@ -151,6 +169,7 @@ class Phases:
         began_s = time.monotonic()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(callers.arrive(per_s=rate, seconds=seconds)) for callers, rate in rates]
+            lag = group.create_task(_lag_ms(seconds))
         if leave:
             for callers, _ in rates:
                 await callers.left()
@@ -161,4 +180,5 @@ class Phases:
             callers=[caller for task in tasks for caller in task.result()],
             num_prefill_tokens=self._cluster.verified().num_prefill_tokens - before,
             slo=self._slo,
+            lag_ms=lag.result(),
         )

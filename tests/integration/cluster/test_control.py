@@ -11,6 +11,8 @@ import pytest
 from tandem.cluster.commands.connection import Connection
 from tandem.cluster.commands.policy import run_apply
 from tandem.cluster.control.ports import GrpcRouters
+from tandem.cluster.control.program import run_controller
+from tandem.cluster.programs.config import ControllerProgramConfig, RegistryTarget
 from tandem.cluster.registry.redis_records import RedisRecords
 from tandem.cluster.registry.router_records import RouterRecords
 from tandem.core.errors import ConfigError, InvalidArgument, Unavailable
@@ -86,6 +88,29 @@ async def test_a_router_is_told_promises_and_how_many_share_the_limits(tmp_path:
                 replace(guidance, targets={PriorityClass.BATCH: ClassTargets(ttft_s=-1.0)})
             )
         await routers.close()
+
+
+async def test_an_applied_policys_promises_reach_the_door_and_change_with_it(tmp_path: Path) -> None:
+    async with router(tmp_path) as found, asyncio.timeout(30.0), asyncio.TaskGroup() as group:
+        address = found.router.internal_address
+        config = ControllerProgramConfig(
+            controller_id="c", registry=RegistryTarget(kind="router", address=address), routers=[address]
+        )
+        stop = asyncio.Event()
+        group.create_task(run_controller(config, stop))
+        gate = found.router.dispatcher.admitting.gate
+        text = POLICY.replace("NAME", "first").replace("spec: {", "spec: {interval: 1s, CLASSES")
+        promised = "classes: {standard: {ttft: {target: %s}}}, "
+        async with open_channel(address) as channel:
+            for classes, expected in (
+                (promised % "2s", {PriorityClass.STANDARD: 2.0}),
+                (promised % "500ms", {PriorityClass.STANDARD: 0.5}),
+                ("", {}),
+            ):
+                await ControlStub(channel).apply_policy(text.replace("CLASSES", classes).encode(), timeout_s=5.0)
+                while dict(gate.policy.ttft_slo_s) != expected:
+                    await asyncio.sleep(0.05)
+        stop.set()
 
 
 async def test_a_policy_is_applied_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

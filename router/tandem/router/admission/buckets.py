@@ -104,15 +104,23 @@ class TenantBuckets:
     def __len__(self) -> int:
         return len(self._pairs)
 
+    def out_of_requests(self, tenant: Tenant, now_s: float) -> QuotaUsedUp | None:
+        """Whether its next request is one too many, whatever its size; takes nothing."""
+        limit = self.limits.get(tenant, self.default)
+        pair = self._pair(tenant, limit, now_s)
+        wait_s = 0.0 if pair is None or pair.requests is None else pair.requests.missing_s(1.0, now_s)
+        if wait_s <= 0.0:
+            return None
+        return QuotaUsedUp(quota=Quota.REQUESTS, limit=limit.requests or 0.0, retry_after_s=wait_s)
+
     def take(self, tenant: Tenant, *, num_tokens: float, now_s: float) -> QuotaUsedUp | None:
         """Take one request with ``num_tokens``; all of it or nothing."""
         limit = self.limits.get(tenant, self.default)
         pair = self._pair(tenant, limit, now_s)
         if pair is None:
             return None
-        wait_s = 0.0 if pair.requests is None else pair.requests.missing_s(1.0, now_s)
-        if wait_s > 0.0:
-            return QuotaUsedUp(quota=Quota.REQUESTS, limit=limit.requests or 0.0, retry_after_s=wait_s)
+        if (used_up := self.out_of_requests(tenant, now_s)) is not None:
+            return used_up
         wait_s = 0.0 if pair.tokens is None else pair.tokens.missing_s(num_tokens, now_s)
         if wait_s > 0.0:
             return QuotaUsedUp(quota=Quota.TOKENS, limit=limit.tokens or 0.0, retry_after_s=wait_s)

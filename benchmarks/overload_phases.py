@@ -1,6 +1,7 @@
 """Phases of the overload benchmark: so many requests per second from one or two tenants, and what came of them."""
 
 import asyncio
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ class PhaseResult:
     callers: Sequence[Caller]
     num_prefill_tokens: int  # computed by all workers, counted by themselves
     slo: Slo
+    load_average: float  # of the machine at the end: far above what this program runs = it was not alone
     lag_ms: Sequence[float] = ()  # how late the callers' own loop was, sorted: what it adds to every time
 
     @property
@@ -59,7 +61,13 @@ class PhaseResult:
         """One tenant's part; prefill tokens are not told apart."""
         mine = [caller for caller in self.callers if caller.tenant == tenant]
         return PhaseResult(
-            name=self.name, began_s=self.began_s, seconds=self.seconds, callers=mine, num_prefill_tokens=0, slo=self.slo
+            name=self.name,
+            began_s=self.began_s,
+            seconds=self.seconds,
+            callers=mine,
+            num_prefill_tokens=0,
+            slo=self.slo,
+            load_average=self.load_average,
         )
 
     def cost_tokens(self) -> float:
@@ -88,6 +96,7 @@ class PhaseResult:
             "refusal_p50_ms": _rounded(quantile(self.refused_ms, 0.5)),
             "refusal_p99_ms": _rounded(quantile(self.refused_ms, 0.99)),
             "callers_lag_p99_ms": _rounded(quantile(self.lag_ms, 0.99)),
+            "load_average": round(self.load_average, 1),
             "wasted_prefill": round(self.wasted_prefill, 4),
             "reasons": dict(Counter(attempt.reason for attempt in attempts if attempt.reason)),
             "tenants": {name: self.of(name).outcomes() for name in sorted({c.tenant for c in self.callers})},
@@ -159,6 +168,7 @@ class Phases:
             callers=came,
             num_prefill_tokens=self._cluster.verified().num_prefill_tokens - before,
             slo=self._slo,
+            load_average=os.getloadavg()[0],
         )
 
     async def offered(
@@ -180,5 +190,6 @@ class Phases:
             callers=[caller for task in tasks for caller in task.result()],
             num_prefill_tokens=self._cluster.verified().num_prefill_tokens - before,
             slo=self._slo,
+            load_average=os.getloadavg()[0],
             lag_ms=lag.result(),
         )

@@ -85,6 +85,15 @@ class Caller:
         """When its good answer was over; None without one."""
         return next((a.last_token_s for a in self.attempts if _is_good(a, slo)), None)
 
+    def outcome(self, slo: Slo) -> str:
+        """Whether it is good; else why its last attempt was not."""
+        if self.is_good(slo):
+            return "good"
+        last = self.attempts[-1] if self.attempts else None
+        if last is None or last.first_token_s is None or not last.is_whole:
+            return (last.reason if last else "") or "none"
+        return "late first token" if last.first_token_s - last.began_s > slo.ttft_s else "slow tokens"
+
     @property
     def cost_tokens(self) -> float:
         """What its answer was worth, in the router's unit; 0 without one."""

@@ -1,6 +1,7 @@
 """Phases of the overload benchmark: so many requests per second from one or two tenants, and what came of them."""
 
 import asyncio
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from tandem.chaos.cluster import ChaosCluster
 
 WINDOW_S = 5.0
 RAMP_S = 5.0
+_LAG_EVERY_S = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,8 @@ class PhaseResult:
     callers: Sequence[Caller]
     num_prefill_tokens: int  # computed by all workers, counted by themselves
     slo: Slo
+    load_average: float  # of the machine at the end: far above what this program runs = it was not alone
+    lag_ms: Sequence[float] = ()  # how late the callers' own loop was, sorted: what it adds to every time
 
     @property
     def num_good(self) -> int:
@@ -57,7 +61,13 @@ class PhaseResult:
         """One tenant's part; prefill tokens are not told apart."""
         mine = [caller for caller in self.callers if caller.tenant == tenant]
         return PhaseResult(
-            name=self.name, began_s=self.began_s, seconds=self.seconds, callers=mine, num_prefill_tokens=0, slo=self.slo
+            name=self.name,
+            began_s=self.began_s,
+            seconds=self.seconds,
+            callers=mine,
+            num_prefill_tokens=0,
+            slo=self.slo,
+            load_average=self.load_average,
         )
 
     def cost_tokens(self) -> float:
@@ -85,9 +95,16 @@ class PhaseResult:
             "token_p99_s": _rounded(quantile(gaps, 0.99)),
             "refusal_p50_ms": _rounded(quantile(self.refused_ms, 0.5)),
             "refusal_p99_ms": _rounded(quantile(self.refused_ms, 0.99)),
+            "callers_lag_p99_ms": _rounded(quantile(self.lag_ms, 0.99)),
+            "load_average": round(self.load_average, 1),
             "wasted_prefill": round(self.wasted_prefill, 4),
             "reasons": dict(Counter(attempt.reason for attempt in attempts if attempt.reason)),
+            "tenants": {name: self.of(name).outcomes() for name in sorted({c.tenant for c in self.callers})},
         }
+
+    def outcomes(self) -> dict[str, int]:
+        """What became of the callers: good, or why not (the reason of their last attempt, or which bound it missed)."""
+        return dict(Counter(caller.outcome(self.slo) for caller in self.callers))
 
 
 def quantile(values: Sequence[float], share: float) -> float | None:
@@ -122,6 +139,16 @@ def recovered_after_s(
     return min(last_bad_s, until_s) - since_s
 
 
+async def _lag_ms(seconds: float) -> list[float]:
+    """Sorted: how much later than asked this loop woke, every 10 ms for so long."""
+    lags: list[float] = []
+    end_s = time.monotonic() + seconds
+    while (began_s := time.monotonic()) < end_s:
+        await asyncio.sleep(_LAG_EVERY_S)
+        lags.append(1e3 * (time.monotonic() - began_s - _LAG_EVERY_S))
+    return sorted(lags)
+
+
 class Phases:
     """Runs phases one after another on one cluster, each until nobody is left."""
 
@@ -141,6 +168,7 @@ class Phases:
             callers=came,
             num_prefill_tokens=self._cluster.verified().num_prefill_tokens - before,
             slo=self._slo,
+            load_average=os.getloadavg()[0],
         )
 
     async def offered(
@@ -151,6 +179,7 @@ class Phases:
         began_s = time.monotonic()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(callers.arrive(per_s=rate, seconds=seconds)) for callers, rate in rates]
+            lag = group.create_task(_lag_ms(seconds))
         if leave:
             for callers, _ in rates:
                 await callers.left()
@@ -161,4 +190,6 @@ class Phases:
             callers=[caller for task in tasks for caller in task.result()],
             num_prefill_tokens=self._cluster.verified().num_prefill_tokens - before,
             slo=self._slo,
+            load_average=os.getloadavg()[0],
+            lag_ms=lag.result(),
         )

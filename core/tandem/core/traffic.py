@@ -35,12 +35,26 @@ class TrafficReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClassTargets:
+    """What a class of requests is promised, in seconds; None = nothing."""
+
+    ttft_s: float | None = None
+    e2e_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Guidance:
-    """What a controller of one term wants of a router, for a time."""
+    """What a controller of one term wants of a router. Only the share to borrow lapses.
+
+    ``targets`` are those of the policy in force; empty = it promises nothing, what the router was configured with holds.
+    ``num_routers`` serve callers, this one included; None = not known.
+    """
 
     term: int
     borrow_share: float  # share of the prompts that decode workers compute themselves
     ttl_s: float
+    targets: Mapping[PriorityClass, ClassTargets] = field(default_factory=dict)
+    num_routers: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from tandem.core import reasons
 from tandem.core.errors import TandemError
-from tandem.core.ids import RequestId
+from tandem.core.ids import RequestId, Tenant
+from tandem.core.traffic import Guidance
 from tandem.core.types import GenerationTask, Outcome, PriorityClass, Role
 from tandem.router.actions import Ended
 from tandem.router.admission.cost import request_cost
@@ -14,7 +15,7 @@ from tandem.router.admission.forecast import Pools
 from tandem.router.admission.gate import AdmissionGate, Waiting, is_too_late
 from tandem.router.admission.refusals import refusal
 from tandem.router.admission.shedding import line_to_shorten
-from tandem.router.admission.terms import AdmissionCause, AdmissionPolicy, Ask
+from tandem.router.admission.terms import AdmissionCause, AdmissionDecision, AdmissionPolicy, Ask
 from tandem.router.admission.yielding import Yielder, who_yields
 from tandem.router.attempt import Stage
 from tandem.router.cache.names import PromptNames
@@ -52,7 +53,36 @@ class Admitting:
         self._residence = Residence()
         self._yielded_s = self._looked_s = float("-inf")
 
+    def follow(self, guidance: Guidance, now_s: float) -> None:
+        """Promise what the policy in force promises, and share the tenants' limits with the other routers."""
+        self.gate.follow(guidance.targets)
+        if guidance.num_routers is not None:
+            self.gate.buckets.share_among(guidance.num_routers, now_s)
+
     # --- at the door -------------------------------------------------------------------------------------------------
+
+    def turn_away(
+        self, request_id: RequestId, tenant: Tenant, priority: PriorityClass, *, caller_attempt: int, now_s: float
+    ) -> None:
+        """Refuse what no prompt could mend, before its prompt is read. Raises QuotaExceeded."""
+        used_up = self.gate.buckets.out_of_requests(tenant, now_s)
+        if used_up is None:
+            return
+        decision = AdmissionDecision(
+            request_id=request_id,
+            tenant=tenant,
+            priority=priority,
+            attempt=caller_attempt,
+            cause=AdmissionCause.REQUEST_RATE,
+            cost_tokens=0.0,
+            num_queued=len(self._queue),
+            load_level=self.gate.load.level,
+            brown_out=self.gate.load.step,
+            retry_after_s=used_up.retry_after_s,
+            quota=used_up.limit,
+        )
+        self._observer.admission(decision)
+        raise refusal(decision)
 
     def admit(
         self,

@@ -33,7 +33,11 @@ class ControlFront:
 
     async def set_guidance(self, guidance: Guidance, call: CallContext) -> int:
         """Follow a controller for a while, unless another one has a higher term."""
-        return self._dispatcher.fleet.borrowing.follow(guidance, self._clock.now_s())
+        now_s = self._clock.now_s()
+        highest = self._dispatcher.fleet.borrowing.follow(guidance, now_s)
+        if highest == guidance.term:
+            self._dispatcher.admitting.follow(guidance, now_s)
+        return highest
 
     async def get_record(self, key: str, call: CallContext) -> StoredRecord | None:
         """Read a record."""

@@ -143,6 +143,9 @@ class InferenceFront:
         deadline_s = None if call.deadline_left_s is None else arrived_s + call.deadline_left_s
         if call.deadline_left_s is not None and call.deadline_left_s <= 0.0:
             raise DeadlineExceeded("the deadline had passed when the request arrived", stage="arrival")
+        self._dispatcher.admitting.turn_away(
+            call.request_id, call.tenant, request.priority, caller_attempt=call.attempt, now_s=arrived_s
+        )
         prepared = await self._intake.prepare(request, request_id=call.request_id, tenant=call.tenant)
         names = await self._naming.names_of(prepared.task)
         if deadline_s is not None and self._clock.now_s() >= deadline_s:

@@ -62,7 +62,7 @@ class Samples:
         """``offset_s`` is what makes the clock's time seconds since 1970; ``promised_s`` the times to first token."""
         self._inner = inner
         self._offset_s = offset_s
-        self._promised_s = promised_s
+        self.promised_s = promised_s
         self._count = _Count()
         self._kept: deque[ClusterSample] = deque(maxlen=NUM_KEPT)
         self._last_s = clock.now_s()
@@ -106,7 +106,7 @@ class Samples:
             num_ok=count.num_ok,
             num_shed=count.num_shed,
             num_other=count.num_other,
-            num_in_time=count.num_in_time if priority in self._promised_s else None,
+            num_in_time=count.num_in_time if priority in self.promised_s else None,
             ttft_p50_s=_quantile(times, 0.5),
             ttft_p95_s=_quantile(times, 0.95),
         )
@@ -156,7 +156,7 @@ class Samples:
             self._count.cached_tokens += ended.usage.cached_tokens
         if ended.outcome is Outcome.OK and ended.timings.ttft_ms is not None:
             ttft_s = ended.timings.ttft_ms / 1e3
-            count.num_in_time += ttft_s <= self._promised_s.get(task.priority, math.inf)
+            count.num_in_time += ttft_s <= self.promised_s.get(task.priority, math.inf)
             if len(count.ttfts_s) < _MOST_TIMES:
                 count.ttfts_s.append(ttft_s)
 

@@ -4,7 +4,10 @@ On a busy machine its figures say little; the bounds here are far from the targe
 admission reaches (a few hundredths of its best goodput).
 """
 
-from benchmarks.overload import QUICK, measure, passes
+from typing import Any
+
+from benchmarks.overload import QUICK, measure
+from benchmarks.overload_runs import merged, passes
 
 
 async def test_four_times_the_load_is_shed_and_not_suffered() -> None:
@@ -20,6 +23,11 @@ async def test_four_times_the_load_is_shed_and_not_suffered() -> None:
     assert phases[1]["reasons"]["SLO_UNREACHABLE"] > 10
 
 
+def _run(result: dict[str, float]) -> dict[str, Any]:
+    whole = {**result, "capacity_per_s": 5.0, "num_refusals": 100}
+    return {"result": whole, "details": {"phases": []}, "machine": {}}
+
+
 def test_what_passes() -> None:
     good = {
         "goodput_2x": 0.95,
@@ -33,6 +41,10 @@ def test_what_passes() -> None:
         "tag_mismatches": 0,
     }
     assert passes(good)
+    assert passes(merged([_run(good), _run(good)])["result"])
+    worst = merged([_run(good), _run({**good, "jain": 0.94}), _run({**good, "refusal_p99_ms": 51.0})])["result"]
+    assert (worst["jain"], worst["refusal_p99_ms"], worst["num_runs"]) == (0.94, 51.0, 3)
+    assert not passes(worst)
     assert not passes({**good, "goodput_10x": 0.89})
     assert not passes({**good, "refusal_p99_ms": 51.0})
     assert not passes({**good, "tag_mismatches": 1})

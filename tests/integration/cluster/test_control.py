@@ -11,16 +11,19 @@ import pytest
 from tandem.cluster.commands.connection import Connection
 from tandem.cluster.commands.policy import run_apply
 from tandem.cluster.control.ports import GrpcRouters
+from tandem.cluster.control.program import run_controller
+from tandem.cluster.programs.config import ControllerProgramConfig, RegistryTarget
 from tandem.cluster.registry.redis_records import RedisRecords
 from tandem.cluster.registry.router_records import RouterRecords
 from tandem.core.errors import ConfigError, InvalidArgument, Unavailable
 from tandem.core.records import RecordStore, overwrite
-from tandem.core.traffic import Guidance
+from tandem.core.traffic import ClassTargets, Guidance
 from tandem.core.types import PriorityClass, Role
 from tandem.inference.v1 import inference_pb2 as pb
 from tandem.rpc.channels import open_channel
 from tandem.rpc.stubs.control import ControlStub
 from tests.fakes.fake_worker import FakeWorker
+from tests.fakes.live_world import HandClock
 from tests.fakes.redis_server import RedisServer, binaries, redis_server
 from tests.fakes.router_cluster import Cluster, cluster
 
@@ -52,6 +55,62 @@ async def test_a_controller_hears_of_traffic_and_is_heard(tmp_path: Path) -> Non
         with pytest.raises(InvalidArgument, match="borrow_share"):
             await routers.guide(Guidance(term=4, borrow_share=1.5, ttl_s=30.0))
         await routers.close()
+
+
+async def test_a_router_is_told_promises_and_how_many_share_the_limits(tmp_path: Path) -> None:
+    clock = HandClock(100.0)
+    targets = {PriorityClass.STANDARD: ClassTargets(ttft_s=1.5, e2e_s=9.0)}
+    guidance = Guidance(term=4, borrow_share=0.0, ttl_s=30.0, targets=targets)
+    async with router(tmp_path) as found:
+        gate = found.router.dispatcher.admitting.gate
+        routers = GrpcRouters(
+            [found.router.internal_address, "127.0.0.1:1"], tls=None, insecure=False, clock=clock
+        )  # nobody listens on the second
+        with pytest.raises(Unavailable):
+            await routers.guide(guidance)
+        assert gate.policy.ttft_slo_s == {PriorityClass.STANDARD: 1.5}
+        assert gate.policy.e2e_slo_s == {PriorityClass.STANDARD: 9.0}
+        assert gate.buckets.num_routers == 2, "it may be slow, and serve callers"
+        clock.at_s += 20.0
+        with pytest.raises(Unavailable):
+            await routers.guide(guidance)
+        assert gate.buckets.num_routers == 2
+        clock.at_s += 20.0
+        with pytest.raises(Unavailable):
+            await routers.guide(replace(guidance, targets={}))
+        assert gate.buckets.num_routers == 1, "it has been silent for long"
+        assert not gate.policy.ttft_slo_s
+        with pytest.raises(Unavailable):
+            await routers.guide(replace(guidance, term=3))
+        assert not gate.policy.ttft_slo_s, "the promises of a controller whose term is over"
+        with pytest.raises(InvalidArgument, match="ttft_s"):
+            await GrpcRouters([found.router.internal_address], tls=None, insecure=False).guide(
+                replace(guidance, targets={PriorityClass.BATCH: ClassTargets(ttft_s=-1.0)})
+            )
+        await routers.close()
+
+
+async def test_an_applied_policys_promises_reach_the_door_and_change_with_it(tmp_path: Path) -> None:
+    async with router(tmp_path) as found, asyncio.timeout(30.0), asyncio.TaskGroup() as group:
+        address = found.router.internal_address
+        config = ControllerProgramConfig(
+            controller_id="c", registry=RegistryTarget(kind="router", address=address), routers=[address]
+        )
+        stop = asyncio.Event()
+        group.create_task(run_controller(config, stop))
+        gate = found.router.dispatcher.admitting.gate
+        text = POLICY.replace("NAME", "first").replace("spec: {", "spec: {interval: 1s, CLASSES")
+        promised = "classes: {standard: {ttft: {target: %s}}}, "
+        async with open_channel(address) as channel:
+            for classes, expected in (
+                (promised % "2s", {PriorityClass.STANDARD: 2.0}),
+                (promised % "500ms", {PriorityClass.STANDARD: 0.5}),
+                ("", {}),
+            ):
+                await ControlStub(channel).apply_policy(text.replace("CLASSES", classes).encode(), timeout_s=5.0)
+                while dict(gate.policy.ttft_slo_s) != expected:
+                    await asyncio.sleep(0.05)
+        stop.set()
 
 
 async def test_a_policy_is_applied_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

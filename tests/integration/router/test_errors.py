@@ -12,6 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 from tandem.core import reasons
 from tandem.core.types import Role
 from tandem.inference.v1 import inference_pb2 as pb
+from tandem.router.admission.config import AdmissionSection, LimitSection
 from tandem.router.config import (
     LimitsSection,
     PlacementSection,
@@ -258,3 +259,21 @@ async def test_a_request_over_the_size_limit_is_refused_by_the_transport(tmp_pat
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await found.generate(pb.GenerateRequest(text="x" * 4096))
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_tenant_over_its_requests_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = RouterConfig(
+        port=0, admission=AdmissionSection(default_limit=LimitSection(requests_per_minute=1.0, burst_s=1.0))
+    )
+    async with cluster(tmp_path, pair(), config) as found:
+        await found.generate(pb.GenerateRequest(text="hello there", max_tokens=4))
+
+        async def read(*_: object, **__: object) -> None:
+            raise AssertionError("its prompt was read")
+
+        monkeypatch.setattr(found.router._intake, "prepare", read)
+        error = await refused(found, pb.GenerateRequest(text="hello there", max_tokens=4))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        info, _ = details(error)
+        assert info.reason == "QUOTA_EXCEEDED"
+        found.assert_nothing_left()

@@ -77,6 +77,26 @@ def test_a_tenants_limit_refuses_before_anything_is_kept() -> None:
     world.submit("c", tenant="c")
 
 
+def test_who_has_no_request_left_is_refused_before_its_prompt_is_read() -> None:
+    world = Door(P, D, admission=AdmissionPolicy(default_limit=TenantLimit(requests=1.0)))
+    admitting = world.dispatcher.admitting
+
+    def turn_away(tenant: str) -> None:
+        admitting.turn_away(
+            RequestId("early"), Tenant(tenant), PriorityClass.STANDARD, caller_attempt=2, now_s=world.clock.now_s()
+        )
+
+    for _ in range(5):
+        turn_away("a")  # a question takes nothing
+    world.submit("a", tenant="a")
+    with pytest.raises(QuotaExceeded) as caught:
+        turn_away("a")
+    assert caught.value.retry_after_s == pytest.approx(60.0)
+    decision = world.decisions.seen[-1]
+    assert (decision.request_id, decision.cause, decision.attempt) == ("early", AdmissionCause.REQUEST_RATE, 2)
+    turn_away("b")
+
+
 def test_token_charges_are_settled_when_the_request_ends() -> None:
     world = Door(P, D, admission=AdmissionPolicy(limits={Tenant("a"): TenantLimit(tokens=600.0)}))
     world.submit("a", tenant="a", prompt=10, max_tokens=500)  # charged 510

@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import grpc.aio
 
+from tandem.core.clock import Clock, MonotonicClock
 from tandem.core.decisions import Decision
 from tandem.core.description import WorkerDescription
 from tandem.core.ids import Epoch, WorkerId
@@ -18,6 +20,7 @@ from tandem.rpc.stubs.worker import WorkerStub
 from tandem.rpc.tls import TlsMaterial
 
 _ASK_S = 2.0
+_GONE_AFTER_S = 30.0
 _COMMAND_S = 12.0  # a worker answers between two forward steps, and building a role takes a moment
 
 _Life = tuple[WorkerId, Epoch]
@@ -59,9 +62,13 @@ class GrpcWorkers:
 class GrpcRouters:
     """A `RouterPort`."""
 
-    def __init__(self, addresses: Sequence[str], *, tls: TlsMaterial | None, insecure: bool) -> None:
+    def __init__(
+        self, addresses: Sequence[str], *, tls: TlsMaterial | None, insecure: bool, clock: Clock | None = None
+    ) -> None:
         self._channels = [open_channel(address, tls=tls, insecure=insecure) for address in addresses]
         self._stubs = [ControlStub(channel) for channel in self._channels]
+        self._clock = clock or MonotonicClock()
+        self._answered_s = [self._clock.now_s()] * len(self._stubs)
 
     async def traffic(self, window_s: float) -> tuple[TrafficReport, ...]:
         """Ask every router."""
@@ -69,9 +76,28 @@ class GrpcRouters:
         return tuple(await asyncio.gather(*asked))
 
     async def guide(self, guidance: Guidance) -> int:
-        """Tell every router; return the highest term that one has heard."""
+        """Tell every router, and how many there are; return the highest term that one has heard.
+
+        Raises what the first that did not answer failed with; the others have been told all the same. A router counts
+        until it has been silent for a while: one that is only slow still serves callers.
+        """
+        guidance = replace(guidance, num_routers=self._num_live())
         told = (stub.set_guidance(guidance, timeout_s=_ASK_S) for stub in self._stubs)
-        return max(await asyncio.gather(*told))
+        terms: list[int] = []
+        failed: list[BaseException] = []
+        for index, answer in enumerate(await asyncio.gather(*told, return_exceptions=True)):
+            if isinstance(answer, BaseException):
+                failed.append(answer)
+            else:
+                self._answered_s[index] = self._clock.now_s()
+                terms.append(answer)
+        if failed:
+            raise failed[0]
+        return max(terms)
+
+    def _num_live(self) -> int:
+        since_s = self._clock.now_s() - _GONE_AFTER_S
+        return max(sum(answered_s >= since_s for answered_s in self._answered_s), 1)
 
     async def tell(self, source: str, decisions: Sequence[Decision]) -> None:
         """Put decisions into the log of every router."""

@@ -199,7 +199,12 @@ class Controller:
             return True  # the record is a courtesy between controllers; workers know whom they obey
 
     async def _guide(self, share: float, spec: PolicySpec) -> None:
-        guidance = Guidance(term=self._command.term, borrow_share=share, ttl_s=3 * spec.interval_s + 2.0)
+        guidance = Guidance(
+            term=self._command.term,
+            borrow_share=share,
+            ttl_s=3 * spec.interval_s + 2.0,
+            targets=spec.classes.targets(),
+        )
         try:
             if await self._ports.routers.guide(guidance) > self._command.term:
                 self._command = replace(self._command, deposed=True)

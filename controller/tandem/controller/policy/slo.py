@@ -3,6 +3,7 @@
 import pydantic
 
 from tandem.controller.policy.base import Duration, PolicyModel, complain
+from tandem.core.traffic import ClassTargets
 from tandem.core.types import PriorityClass
 
 
@@ -61,3 +62,13 @@ class ClassesSection(PolicyModel):
             PriorityClass.BATCH: self.batch,
         }
         return {name: promise for name, promise in pairs.items() if promise is not None}
+
+    def targets(self) -> dict[PriorityClass, ClassTargets]:
+        """Return what routers have to know of the promises to refuse those that would miss them."""
+        return {
+            name: ClassTargets(
+                ttft_s=None if promise.ttft is None else promise.ttft.target_s,
+                e2e_s=None if promise.e2e is None else promise.e2e.target_s,
+            )
+            for name, promise in self.promises().items()
+        }

@@ -36,13 +36,20 @@ class AdmissionSection(ConfigModel):
     """Which requests are taken. Bounds on waiting are in `router.queue`."""
 
     interactive_ttft_s: Seconds | None = None
-    """Promised time to the first token: interactive requests that would miss it are refused; nothing = no promise."""
+    """Promised time to the first token: interactive requests that would miss it are refused; nothing = no promise.
+
+    Holds until an autoscaling policy with SLO classes is in force; then those do.
+    """
     standard_ttft_s: Seconds | None = None
     """The same for standard requests."""
     batch_ttft_s: Seconds | None = None
     """The same for batch requests."""
     ttft_reserve: Annotated[float, Field(ge=0.0, le=0.9)] = 0.15
     """Share of a promised time that is not planned with: a request is taken if it is predicted to be so much sooner."""
+    follow_policy: bool = True
+    """The SLO classes of the autoscaling policy in force are what requests are promised, instead of the three above."""
+    num_routers: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Routers that share each tenant's limits, until a controller tells how many there are."""
     tenant_limits: Mapping[Tenant, LimitSection] = Field(default_factory=dict)
     """Limits of single tenants."""
     default_limit: LimitSection = Field(default_factory=LimitSection)
@@ -63,6 +70,8 @@ class AdmissionSection(ConfigModel):
         }
         return AdmissionPolicy(
             ttft_slo_s={priority: seconds for priority, seconds in promised.items() if seconds is not None},
+            follows_targets=self.follow_policy,
+            num_routers=self.num_routers,
             slo_reserve=self.ttft_reserve,
             limits={tenant: section.limit() for tenant, section in self.tenant_limits.items()},
             default_limit=self.default_limit.limit(),

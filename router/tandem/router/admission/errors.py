@@ -33,6 +33,10 @@ class RollingError:
         bisect.insort(self._sorted, error_s)
         self._expire(now_s)
 
+    def bound(self, most_s: float) -> None:
+        """Never answer more than that."""
+        self._most_s = most_s
+
     def p95_s(self, now_s: float) -> float:
         """What to add to a prediction so that 19 of 20 are not exceeded."""
         self._expire(now_s)

@@ -6,9 +6,10 @@ counted as waiting, and slot, blocks and prompt are reserved when the request is
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tandem.core.ids import RequestId
+from tandem.core.traffic import ClassTargets
 from tandem.core.types import PriorityClass
 from tandem.router.admission.backlog import Backlog
 from tandem.router.admission.buckets import Quota, TenantBuckets
@@ -49,11 +50,22 @@ class AdmissionGate:
     """All that admission remembers: buckets, prediction error, load level, refusal rate."""
 
     def __init__(self, policy: AdmissionPolicy) -> None:
-        self.policy = policy
-        self.buckets = TenantBuckets(limits=policy.limits, default=policy.default_limit)
+        self.policy = self._configured = policy
+        self.buckets = TenantBuckets(limits=policy.limits, default=policy.default_limit, num_routers=policy.num_routers)
         self.load = LoadLevel(policy.brown_out)
         self.error = RollingError(most_s=_most_error_s(policy.ttft_slo_s))
         self._rate = ShedRate()
+
+    def follow(self, targets: Mapping[PriorityClass, ClassTargets]) -> None:
+        """Promise what a policy promises, no more and no less; without any target, what was configured."""
+        if not self._configured.follows_targets:
+            return
+        ttft_slo_s = {name: each.ttft_s for name, each in targets.items() if each.ttft_s is not None}
+        e2e_slo_s = {name: each.e2e_s for name, each in targets.items() if each.e2e_s is not None}
+        if not ttft_slo_s and not e2e_slo_s:
+            ttft_slo_s, e2e_slo_s = dict(self._configured.ttft_slo_s), dict(self._configured.e2e_slo_s)
+        self.policy = replace(self.policy, ttft_slo_s=ttft_slo_s, e2e_slo_s=e2e_slo_s)
+        self.error.bound(_most_error_s(ttft_slo_s))
 
     def decide(self, ask: Ask, *, waiting: Waiting, pools: Pools, now_s: float) -> AdmissionDecision:
         """Decide about a newcomer. What is refused is not charged to its token limit."""
@@ -62,7 +74,9 @@ class AdmissionGate:
             cause = AdmissionCause.REQUEST_RATE if quota.quota is Quota.REQUESTS else AdmissionCause.TOKEN_RATE
             return self._decision(ask, waiting, cause=cause, retry_after_s=quota.retry_after_s, quota=quota.limit)
         predicted = forecast(ask.need, ahead=waiting.ahead, pools=pools, error_s=self.error.p95_s(now_s))
-        limits = self.limits(ask.priority, ask.deadline_left_s)
+        limits = self.limits(
+            ask.priority, ask.deadline_left_s, after_first_s=max(pools.residence_s - ask.need.work_s, 0.0)
+        )
         verdict = self._judge(ask, waiting, predicted, limits)
         self._rate.note(shed=not verdict.cause.is_taken, now_s=now_s)
         if not verdict.cause.is_taken:
@@ -87,9 +101,16 @@ class AdmissionGate:
             return None
         return pushback_s(request_id, wait_s=wait_s, attempt=attempt)
 
-    def limits(self, priority: PriorityClass, deadline_left_s: float | None) -> Limits:
-        """The class's SLO or most of what is left of the deadline, whichever is shorter."""
-        slo_s, policy = self.policy.ttft_slo_s.get(priority), self.policy
+    def limits(self, priority: PriorityClass, deadline_left_s: float | None, *, after_first_s: float = 0.0) -> Limits:
+        """The class's SLO or most of what is left of the deadline, whichever is shorter.
+
+        ``after_first_s`` is how long an answer goes on after its first token: so much sooner than a whole answer is
+        promised its first token has to come.
+        """
+        policy, slo_s = self.policy, self.policy.ttft_slo_s.get(priority)
+        whole_s = policy.e2e_slo_s.get(priority)
+        if whole_s is not None:
+            slo_s = _earlier(slo_s, max(whole_s - after_first_s, 0.0))
         deadline_s = None if deadline_left_s is None else deadline_left_s * (1.0 - policy.deadline_reserve)
         planned_s = None if slo_s is None else slo_s * (1.0 - policy.slo_reserve)
         return Limits(

@@ -40,9 +40,12 @@ class AdmissionCause(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdmissionPolicy:
-    """Knobs. Times to the first token are per class; a class that is not named promises none."""
+    """Knobs. Promised times are per class; a class that is not named promises none."""
 
     ttft_slo_s: Mapping[PriorityClass, float] = field(default_factory=dict)
+    e2e_slo_s: Mapping[PriorityClass, float] = field(default_factory=dict)  # for whole answers
+    follows_targets: bool = True  # what an autoscaling policy promises replaces the two above
+    num_routers: int = 1  # that share the limits
     limits: Mapping[Tenant, TenantLimit] = field(default_factory=dict)
     default_limit: TenantLimit = field(default_factory=TenantLimit)
     brown_out: BrownOutPolicy = field(default_factory=BrownOutPolicy)

@@ -47,6 +47,7 @@ class Watching:
     def step(self, dispatcher: Dispatcher, meter: TrafficMeter, now_s: float) -> None:
         """Take a sample when one is due; call it with the tick."""
         if self.samples.is_due(now_s):
+            self.samples.promised_s = dispatcher.admitting.gate.policy.ttft_slo_s
             queued = dispatcher.queue.num_by_class()
             levels = Levels(
                 num_prefill=dispatcher.fleet.num_alive(Role.PREFILL),

@@ -77,14 +77,28 @@ class GetTrafficResponse(_message.Message):
     def __init__(self, router_id: _Optional[str] = ..., window_s: _Optional[float] = ..., arrivals: _Optional[_Iterable[_Union[ClassArrivals, _Mapping]]] = ..., ended: _Optional[_Iterable[_Union[EndedRequest, _Mapping]]] = ..., queued_work_s: _Optional[float] = ..., borrow_share: _Optional[float] = ...) -> None: ...
 
 class SetGuidanceRequest(_message.Message):
-    __slots__ = ("term", "borrow_share", "ttl_s")
+    __slots__ = ("term", "borrow_share", "ttl_s", "targets", "num_routers")
     TERM_FIELD_NUMBER: _ClassVar[int]
     BORROW_SHARE_FIELD_NUMBER: _ClassVar[int]
     TTL_S_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    NUM_ROUTERS_FIELD_NUMBER: _ClassVar[int]
     term: int
     borrow_share: float
     ttl_s: float
-    def __init__(self, term: _Optional[int] = ..., borrow_share: _Optional[float] = ..., ttl_s: _Optional[float] = ...) -> None: ...
+    targets: _containers.RepeatedCompositeFieldContainer[ClassTargets]
+    num_routers: int
+    def __init__(self, term: _Optional[int] = ..., borrow_share: _Optional[float] = ..., ttl_s: _Optional[float] = ..., targets: _Optional[_Iterable[_Union[ClassTargets, _Mapping]]] = ..., num_routers: _Optional[int] = ...) -> None: ...
+
+class ClassTargets(_message.Message):
+    __slots__ = ("priority", "ttft_s", "e2e_s")
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    TTFT_S_FIELD_NUMBER: _ClassVar[int]
+    E2E_S_FIELD_NUMBER: _ClassVar[int]
+    priority: _worker_pb2.PriorityClass
+    ttft_s: float
+    e2e_s: float
+    def __init__(self, priority: _Optional[_Union[_worker_pb2.PriorityClass, str]] = ..., ttft_s: _Optional[float] = ..., e2e_s: _Optional[float] = ...) -> None: ...
 
 class SetGuidanceResponse(_message.Message):
     __slots__ = ("term",)

@@ -1,8 +1,10 @@
 """Traffic, guidance and records between routers and a controller."""
 
+import math
+
 from tandem.admin.v1 import control_pb2 as pb
 from tandem.core.errors import InvalidArgument
-from tandem.core.traffic import EndedRequest, Guidance, StoredRecord, TrafficReport, Written
+from tandem.core.traffic import ClassTargets, EndedRequest, Guidance, StoredRecord, TrafficReport, Written
 from tandem.core.types import Outcome
 from tandem.rpc.codec.enums import EnumCodec
 from tandem.rpc.codec.tasks import PRIORITY
@@ -50,16 +52,44 @@ def decode_traffic(message: pb.GetTrafficResponse) -> TrafficReport:
 
 def encode_guidance(guidance: Guidance) -> pb.SetGuidanceRequest:
     """Core to protobuf."""
-    return pb.SetGuidanceRequest(term=guidance.term, borrow_share=guidance.borrow_share, ttl_s=guidance.ttl_s)
+    return pb.SetGuidanceRequest(
+        term=guidance.term,
+        borrow_share=guidance.borrow_share,
+        ttl_s=guidance.ttl_s,
+        targets=[
+            pb.ClassTargets(
+                priority=PRIORITY.encode(priority), ttft_s=targets.ttft_s or 0.0, e2e_s=targets.e2e_s or 0.0
+            )
+            for priority, targets in guidance.targets.items()
+        ],
+        num_routers=guidance.num_routers or 0,
+    )
 
 
 def decode_guidance(message: pb.SetGuidanceRequest) -> Guidance:
-    """Protobuf to core. Raises InvalidArgument for a share that is none, or a time that is none."""
+    """Protobuf to core. Raises InvalidArgument for a share that is none, a time that is none, or an unknown class."""
     if not 0.0 <= message.borrow_share <= 1.0:
         raise InvalidArgument("borrow_share", f"is {message.borrow_share}", remedy="use a value from 0 to 1")
     if not 0.0 < message.ttl_s <= 3600.0:
         raise InvalidArgument("ttl_s", f"is {message.ttl_s}", remedy="use a value above 0 and up to 3600")
-    return Guidance(term=message.term, borrow_share=message.borrow_share, ttl_s=message.ttl_s)
+    return Guidance(
+        term=message.term,
+        borrow_share=message.borrow_share,
+        ttl_s=message.ttl_s,
+        targets={
+            PRIORITY.decode(targets.priority, field="targets.priority"): ClassTargets(
+                ttft_s=_target(targets.ttft_s, "targets.ttft_s"), e2e_s=_target(targets.e2e_s, "targets.e2e_s")
+            )
+            for targets in message.targets
+        },
+        num_routers=message.num_routers or None,
+    )
+
+
+def _target(seconds: float, field: str) -> float | None:
+    if not 0.0 <= seconds < math.inf:
+        raise InvalidArgument(field, f"is {seconds}", remedy="use seconds, or 0 for no promise")
+    return seconds or None
 
 
 def decode_record(message: pb.GetRecordResponse) -> StoredRecord | None:

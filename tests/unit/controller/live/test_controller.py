@@ -10,8 +10,8 @@ from tandem.core.errors import Unavailable
 from tandem.core.ids import Epoch, WorkerId
 from tandem.core.records import MemoryRecords
 from tandem.core.role_commands import CommandKind, RoleCommand
-from tandem.core.traffic import StoredRecord, Written
-from tandem.core.types import Role
+from tandem.core.traffic import ClassTargets, StoredRecord, Written
+from tandem.core.types import PriorityClass, Role
 from tests.fakes.live_world import LiveWorld
 
 
@@ -260,6 +260,23 @@ async def test_a_worker_is_drained_before_it_is_ended() -> None:
     del world.workers[gone]
     await world.run(controller, 3)
     assert world.split == "2:2"
+
+
+async def test_routers_hear_what_the_policy_promises_and_hear_of_its_change() -> None:
+    world = small_world()
+    controller = world.controller()
+    await world.apply(fixed(2, 2))
+    await world.run(controller, 2)
+    assert not world.guidance[-1].targets
+    for ttft_s in (2.0, 0.5):
+        interactive = f"{{ttft: {{target: {ttft_s:g}s}}, e2e: {{target: 9s}}}}"
+        classes = f"classes: {{interactive: {interactive}, batch: {{tpot: {{target: 90ms}}}}}}"
+        await world.apply(fixed(2, 2, extra=classes))
+        await world.run(controller, 3)
+        assert world.guidance[-1].targets == {
+            PriorityClass.INTERACTIVE: ClassTargets(ttft_s=ttft_s, e2e_s=9.0),
+            PriorityClass.BATCH: ClassTargets(),
+        }
 
 
 async def test_the_share_to_borrow_reaches_routers_and_a_higher_term_there_deposes() -> None:

@@ -46,7 +46,7 @@ class ClassTargets:
 class Guidance:
     """What a controller of one term wants of a router. Only the share to borrow lapses.
 
-    ``targets`` are those of the policy in force; empty = it promises nothing, what the router was configured with holds.
+    ``targets`` are those of the policy in force; empty = it promises nothing, the configured ones hold.
     ``num_routers`` serve callers, this one included; None = not known.
     """
 

@@ -75,7 +75,7 @@ class _Stopping(_Fault):
         self._name = ""
 
     async def begin(self) -> None:
-        self._name = await self.scene.victim(self._role)
+        self._name = self.scene.struck = await self.scene.victim(self._role)
         self._stop = await asyncio.to_thread(Stop, self.scene.pid(self._name))
 
     async def end(self) -> None:

@@ -8,7 +8,7 @@ from benchmarks.fault_matrix.fences import zombie_fenced
 _SHORT_S = 1.5  # below every detection, the hand-over's included
 _DEFAULT_S = 5.0  # below the product's own detection
 _LONG_S = 8.0  # above dead_after_s
-_HEARD_S = 5.0  # until what a zombie had to say is heard
+_HEARD_S = 5.0  # until a zombie has heard that it was given up
 
 
 def _short(role: RoleName, phase: Phase, *, does: str = "", gate: Gate | None = None, quick: bool = False) -> Cell:
@@ -36,7 +36,7 @@ def _long(role: RoleName, phase: Phase, *, expect: Expect = RETRIED, gate: Gate 
         expect=expect,
         lasts_s=_LONG_S,
         probe=Probe(max_tokens=60, count=4 if phase is Phase.IDLE else 1),
-        checks=(zombie_fenced(_LONG_S + _HEARD_S),),
+        checks=(zombie_fenced(_HEARD_S),),
         after=(nobody_restarted(),),
     )
 

@@ -46,6 +46,7 @@ class Scene:
         self.mates: list[RequestRecord] = []
         self.others: list[RequestRecord] = []  # of everybody else who asked for anything in this cell
         self.hit_at_s = 0.0  # when the fault began
+        self.struck = ""  # the process that the fault stopped
         self.opened_pairs: list[tuple[str, str]] = []  # (prefill, decode) whose breaker was seen open
         self.facts: list[str] = []  # what checks measured, for the result
         self._tasks: list[asyncio.Task[RequestRecord]] = []

@@ -78,7 +78,7 @@ CELLS = [
         does="a pass of D's fails once",
         fault=at_point("decode", "engine.step", action="raise"),
         expect=OK,
-        probe=Probe(mates=2, max_tokens=40),
+        probe=Probe(mates=2, max_tokens=200),
         after=(mates_untouched(), nobody_restarted()),
     ),
     Cell(
@@ -95,7 +95,7 @@ CELLS = [
         does="a pass of D's segfaults once",
         fault=at_point("decode", "engine.step", action="crash"),
         expect=RETRIED,
-        probe=Probe(mates=2, max_tokens=40),
+        probe=Probe(mates=2, max_tokens=200),
         after=(mates_untouched(), restarted_at_most(1)),
     ),
     _poison(37, Phase.PREFILL, "a prompt whose KV is NaN", (Poison.NAN,), _NUMERICS, deaths=0, quick=True),
@@ -167,7 +167,7 @@ CELLS = [
         does="D runs out of memory",
         fault=at_point("decode", "engine.step", action="oom"),
         expect=RETRIED,
-        probe=Probe(mates=2, max_tokens=40),
+        probe=Probe(mates=2, max_tokens=200),
         after=(mates_untouched(), restarted_at_most(1), workers_died(at_most=1)),
     ),
     Cell(

@@ -125,7 +125,7 @@ CELLS = [
         for n in (1, 3)
     ),
     _mid_decode("kill D after 1 token", 1, Probe()),
-    _mid_decode("kill D after 7 tokens", 7, Probe(max_tokens=40), quick=True),
+    _mid_decode("kill D after 7 tokens", 7, Probe(max_tokens=120), quick=True),
     _mid_decode("kill D after 33 tokens, sampled", 33, Probe(max_tokens=120, sampling=SAMPLED)),
     _mid_decode(
         "kill D after 8 tokens, penalties and a stop string that comes later",
@@ -133,7 +133,7 @@ CELLS = [
         Probe(max_tokens=160, sampling=PENALISED, stop_after_tokens=80),
         after=(stopped_at_its_string(),),
     ),
-    _mid_decode("kill D after 9 tokens, n=3 sampled", 9, Probe(max_tokens=30, n=3, sampling=SAMPLED)),
+    _mid_decode("kill D after 9 tokens, n=3 sampled", 9, Probe(max_tokens=100, n=3, sampling=SAMPLED)),
     *(
         Cell(
             row=7,

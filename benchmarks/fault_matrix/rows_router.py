@@ -119,7 +119,7 @@ CELLS = [
         does="the equal D is killed, the other one answers alone or nobody does",
         fault=kill("decode"),
         expect=ok_or_named("KV_LAYOUT_MISMATCH", "WORKER_LOST", "NO_WORKER"),
-        probe=Probe(max_tokens=40),
+        probe=Probe(max_tokens=120),
         after=(no_chunk_at("decode-1"),),
         shape="mixed",
     ),

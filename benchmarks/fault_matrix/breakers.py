@@ -15,7 +15,9 @@ from tandem.core.event_log.events import Dispatched
 _OPENS_S: Final = 40.0
 _WATCHED_S: Final = 3.0
 _CLOSES_S: Final = 30.0
+_FAILURES: Final = 2
 _WAVE: Final = 4
+_MANY: Final = 16  # more than one decode worker takes while another is free: every pair gets some
 _POLL_S: Final = 0.1
 
 
@@ -58,6 +60,8 @@ def breaker_opens() -> Check:
             scene.facts.append(
                 f"{name} opened after {pair.num_failures} failures, got {wrong} of the next {len(in_time)} attempts"
             )
+            if pair.num_failures < _FAILURES:
+                problems.append(f"{name} was taken out of use after {pair.num_failures} failures")
             if wrong or not in_time:
                 problems.append(f"{wrong} of {len(in_time)} attempts went over {name} while it was open")
         scene.opened_pairs += [(pair.prefill, pair.decode) for pair in opened]
@@ -84,7 +88,7 @@ def breaker_closes() -> Check:
             if time.monotonic() > until_s:
                 return [f"{sorted(troubled)} did not close within {_CLOSES_S} s of the fault's end"]
             seed += 1
-            if problems := _not_served(await scene.run(_callers(seed))):
+            if problems := _not_served(await scene.run(_callers(seed, _MANY))):
                 return problems
             await asyncio.sleep(_POLL_S)
 
@@ -106,8 +110,8 @@ async def _open_pairs(scene: Scene) -> list[OpenPair]:
     ]
 
 
-def _callers(seed: int) -> list[RequestSpec]:
-    return random_specs(_WAVE, seed=seed, max_output_tokens=2, max_n=1, max_prompt_blocks=2)
+def _callers(seed: int, count: int = _WAVE) -> list[RequestSpec]:
+    return random_specs(count, seed=seed, max_output_tokens=2, max_n=1, max_prompt_blocks=2)
 
 
 def _not_served(records: Sequence[RequestRecord]) -> list[str]:

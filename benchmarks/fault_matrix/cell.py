@@ -65,6 +65,7 @@ class Probe:
     marks: tuple[int, ...] = ()  # token ids put into the prompt: poisons
     mates: int = 0  # requests beside it, which nothing may happen to
     read_delay_s: float = 0.0
+    stands_still_s: float = 0.0
 
     def stop_params(self) -> StopParams:
         """When it ends, but for its stop string."""

@@ -4,9 +4,11 @@ from benchmarks.fault_matrix.actions import behave, endings, on_link
 from benchmarks.fault_matrix.cell import OK, PHASE_GATES, Cell, Gate, Phase, Probe, named_error
 from benchmarks.fault_matrix.checks import freed_within, let_go_within, mates_untouched, nobody_restarted, nothing_kept
 from benchmarks.fault_matrix.effects import decode_ran_ahead, no_work_after_deadline, router_ended, stays_small
+from benchmarks.fault_matrix.scene import Scene
 from tandem.chaos.cluster import Ending
 from tandem.chaos.faults.flow import Direction
 from tandem.chaos.faults.stream_faults import Stall
+from tandem.core.types import SamplingParams
 
 UP, DOWN = Direction.TO_SERVER, Direction.TO_CLIENT
 _VANISHED_S = 20.0  # the row's bound: gRPC asks after 10 s and gives up 5 s later
@@ -40,6 +42,10 @@ def _deadline(
     )
 
 
+def _stood_still(scene: Scene) -> str:
+    return ", ".join(f"read nothing for {r.stood_still_s:.0f} s" for r in scene.probes if r.stood_still_s)
+
+
 CELLS = [
     Cell(
         row=27,
@@ -56,12 +62,18 @@ CELLS = [
         row=27,
         phase=Phase.DECODE,
         does="a caller that reads nothing for 9 s is ended as too slow; decoding does not wait, the router stays small",
-        # Its sequences fill what gRPC holds, 64 KiB, and then the router's own buffer of 16 tokens.
-        fault=on_link("public", lambda: [Stall(DOWN)]),
-        # What the caller sees is what its own keepalive says, if that gives the connection up before.
-        expect=named_error("SLOW_CONSUMER", "UNAVAILABLE", "UNREACHABLE"),
-        lasts_s=_UNREAD_S,
-        probe=Probe(n=8, max_tokens=600, mates=3, deadline_s=60.0),
+        # Its sequences, with log-probabilities, fill what gRPC holds, and then the router's own buffer of 16 tokens.
+        fault=behave(_stood_still),
+        gate=Gate(tokens=5),
+        expect=named_error("SLOW_CONSUMER"),
+        probe=Probe(
+            n=8,
+            max_tokens=600,
+            mates=3,
+            deadline_s=60.0,
+            sampling=SamplingParams(num_logprobs=20),
+            stands_still_s=_UNREAD_S,
+        ),
         checks=(
             router_ended("SLOW_CONSUMER", within_s=_UNREAD_S),
             let_go_within("decode", _UNREAD_S),  # its mates may go on

@@ -100,6 +100,12 @@ CELLS = [
         at_host("decode", lambda host, lab: PacketFilter(host, peer=_prefill_address(lab), direction="out")),
     ),
     _cell(
+        11,
+        Phase.IDLE,
+        "drop every packet between P and D",
+        at_host("decode", lambda host, lab: PacketFilter(host, peer=_prefill_address(lab))),
+    ),
+    _cell(
         13,
         Phase.IDLE,
         "lose 5 % of P's packets",
@@ -155,11 +161,5 @@ CELLS = [
         expect=RETRIED,
         max_tokens=_LONGER_TOKENS,
         checks=(let_go_within("decode", _NOTICED_S),),
-    ),
-    _cell(
-        11,
-        Phase.IDLE,
-        "drop every packet between P and D",
-        at_host("decode", lambda host, lab: PacketFilter(host, peer=_prefill_address(lab))),
     ),
 ]

@@ -72,6 +72,7 @@ class Scene:
                 sampling=probe.sampling,
                 deadline_s=probe.deadline_s,
                 read_delay_s=probe.read_delay_s,
+                stands_still_s=probe.stands_still_s,
             )
             if probe.stop_after_tokens is not None:
                 spec = await asyncio.to_thread(self._with_stop_string, spec, probe.stop_after_tokens)

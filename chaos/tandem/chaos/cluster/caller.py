@@ -16,6 +16,7 @@ from tandem.rpc.trace import traceparent_of
 
 _GRACE_S = 1.0
 """After the deadline; a request that is not over then hangs."""
+_FIRST_TOKENS = 5
 
 
 class _Leaves(Exception):
@@ -82,6 +83,9 @@ async def _stream(client: AsyncClient, record: RequestRecord) -> None:
                     _take(record, event)
                     if spec.read_delay_s:
                         await asyncio.sleep(spec.read_delay_s)
+                    if spec.stands_still_s and record.num_tokens >= _FIRST_TOKENS and not record.stood_still_s:
+                        await asyncio.sleep(spec.stands_still_s)
+                        record.stood_still_s = spec.stands_still_s
         except _Leaves:
             record.cancelled_s = time.monotonic()
             record.ending = Ending.CANCELLED

@@ -57,6 +57,7 @@ class RequestRecord:
     first_token_s: float | None = None
     last_token_s: float | None = None
     longest_gap_s: float = 0.0  # between two events that carried tokens
+    stood_still_s: float = 0.0  # how long it read nothing
     cancelled_s: float | None = None  # when the cancel left
     ended_s: float | None = None
     attempts: int = 0  # 0 where nobody said

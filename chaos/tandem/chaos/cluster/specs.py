@@ -27,6 +27,7 @@ class RequestSpec:
     cancel_after_s: float | None = None  # from the start of the request
     cancel_after_tokens: int | None = None
     read_delay_s: float = 0.0  # a slow reader: pause after each event
+    stands_still_s: float = 0.0  # reads nothing for so long, once, when it has had its first tokens
     label: str = ""
 
     def task(self) -> GenerationTask:
@@ -44,7 +45,7 @@ class RequestSpec:
     def options(self) -> GenerateOptions:
         """The same as options of the SDK. Every field is given: none is left to the server's defaults."""
         sampling, stop = self.sampling, self.stop
-        return GenerateOptions(
+        options = GenerateOptions(
             n=self.n,
             max_tokens=stop.max_tokens,
             stop=stop.stop,
@@ -62,6 +63,9 @@ class RequestSpec:
             seed=sampling.seed,
             label=self.label,
         )
+        if sampling.num_logprobs is not None:  # the one that is off when it is not given
+            options["logprobs"] = sampling.num_logprobs
+        return options
 
 
 def random_specs(

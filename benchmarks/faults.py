@@ -50,7 +50,7 @@ PLAN = (
     ("pairs",),
     ("pairs",),
     ("pairs",),
-    ("small-pool", "churn", "default-timers", "pairs"),
+    ("new-pairs", "small-pool", "churn", "default-timers", "pairs"),
     ("slow-callers", "mixed", "two-slots", "unequal", "network", "pairs"),
 )
 

@@ -8,13 +8,12 @@ from benchmarks.fault_matrix.scene import Scene
 from tandem.chaos.cluster import Ending
 from tandem.chaos.faults.flow import Direction
 from tandem.chaos.faults.stream_faults import Stall
-from tandem.core.types import SamplingParams
 
 UP, DOWN = Direction.TO_SERVER, Direction.TO_CLIENT
 _VANISHED_S = 20.0  # the row's bound: gRPC asks after 10 s and gives up 5 s later
 _DEADLINE_S = 1.0
 _LATE_S = 1.5
-_UNREAD_S = 9.0
+_UNREAD_S = 15.0
 _GRID_S = (0.01, 0.05, 0.1, 0.3)
 _AT_WORK_S = 0.1  # a request that has less may not have come to a worker yet
 
@@ -61,17 +60,17 @@ CELLS = [
     Cell(
         row=27,
         phase=Phase.DECODE,
-        does="a caller that reads nothing for 9 s is ended as too slow; decoding does not wait, the router stays small",
-        # Its sequences, with log-probabilities, fill what gRPC holds, and then the router's own buffer of 16 tokens.
+        does="callers that read nothing for 15 s are ended as too slow; decoding does not wait, the router stays small",
+        # They fill what gRPC holds for a connection, 64 KiB, and then the router's own buffers of 16 tokens.
         fault=behave(_stood_still),
         gate=Gate(tokens=5),
         expect=named_error("SLOW_CONSUMER"),
         probe=Probe(
+            count=2,
             n=8,
-            max_tokens=600,
+            max_tokens=1200,
             mates=3,
             deadline_s=60.0,
-            sampling=SamplingParams(num_logprobs=20),
             stands_still_s=_UNREAD_S,
         ),
         checks=(

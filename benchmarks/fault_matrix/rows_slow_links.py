@@ -112,6 +112,7 @@ CELLS = [
         gate=Gate(point="d.received_half", at="decode"),
         checks=(goes_round(within_s=_LEARNT_S),),
         after=(nobody_restarted(),),
+        shape="new-pairs",
     ),
     Cell(
         row=14,

@@ -77,6 +77,7 @@ SHAPES: Final = {
             num_prefill=1,
             router={"timers": {"suspect_after_s": 6.0, "dead_after_s": 10.0, "gap_timeout_s": 5.0}},
         ),
+        Shape(name="new-pairs"),  # for what is learnt of workers that nothing was learnt of yet
         Shape(name="small-pool", num_prefill=1, num_decode=1, engine={"num_blocks": 24}),
         # Freed blocks are somebody else's at once; a cache would keep them for a while.
         Shape(name="churn", num_prefill=1, num_decode=1, engine={"num_blocks": 24}, prefix_cache=False),
@@ -88,7 +89,7 @@ SHAPES: Final = {
             name="slow-callers",
             num_prefill=1,
             num_decode=1,
-            engine={"num_blocks": 512},
+            engine={"num_blocks": 2048, "max_sequences": 32},
             router={"stream": {"max_buffered_tokens": 16}},
         ),
         Shape(

@@ -76,6 +76,14 @@ def test_continuations_have_their_own_bound_and_cost_no_budget() -> None:
     assert [type(c) for c in choices] == [PlaceAgain] * 4 + [GiveUp]
 
 
+def test_a_stream_that_has_moved_on_has_its_continuations_anew() -> None:
+    history = RecoveryHistory()
+    moved_on = [choose(LOST, history, num_emitted=16 * (1 + count)) for count in range(10)]
+    assert {type(choice) for choice in moved_on} == {PlaceAgain}
+    stuck = [choose(LOST, history, num_emitted=16 * 10 + 15) for _ in range(4)]
+    assert [type(choice) for choice in stuck] == [PlaceAgain] * 3 + [GiveUp]
+
+
 def test_two_deaths_are_poison_whatever_else() -> None:
     choice = choose(LOST, condemned=True, num_emitted=5)
     assert isinstance(choice, GiveUp)

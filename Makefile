@@ -72,7 +72,7 @@ schemas: setup   ## regenerate the JSON Schemas in deploy/schemas
 	@$(BIN)/python -m tandem.cluster.config.schemas deploy/schemas
 
 bench: setup     ## the benchmarks of the README; results go to benchmarks/results/
-	@for name in kvtransfer router serve equality index cache_traces prefix_cache cache_isolation redis_faults controller overload; do \
+	@for name in kvtransfer router serve equality index cache_traces prefix_cache cache_isolation redis_faults reservations index_warm controller overload; do \
 	  $(BIN)/python -m benchmarks.$$name --json --output benchmarks/results/$$name.json || exit 1; done
 
 spec: setup      ## model checking: the hand-over and the role switch, and every guard removed (needs spin and gcc)

@@ -51,7 +51,7 @@ PLAN = (
     ("pairs",),
     ("pairs",),
     ("new-pairs", "small-pool", "churn", "default-timers", "pairs"),
-    ("slow-callers", "mixed", "two-slots", "unequal", "network", "pairs"),
+    ("slow-callers", "mixed", "versions", "two-slots", "unequal", "network", "pairs"),
 )
 
 LEAST_CELLS = 100

@@ -15,7 +15,7 @@ from tandem.client.metadata import call_metadata
 from tandem.client.requests import build_generate
 from tandem.client.retry import RetryBudget, next_retry
 from tandem.client.settings import Settings
-from tandem.core.errors import Cancelled, TandemError
+from tandem.core.errors import Cancelled, Overloaded, QuotaExceeded, TandemError
 from tandem.core.inference import OutputDelta, StreamCompleted
 from tandem.rpc.channels import open_channel
 from tandem.rpc.errors import error_from_rpc
@@ -25,6 +25,7 @@ FIRST_PLAIN, LAST_PLAIN = 4, 313
 VOCABULARY = LAST_PLAIN - FIRST_PLAIN + 1
 NUM_CHANNELS = 8
 _ANY_NUMBER = 1000
+_GATHER_S = 1.0  # until all callers of a closed loop are there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,8 @@ class Attempt:
 
     began_s: float
     refused_s: float | None = None
+    is_shed: bool = False  # refused for load or by a limit: it has to say when to come back, or to stay away
+    is_told: bool = False  # … and it did
     reason: str = ""
     first_token_s: float | None = None
     last_token_s: float | None = None
@@ -153,7 +156,8 @@ class Callers:
         first = len(self.callers)
         end_s = time.monotonic() + seconds
 
-        async def one_after_another() -> None:
+        async def one_after_another(index: int) -> None:
+            await asyncio.sleep(_GATHER_S * index / num_callers)  # not all in one moment, which no phase does
             while time.monotonic() < end_s:
                 caller = self._new(time.monotonic())
                 caller.is_rude, caller.most_attempts = True, _ANY_NUMBER
@@ -161,8 +165,8 @@ class Callers:
 
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
-                for _ in range(num_callers):
-                    group.create_task(one_after_another())
+                for index in range(num_callers):
+                    group.create_task(one_after_another(index))
         return self.callers[first:]
 
     async def left(self) -> None:
@@ -225,6 +229,8 @@ class Callers:
         attempt.reason = error.reason
         if attempt.first_token_s is None and not isinstance(error, Cancelled):
             attempt.refused_s = time.monotonic() - attempt.began_s
+            attempt.is_shed = isinstance(error, Overloaded | QuotaExceeded)
+            attempt.is_told = error.retry_after_s is not None or error.metadata.get("pushback") == "-1"
         if caller.is_rude:
             return 0.1 + 0.4 * self._dice.random() if number + 1 < caller.most_attempts else None
         retry = next_retry(

@@ -57,6 +57,11 @@ class PhaseResult:
         """How long refusals took."""
         return sorted(1e3 * a.refused_s for c in self.callers for a in c.attempts if a.refused_s is not None)
 
+    @property
+    def num_refused_without_wait(self) -> int:
+        """Callers who were turned away for load and not told when to come back."""
+        return sum(a.is_shed and not a.is_told for c in self.callers for a in c.attempts)
+
     def of(self, tenant: str) -> "PhaseResult":
         """One tenant's part; prefill tokens are not told apart."""
         mine = [caller for caller in self.callers if caller.tenant == tenant]
@@ -98,9 +103,16 @@ class PhaseResult:
             "callers_lag_p99_ms": _rounded(quantile(self.lag_ms, 0.99)),
             "load_average": round(self.load_average, 1),
             "wasted_prefill": round(self.wasted_prefill, 4),
+            "mean_prompt_good": self._mean_prompt(),
+            "work_per_s": round(self.cost_tokens() / self.seconds, 1),
             "reasons": dict(Counter(attempt.reason for attempt in attempts if attempt.reason)),
             "tenants": {name: self.of(name).outcomes() for name in sorted({c.tenant for c in self.callers})},
         }
+
+    def _mean_prompt(self) -> float | None:
+        """Tokens in the prompts of good answers: under pressure the door has time for short ones rather."""
+        sizes = [caller.num_prompt_tokens for caller in self.callers if caller.is_good(self.slo)]
+        return round(sum(sizes) / len(sizes), 1) if sizes else None
 
     def outcomes(self) -> dict[str, int]:
         """What became of the callers: good, or why not (the reason of their last attempt, or which bound it missed)."""
@@ -124,19 +136,19 @@ def jain(shares: Sequence[float]) -> float:
 
 def recovered_after_s(
     callers: Sequence[Caller], *, since_s: float, until_s: float, slo: Slo, share: float = 0.9
-) -> float:
+) -> float | None:
     """Seconds after ``since_s`` from which on at least ``share`` of who arrives in every window gets a good answer.
 
-    The whole span when there is no such time.
+    None when there is no such time: one of the last two windows, which do not overlap, is not good, or empty.
     """
     last_bad_s = since_s
     start_s = since_s
     while start_s + WINDOW_S <= until_s:
         window = [c for c in callers if start_s <= c.arrived_s < start_s + WINDOW_S]
-        if window and sum(c.is_good(slo) for c in window) < share * len(window):
+        if not window or sum(c.is_good(slo) for c in window) < share * len(window):
             last_bad_s = start_s + WINDOW_S
         start_s += 0.5
-    return min(last_bad_s, until_s) - since_s
+    return None if last_bad_s > until_s - 2.0 * WINDOW_S else last_bad_s - since_s
 
 
 async def _lag_ms(seconds: float) -> list[float]:
@@ -160,6 +172,7 @@ class Phases:
         """A fixed number of callers, each with the next request as soon as the last is over."""
         before = self._cluster.verified().num_prefill_tokens
         began_s = time.monotonic()
+        lag = asyncio.ensure_future(_lag_ms(seconds))
         came = await callers.saturate(num_callers=num_callers, seconds=seconds)
         return PhaseResult(
             name="saturated",
@@ -169,6 +182,7 @@ class Phases:
             num_prefill_tokens=self._cluster.verified().num_prefill_tokens - before,
             slo=self._slo,
             load_average=os.getloadavg()[0],
+            lag_ms=await lag,
         )
 
     async def offered(

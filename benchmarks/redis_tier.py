@@ -22,19 +22,21 @@ from dataclasses import asdict, dataclass
 import structlog
 
 from tandem.core.clock import MonotonicClock
-from tandem.core.ids import Epoch, RequestId, WorkerId
+from tandem.core.ids import Epoch, WorkerId
 from tandem.prefix_cache.keys import BlockKey
 from tandem.prefix_cache.remote.blocks import RemoteBlocks
 from tandem.prefix_cache.remote.envelope import BlockEnvelope
 from tandem.prefix_cache.remote.gate import CallKind, GatePolicy, Miss, RedisGate
-from tandem.prefix_cache.remote.reservations import Candidate, SharedReservations
+from tandem.prefix_cache.remote.reservations import Candidate, Reservation, SharedReservations
 
 _SECRET = b"secret of the redis faults run"
 _LAYOUT = hashlib.sha256(b"redis faults").hexdigest()
 _NUM_PROMPTS, _BLOCKS, _BLOCK_BYTES = 24, 8, 8 * 1024
 _CALLERS, _PAUSE_S = 6, 0.15
 _NICE = -10
-_WORKERS = tuple(Candidate(worker_id=WorkerId(f"prefill-{n}"), epoch=Epoch(1), cost_s=0.1) for n in range(4))
+_WORKERS = tuple(
+    Candidate(worker_id=WorkerId(f"prefill-{n}"), epoch=Epoch(1), base_s=0.1, load_s=0.1) for n in range(4)
+)
 _FAILURES = (Miss.LATE, Miss.UNREACHABLE, Miss.REFUSED, Miss.READ_ONLY, Miss.FULL)
 
 
@@ -148,18 +150,18 @@ class _Asking:
 
     async def _ask(self, prompt: int) -> Asked:
         self._number += 1
-        name = RequestId(f"r{self._number}")
+        name = f"r{self._number}"
         keys = [key_of(prompt, index) for index in range(_BLOCKS)]
         began_s = time.monotonic()
         # As a request would: both at the same time, while its prompt is being tokenised.
-        got, chosen = await asyncio.gather(self._blocks.get(keys), self._shared.select(name, 0.1, _WORKERS))
+        got, chosen = await asyncio.gather(self._blocks.get(keys), self._shared.select(name, _WORKERS))
         took_s = time.monotonic() - began_s
         blocks: Sequence[memoryview] = [] if isinstance(got, Miss) else got
         wrong = sum(bytes(block) != payload_of(prompt, index) for index, block in enumerate(blocks))
         missing = {keys[index]: payload_of(prompt, index) for index in range(len(blocks), _BLOCKS)}
         stored = await self._blocks.put(missing)
         if isinstance(chosen, Candidate):
-            await self._shared.release(name, chosen.worker_id, chosen.epoch)
+            await self._shared.release([Reservation(name=name, worker_id=chosen.worker_id, epoch=chosen.epoch)])
         return Asked(
             began_s=began_s,
             took_s=took_s,

@@ -1,6 +1,6 @@
 """Tiers under faults: small pools, a small host tier and a Redis behind it, while workers, links and Redis are struck.
 
-    python -m benchmarks.tier_storm --json [--seed 1] [--rounds 3] [--quick] [--output FILE]
+    python -m benchmarks.tier_storm --json [--seed 1] [--rounds 3] [--quick | --power] [--output FILE]
 
 Two prefill and two decode workers (one with ``--quick``) with the tagged engine, whose KV says whose it is and
 where it belongs: every step verifies the whole context of every row, so a promoted block that is not the prompt's own
@@ -13,9 +13,11 @@ fault; its pools hold everything.)
 ``promoted``, ``demoted`` and ``rejected`` are blocks by tier, summed over the lives of the workers as the router knew
 them about once a second: what a killed worker did in its last second is missing. ``rejected`` values are those that
 were not the block that their name says; the forged ones. After each round: checks L1 to L7, and I1 to I8 over the event
-logs. A run in which a tier promoted or demoted nothing has shown nothing, and fails.
+logs. A run in which a tier promoted or demoted nothing has shown nothing, and fails. ``--power`` shows that the storm
+would notice: its workers take what comes back from Redis on trust, blocks are forged there, and wrong KV must be found.
 """
 
+import argparse
 import asyncio
 import itertools
 import random
@@ -37,6 +39,7 @@ from benchmarks.storm_faults import strike
 from tandem.chaos.cluster import RequestRecord, RequestSpec, summarise
 from tandem.chaos.cluster.caller import call
 from tandem.chaos.leaks import check_leaks
+from tandem.chaos.tagged.race import RaceSettings
 from tandem.chaos.tagged.settings import TaggedCost
 from tandem.core.errors import TandemError
 from tandem.core.types import StopParams
@@ -61,6 +64,9 @@ WORKER_KINDS: Final = (
 REDIS_KINDS: Final[tuple[type[RedisFault], ...]] = (Down, Hung, Flushed, Forged)
 QUICK_KINDS: Final = ("prefill killed",)
 QUICK_REDIS_KINDS: Final[tuple[type[RedisFault], ...]] = (Forged,)
+POWER_KINDS: Final[tuple[type[RedisFault], ...]] = (Forged,)
+GUARDED: Final = RaceSettings()
+UNGUARDED: Final = RaceSettings(unguarded="seal")
 FINDINGS: Final = ("wrong_tokens", "hangs", "broken", "leaks", "violations", "faults_without_effect")
 """What must be 0."""
 
@@ -79,7 +85,7 @@ FULL_PACE: Final = Pace()
 QUICK_PACE: Final = Pace(num_decode=1, fill_s=2.5, tail_s=1.0, redis_on_s=1.2)
 
 
-def shape_of(redis_url: str, num_decode: int) -> Shape:
+def shape_of(redis_url: str, num_decode: int, *, race: RaceSettings) -> Shape:
     """The cluster: a pool holds about eight prompts, a host tier ten, and computing a block takes 48 ms."""
     return Shape(
         name="tiers",
@@ -88,6 +94,7 @@ def shape_of(redis_url: str, num_decode: int) -> Shape:
         engine={"num_blocks": 64, "max_batched_tokens": 64, "max_sequences": 12},
         router={"timers": SHORT_TIMERS},
         cost=TaggedCost(prefill_token_s=0.003, step_s=0.004),
+        race=race,
         cache={
             "host": {"memory_bytes": 80 * 33_000},
             "redis": {"enabled": True, "url": redis_url, "max_in_flight": MAX_CALLS, "timeout_s": 0.1},
@@ -243,10 +250,17 @@ def _count(tally: Tally, records: Sequence[RequestRecord]) -> None:
     tally.reasons.update(summary.reasons)
 
 
-async def play(kinds: Sequence[str | type[RedisFault]], *, seed: int, tally: Tally, pace: Pace = FULL_PACE) -> None:
+async def play(
+    kinds: Sequence[str | type[RedisFault]],
+    *,
+    seed: int,
+    tally: Tally,
+    pace: Pace = FULL_PACE,
+    race: RaceSettings = GUARDED,
+) -> None:
     """One round: a Redis, a cluster, its load, these kinds of faults, and what is left afterwards."""
     with RedisTarget("valkey") as target, tempfile.TemporaryDirectory(prefix="tandem-tiers-") as folder:
-        async with World(shape_of(target.url, pace.num_decode), Path(folder)) as world:
+        async with World(shape_of(target.url, pace.num_decode, race=race), Path(folder)) as world:
             _allow_connections(world)
             records = await _load(world, target, kinds, seed=seed, pace=pace, tally=tally)
             await asyncio.to_thread(world.cluster.judge, records)
@@ -302,13 +316,39 @@ def problems_of(result: dict[str, Any]) -> list[str]:
     ]
 
 
+def details_of(tally: Tally) -> dict[str, Any]:
+    """What struck, and what was found."""
+    return {
+        "strikes": dict(tally.strikes),
+        "reasons": dict(tally.reasons),
+        "without_effect": tally.without_effect[:20],
+        "leaks": tally.leaks[:20],
+        "violations": tally.violations[:20],
+        "events_checked": tally.num_events,
+    }
+
+
+def show_power(options: argparse.Namespace) -> None:
+    """One round with a guard taken away; the exit status says whether wrong KV was found."""
+    tally = Tally()
+    asyncio.run(play(POWER_KINDS, seed=options.seed, tally=tally, pace=QUICK_PACE, race=UNGUARDED))
+    result = {"caught_without_guard": tally.wrong_tokens, "faults": sum(tally.strikes.values()), "requests": tally.sent}
+    finish(options, result, method=METHOD, details=details_of(tally))
+    if not tally.wrong_tokens:
+        sys.exit(1)
+
+
 def main() -> None:
     """Play the rounds."""
     arguments = parser(__doc__)
     arguments.add_argument("--seed", type=int, default=1, help="of the first round (default 1)")
     arguments.add_argument("--rounds", type=int, default=2, help="clusters, each of which meets every kind (default 2)")
     arguments.add_argument("--quick", action="store_true", help="one round of two kinds")
+    arguments.add_argument("--power", action="store_true", help="one round without a guard; it must be noticed")
     options = arguments.parse_args()
+    if options.power:
+        show_power(options)
+        return
     kinds: Sequence[str | type[RedisFault]]
     kinds = (*QUICK_KINDS, *QUICK_REDIS_KINDS) if options.quick else (*WORKER_KINDS, *REDIS_KINDS)
     tally = Tally()
@@ -318,15 +358,7 @@ def main() -> None:
         )
         say(f"round {tally.rounds}: {result_of(tally)}")
     result = result_of(tally)
-    details = {
-        "strikes": dict(tally.strikes),
-        "reasons": dict(tally.reasons),
-        "without_effect": tally.without_effect[:20],
-        "leaks": tally.leaks[:20],
-        "violations": tally.violations[:20],
-        "events_checked": tally.num_events,
-    }
-    finish(options, result, method=METHOD, details=details)
+    finish(options, result, method=METHOD, details=details_of(tally))
     for problem in problems_of(result):
         say(problem)
     if problems_of(result):

@@ -2,6 +2,7 @@
 
 TTFT_S = 6.0
 TPOT_S = 0.5
+ATTAINMENT = 0.9
 
 
 def slo_policy(
@@ -15,7 +16,7 @@ def slo_policy(
     standard:
       ttft: {{target: {TTFT_S:g}s}}
       tpot: {{target: {1e3 * TPOT_S:g}ms}}
-      attainment: 0.9
+      attainment: {ATTAINMENT}
   budget: {{min: {workers}, max: {workers}}}
   roleSwitch: {{maxWorkers: {most}}}
   damping: {{dwell: {dwell}, reverseDwell: {reverse}, cooldown: {cooldown}}}

@@ -43,12 +43,13 @@ async def play(
     end_s = max([record.ended_s or 0.0 for record in records], default=time.monotonic())
     return Outcome(
         name=name,
+        begin_s=begin_s,
         seconds=end_s - begin_s,
         records=records,
         rounds=world.rounds.between(begin_s, end_s),
         samples=world.samples.between(begin_s, end_s),
-        num_switched=len(world.samples.switches(begin_s, end_s)),
-        phases=[phase.name for phase in phases],
+        switched_s=[at_s for at_s, _ in world.samples.switches(begin_s, end_s)],
+        phases=phases,
         damped=damped,
         facts=facts,
     )
@@ -56,7 +57,7 @@ async def play(
 
 async def stale(world: World, traffic: Traffic, *, seed: int, cut_s: float, after_s: float) -> Outcome:
     """Load that wants a switch, while no number reaches the controller; then they are back."""
-    phase = traffic.prompts.lasting(2.0 + cut_s + after_s)
+    phase = traffic.answers.times(1.25, 2.0 + cut_s + after_s)
 
     async def cut(world: World) -> dict[str, Any]:
         await asyncio.sleep(2.0)
@@ -75,14 +76,18 @@ async def worker_loss(world: World, traffic: Traffic, *, seed: int, seconds: flo
     """kill -9 of a prefill worker, and later of a decode worker, under load; both come back by themselves."""
 
     async def kill(world: World) -> dict[str, Any]:
-        killed = []
+        killed, whole_s = [], []
         for pool in ("prefill", "decode"):
             await asyncio.sleep(seconds / 4)
-            roles = world.samples.seen[-1].roles
-            victim = max(name for name, role in roles.items() if role.value == pool)
+            before = world.samples.seen[-1]
+            victim = max(name for name, role in before.roles.items() if role.value == pool)
+            begin_s = time.monotonic()
             await asyncio.to_thread(Kill, world.cluster.pid(victim))
             killed.append(f"{victim} ({pool})")
-        return {"killed": killed}
+            fell = await world.until_not(before.split, timeout_s=5.0)
+            whole = fell and await world.until([before.split], timeout_s=30.0)
+            whole_s.append(round(time.monotonic() - begin_s, 1) if whole else None)
+        return {"killed": killed, "split_whole_again_s": whole_s}
 
     return await play(world, "worker loss", [traffic.mixed.lasting(seconds)], seed=seed, deed=kill)
 
@@ -96,6 +101,7 @@ async def killed_controller(
 
     async def kill(world: World) -> dict[str, Any]:
         done: dict[str, float | None] = {}
+        points_hit: list[str] = []
         for index, point in enumerate(points):
             prefill = half + 1 if index % 2 == 0 else half
             armed = await asyncio.to_thread(world.desk.arm, unit.name, point, action="exit")
@@ -104,10 +110,16 @@ async def killed_controller(
             await world.apply(fixed_policy(prefill, num_workers - prefill))
             hit = await asyncio.to_thread(armed.wait_hit, 30.0)
             await asyncio.to_thread(armed.disarm)
+            points_hit += [point] if hit is not None else []
             begin_s = time.monotonic()
             arrived = hit is not None and await world.until([f"{prefill}:{num_workers - prefill}"], timeout_s=30.0)
             done[point] = round(time.monotonic() - begin_s, 1) if arrived else None
-        return {"seconds_to_the_split_after_each_kill": done, "controller_deaths": unit.num_deaths}
+        return {
+            "points": list(points),
+            "points_hit": points_hit,
+            "seconds_to_the_split_after_each_kill": done,
+            "controller_deaths": unit.num_deaths,
+        }
 
     seconds = 10.0 * len(points)
     try:
@@ -119,24 +131,40 @@ async def killed_controller(
 
 
 async def two_controllers(world: World, traffic: Traffic, *, seed: int, num_workers: int, seconds: float) -> Outcome:
-    """One leads, one waits; the leader stands still before a switch until the other leads, and goes on then."""
-    first = await world.add_controller("controller-a")
-    await world.add_controller("controller-b")
+    """One leads, and stands still in the middle of a switch until another one leads; then it goes on.
+
+    The second one is started only when the first one leads, and the split both are told to have is one that the first
+    has not, so that there is a move to stand still in.
+    """
     half = num_workers // 2
 
     async def stall(world: World) -> dict[str, Any]:
-        await world.until([f"{half}:{num_workers - half}", f"{half + 1}:{num_workers - half - 1}"], timeout_s=10.0)
-        prefill = half + 1 if world.samples.seen[-1].split.startswith(f"{half}:") else half
+        begin_s = time.monotonic()
+        first = await world.add_controller("controller-a")
+        led = await world.until_told("controller-a", begin_s, timeout_s=20.0)
+        began = f"{half}:{num_workers - half}"
+        settled = led is not None and await world.until([began], timeout_s=20.0)
         armed = await asyncio.to_thread(world.desk.arm, first.name, "c.before_switch", action="pause", seconds=60.0)
-        await world.apply(fixed_policy(prefill, num_workers - prefill))
+        await world.apply(fixed_policy(half + 1, num_workers - half - 1))
         hit = await asyncio.to_thread(armed.wait_hit, 20.0)
-        arrived = await world.until([f"{prefill}:{num_workers - prefill}"], timeout_s=20.0)
-        leader = world.rounds.told[-1].controller
-        await asyncio.to_thread(armed.release)  # the zombie goes on: its order must come to nothing
+        stood_s = time.monotonic()
+        amid = world.samples.seen[-1].split  # one worker is drained, none has switched
+        await world.add_controller("controller-b")
+        split = f"{half + 1}:{num_workers - half - 1}"
+        second = await world.until_told("controller-b", stood_s, timeout_s=20.0)
+        arrived = await world.until([split], timeout_s=20.0)
+        refused_before = world.refusals_of(led)
+        await asyncio.to_thread(armed.release)  # it goes on with its order, which must come to nothing
         await asyncio.sleep(4.0)
-        stayed = world.samples.seen[-1].split == f"{prefill}:{num_workers - prefill}"
-        return {"stood_still": hit is not None, "other_led": leader == "controller-b", "split_reached": arrived,
-                "split_stayed": stayed}  # fmt: skip
+        return {
+            "first_led": bool(settled),
+            "stood_still": hit is not None,
+            "split_when_it_stood": amid,
+            "other_led": second is not None and led is not None and second > led,
+            "split_reached": arrived,
+            "orders_refused": world.refusals_of(led) - refused_before,
+            "split_stayed": {sample.split for sample in world.samples.seen[-8:]} == {split},
+        }
 
     try:
         await world.apply(fixed_policy(half, num_workers - half))
@@ -147,22 +175,32 @@ async def two_controllers(world: World, traffic: Traffic, *, seed: int, num_work
         await world.end_controllers()
 
 
-async def shifts(world: World, traffic: Traffic, *, seed: int, seconds: Sequence[float]) -> Outcome:
+async def shifts(
+    world: World, traffic: Traffic, *, seed: int, seconds: Sequence[float], controlled: bool = True
+) -> Outcome:
     """Prompt-heavy, answer-heavy, prompt-heavy."""
     kinds = (traffic.prompts, traffic.answers, traffic.prompts)
     phases = [phase.lasting(length) for phase, length in zip(kinds, seconds, strict=True)]
-    return await play(world, "prompt-heavy, answer-heavy, prompt-heavy", phases, seed=seed)
+    name = "prompt-heavy, answer-heavy, prompt-heavy"
+    return await play(world, _arm(name, controlled), phases, seed=seed, damped=controlled)
 
 
-async def square_wave(world: World, traffic: Traffic, *, seed: int, half_s: float, halves: int) -> Outcome:
+async def square_wave(
+    world: World, traffic: Traffic, *, seed: int, half_s: float, halves: int, controlled: bool = True
+) -> Outcome:
     """Both kinds in turns, too short to be followed."""
     phases = [(traffic.answers, traffic.prompts)[index % 2].lasting(half_s) for index in range(halves)]
-    return await play(world, "square wave", phases, seed=seed)
+    return await play(world, _arm("square wave", controlled), phases, seed=seed, damped=controlled)
+
+
+def _arm(name: str, controlled: bool) -> str:
+    return name if controlled else f"{name}; no controller"
 
 
 async def step(world: World, traffic: Traffic, *, seed: int, before_s: float, after_s: float) -> Outcome:
     """Three times the traffic from one moment to the next."""
-    phases = [traffic.prompts.times(1 / 3, before_s), traffic.prompts.lasting(after_s)]
+    most = traffic.answers.times(1.125, after_s)
+    phases = [most.times(1 / 3, before_s), most]
     return await play(world, "step x3", phases, seed=seed)
 
 

@@ -30,8 +30,27 @@ class Told:
         return str(self.facts["verdict"])
 
     @property
+    def term(self) -> int:
+        """The term of its controller."""
+        return int(self.facts["term"])
+
+    @property
+    def decided_s(self) -> float:
+        """When it was made, by the wall clock of its controller."""
+        return float(self.facts["time_s"])
+
+    @property
     def move(self) -> str:
-        """The move that was begun; empty = none."""
+        """The move that was begun; empty = none. What gives a worker back the role it died in is none."""
+        return "" if self.facts.get("is_repair") else self._begun
+
+    @property
+    def repair(self) -> str:
+        """The repair that was begun; empty = none."""
+        return self._begun if self.facts.get("is_repair") else ""
+
+    @property
+    def _begun(self) -> str:
         return str(self.facts.get("move") or "") if self.verdict == "move" else ""
 
 

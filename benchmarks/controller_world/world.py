@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from benchmarks.controller_world.policies import fixed_policy
 from benchmarks.controller_world.units import ControllerUnit, Rounds
 from tandem.chaos.cluster import ChaosCluster, ChaosOptions
 from tandem.chaos.faults.failpoint_faults import FailpointDesk
@@ -16,12 +17,15 @@ from tandem.chaos.faults.proxy import ProxyThread, TcpProxy
 from tandem.chaos.faults.stream_faults import Stall
 from tandem.client import WorkerState
 from tandem.cluster.programs.config import ControllerProgramConfig, RegistryTarget
-from tandem.core.errors import TandemError
+from tandem.controller.live.leadership import LEADER_RECORD
+from tandem.core.errors import SetupError, TandemError
 from tandem.core.types import Role
 from tandem.rpc.channels import open_channel
 from tandem.rpc.stubs.control import ControlStub
 
 _SAMPLE_S = 0.25
+_REFUSED = "role_command_refused"
+_SHARE_LAPSES_S = 5.5  # routers follow a controller that is gone for so long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +125,23 @@ class World:
         async with open_channel(self.cluster.internal_address) as channel:
             return await ControlStub(channel).apply_policy(policy.encode(), timeout_s=5.0)
 
+    async def reset(self, split: str) -> None:
+        """End every controller, bring the workers to ``split``, and forget that there were moves."""
+        await self.end_controllers()
+        prefill, decode = (int(count) for count in split.split(":"))
+        if not await self.until([split], timeout_s=1.0):
+            await self.apply(fixed_policy(prefill, decode))
+            await self.add_controller()
+            if not await self.until([split], timeout_s=60.0):
+                raise SetupError(f"the workers did not come to {split} in 60 s", remedy="look at the controller's log")
+            await self.end_controllers()
+        async with open_channel(self.cluster.internal_address) as channel:
+            control = ControlStub(channel)
+            known = await control.get_record(LEADER_RECORD, timeout_s=5.0)
+            version = 0 if known is None else known.version
+            await control.put_record(LEADER_RECORD, b"{}", expected_version=version, timeout_s=5.0)
+        await asyncio.sleep(_SHARE_LAPSES_S)
+
     async def cut_metrics(self, seconds: float) -> None:
         """Let no number of the router reach a controller for a while."""
         if self._proxy is None:
@@ -143,6 +164,34 @@ class World:
             return False
         return True
 
+    async def until_not(self, split: str, *, timeout_s: float) -> bool:
+        """Wait until the router sees another split."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.samples.seen and self.samples.seen[-1].split == split:  # noqa: ASYNC110
+                    await asyncio.sleep(_SAMPLE_S)
+        except TimeoutError:
+            return False
+        return True
+
+    async def until_told(self, controller: str, since_s: float, *, timeout_s: float) -> int | None:
+        """Wait until ``controller`` tells of a round; return its term, or None if it does not."""
+        deadline_s = time.monotonic() + timeout_s
+        while time.monotonic() < deadline_s:
+            own = [one for one in self.rounds.between(since_s, deadline_s) if one.controller == controller]
+            if own:
+                return own[-1].term
+            await asyncio.sleep(_SAMPLE_S)
+        return None
+
+    def refusals_of(self, term: int | None) -> int:
+        """Orders of a term that workers have refused because they obey a higher one; they write it into their logs."""
+        if term is None:
+            return 0
+        words = (_REFUSED, f"term {term} is over")
+        lines = (line for log in self.cluster.folders.logs.rglob("*.log") for line in _lines(log))
+        return sum(all(word in line for word in words) for line in lines)
+
     async def _sample(self) -> None:
         while True:
             try:
@@ -153,3 +202,7 @@ class World:
             roles = {str(w.info.worker_id): w.info.role for w in status.workers if w.state is WorkerState.READY}
             self.samples.seen.append(Sample(at_s=time.monotonic(), roles=roles))
             await asyncio.sleep(_SAMPLE_S)
+
+
+def _lines(log: Path) -> list[str]:
+    return log.read_text(encoding="utf-8", errors="replace").splitlines()

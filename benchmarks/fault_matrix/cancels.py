@@ -1,11 +1,11 @@
-"""Callers that leave, and the proof of it: by the workers' own event logs, the cancel met the request in its stage."""
+"""Where requests are when their callers leave or their deadlines pass, by the workers' own event logs."""
 
 import asyncio
 import time
 from enum import StrEnum
 from typing import Final
 
-from benchmarks.fault_matrix.cell import MakeFault
+from benchmarks.fault_matrix.cell import Check, MakeFault
 from benchmarks.fault_matrix.history import History
 from benchmarks.fault_matrix.scene import Scene
 from tandem.chaos.cluster import Ending, RequestRecord
@@ -114,3 +114,20 @@ def _freed_after_s(history: History, request: str, role: str, left_s: float) -> 
 def leave_in(*stages: Stage) -> MakeFault:
     """The callers of the probes leave; their requests must be in one of these stages then."""
     return lambda scene: _Leaving(scene, frozenset(stages))
+
+
+def stages_at_the_deadline(*stages: Stage) -> Check:
+    """Every probe's deadline passed in one of these stages (row 29); none named: only tell in which."""
+
+    async def check(scene: Scene) -> list[str]:
+        history = await asyncio.to_thread(History, scene)
+        problems = []
+        for record in scene.probes:
+            seen = stage_at(history, history.request_of(record), record.began_s + record.spec.deadline_s)
+            shown = ", ".join(sorted(stage.value for stage in seen))
+            scene.facts.append(f"its deadline passed in stage {shown}")
+            if stages and not seen & frozenset(stages):
+                problems.append(f"a deadline passed in stage {shown}, not in {', '.join(stages)}")
+        return problems
+
+    return check

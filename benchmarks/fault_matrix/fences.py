@@ -8,11 +8,12 @@ from typing import Final
 from benchmarks.fault_matrix.cell import Check, Phase
 from benchmarks.fault_matrix.history import BlockUse, History
 from benchmarks.fault_matrix.scene import Scene
-from tandem.core.event_log.events import ChunkDropped, GrantEnded, HandoverCommitted, ReadRefused
+from tandem.core.event_log.events import ChunkDropped, Dispatched, GrantEnded, GrantMade, HandoverCommitted, ReadRefused
 from tandem.core.event_log.record import ProcessLife
 
 _POLL_S: Final = 0.1
 _BEFORE_S: Final = 0.3
+_BEGUN_S: Final = 1.0  # what was said to it while it stood still has reached it
 _STALE: Final = frozenset({"stale_epoch", "stale_generation"})
 
 
@@ -28,7 +29,9 @@ def zombie_fenced(seconds: float) -> Check:
         await asyncio.sleep(goes_on_s - _BEFORE_S - time.monotonic())
         before = (await scene.world.cluster.status()).num_stale
         uses = await asyncio.to_thread(_held_when, scene, goes_on_s)
-        if not uses and scene.cell.phase is not Phase.IDLE:
+        if scene.cell.phase is Phase.IDLE:
+            return await _begins_nothing(scene, goes_on_s, seconds)
+        if not uses:
             return [f"{scene.struck} held nothing when it went on: there was nothing to fence"]
         while kept := [use for use in uses if use.freed_s is None]:
             if time.monotonic() > goes_on_s + seconds:
@@ -46,6 +49,41 @@ def zombie_fenced(seconds: float) -> Check:
         return []
 
     return check
+
+
+async def _begins_nothing(scene: Scene, goes_on_s: float, seconds: float) -> list[str]:
+    """Work was given to it while it stood still, and elsewhere since: what it finds in its inbox it must not keep."""
+    await asyncio.sleep(goes_on_s + _BEGUN_S - time.monotonic())
+    given = await asyncio.to_thread(_given_up, scene, goes_on_s)
+    if not given:
+        return [f"no request was given to {scene.struck} while it stood still, and taken from it: nothing to fence"]
+    while kept := await asyncio.to_thread(_kept_by, scene, given):
+        if time.monotonic() > goes_on_s + seconds:
+            return [f"{scene.struck} holds {len(kept)} blocks of what others do, {seconds} s after it went on"]
+        await asyncio.sleep(_POLL_S)
+    scene.facts.append(f"{len(given)} attempts had been given to {scene.struck}, and were taken from it")
+    return []
+
+
+def _given_up(scene: Scene, goes_on_s: float) -> frozenset[str]:
+    """Requests of which an attempt went to the struck process while it stood still, and the next one elsewhere."""
+    history = History(scene)
+    found = set()
+    for record in scene.probes:
+        request = history.request_of(record)
+        where = [
+            {event.prefill, event.decode}
+            for event in (r.event for r in history.of(request, Dispatched, before_s=goes_on_s))
+            if isinstance(event, Dispatched)
+        ]
+        if any(scene.struck in names for names in where) and scene.struck not in where[-1]:
+            found.add(request)
+    return frozenset(found)
+
+
+def _kept_by(scene: Scene, requests: frozenset[str]) -> list[BlockUse]:
+    uses = History(scene).uses
+    return [use for use in uses if use.request in requests and use.life.name == scene.struck and use.freed_s is None]
 
 
 def _held_when(scene: Scene, at_s: float) -> list[BlockUse]:
@@ -121,5 +159,21 @@ def never_adopted() -> Check:
             return ["no hand-over of a first attempt ended: nothing was tested"]
         scene.facts.append(f"the receiver's verdict: {', '.join(sorted(set(ends)))}")
         return []
+
+    return check
+
+
+def one_grant_each() -> Check:
+    """Each probe was granted blocks once and handed over once, however often anybody was told (row 16)."""
+
+    async def check(scene: Scene) -> list[str]:
+        history = await asyncio.to_thread(History, scene)
+        problems = []
+        for record in scene.probes:
+            request = history.request_of(record)
+            for kind in (GrantMade, HandoverCommitted):
+                if (count := len(history.of(request, kind))) != 1:
+                    problems.append(f"{count} {kind.__name__} for one request")
+        return problems
 
     return check

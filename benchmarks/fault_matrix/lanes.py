@@ -1,6 +1,7 @@
 """Runs cells in clusters, several at once, one cell at a time in each; checks every cluster's event log at its end."""
 
 import asyncio
+import shutil
 import tempfile
 import time
 from collections import Counter, deque
@@ -89,18 +90,26 @@ class Lanes:
 
     async def _cluster(self, shape: str) -> None:
         """One life of one cluster: until no cell is left, or one went wrong and may have left something."""
-        with tempfile.TemporaryDirectory(prefix="tandem-faults-") as folder:
-            world = self._open(shape, Path(folder))
+        folder = Path(tempfile.mkdtemp(prefix="tandem-faults-"))
+        went_well = False
+        try:
+            world = self._open(shape, folder)
             async with AsyncExitStack() as stack:
                 try:
                     await stack.enter_async_context(world)
                 except (TandemError, TimeoutError, OSError) as error:
                     raise _NotStarted(f"the cluster {shape} did not start: {error}") from error
                 self.result.num_clusters += 1
-                await self._run_all(world, shape)
-            await asyncio.to_thread(self._audit, world, shape)
+                all_passed = await self._run_all(world, shape)
+            went_well = await asyncio.to_thread(self._audit, world, shape) and all_passed
+        finally:
+            if went_well:
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            else:
+                self._say(f"      the logs of this {shape} cluster are kept in {folder}")
 
-    async def _run_all(self, world: World, shape: str) -> None:
+    async def _run_all(self, world: World, shape: str) -> bool:
+        """Run what waits; tells whether all of it passed."""
         controls, self._controls[shape] = self._controls.get(shape, []), []
         for cell in controls:
             self.result.controls.append(await self._run(world, cell))
@@ -108,7 +117,8 @@ class Lanes:
             result = await self._run(world, self._waiting[shape].popleft())
             self.result.cells.append(result)
             if not result.passed:
-                return
+                return False
+        return True
 
     async def _run(self, world: World, cell: Cell) -> CellResult:
         result = await run_cell(world, cell)
@@ -116,8 +126,8 @@ class Lanes:
         self._say(f"{verdict} {result.seconds:5.1f} s  {cell.name}" + "".join(f"\n       {p}" for p in _all(result)))
         return result
 
-    def _audit(self, world: World, shape: str) -> None:
-        """The whole life of the cluster, by its event logs."""
+    def _audit(self, world: World, shape: str) -> bool:
+        """The whole life of the cluster, by its event logs; tells whether nothing is wrong with it."""
         began_s = time.monotonic()
         found = audit(world)
         self.result.num_checks.update(found.num_checks)
@@ -128,6 +138,7 @@ class Lanes:
         self._say(f"     {shape}: {found.num_events} events in {seconds:.1f} s, {len(found.problems)} wrong")
         for problem in found.problems[:_MOST_SHOWN]:
             self._say(f"       {problem}")
+        return not found.problems
 
 
 def open_local(shape: str, folder: Path) -> World:

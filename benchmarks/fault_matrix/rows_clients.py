@@ -1,6 +1,7 @@
 """Rows 27 to 29: callers that read slowly or vanish, and deadlines that pass at every stage."""
 
 from benchmarks.fault_matrix.actions import behave, endings, on_link
+from benchmarks.fault_matrix.cancels import Stage, stages_at_the_deadline
 from benchmarks.fault_matrix.cell import OK, PHASE_GATES, Cell, Gate, Phase, Probe, named_error
 from benchmarks.fault_matrix.checks import freed_within, let_go_within, mates_untouched, nobody_restarted, nothing_kept
 from benchmarks.fault_matrix.effects import decode_ran_ahead, no_work_after_deadline, router_ended, stays_small
@@ -8,6 +9,7 @@ from benchmarks.fault_matrix.scene import Scene
 from tandem.chaos.cluster import Ending
 from tandem.chaos.faults.flow import Direction
 from tandem.chaos.faults.stream_faults import Stall
+from tandem.core.types import SamplingParams
 
 UP, DOWN = Direction.TO_SERVER, Direction.TO_CLIENT
 _VANISHED_S = 20.0  # the row's bound: gRPC asks after 10 s and gives up 5 s later
@@ -19,7 +21,7 @@ _AT_WORK_S = 0.1  # a request that has less may not have come to a worker yet
 
 
 def _deadline(
-    phase: Phase, does: str, gate: Gate, *, shape: str = "pairs", mates: int = 0, quick: bool = False
+    phase: Phase, does: str, gate: Gate, *stages: Stage, shape: str = "pairs", mates: int = 0, quick: bool = False
 ) -> Cell:
     return Cell(
         row=29,
@@ -35,6 +37,7 @@ def _deadline(
             nobody_restarted(),
             router_ended("DEADLINE_EXCEEDED"),
             no_work_after_deadline(at_work=phase is not Phase.IDLE),
+            stages_at_the_deadline(*stages),
         ),
         shape=shape,
         quick=quick,
@@ -61,14 +64,16 @@ CELLS = [
         row=27,
         phase=Phase.DECODE,
         does="callers that read nothing for 15 s are ended as too slow; decoding does not wait, the router stays small",
-        # They fill what gRPC holds for a connection, 64 KiB, and then the router's own buffers of 16 tokens.
+        # They fill what gRPC holds of a stream (its window of 64 KiB, and as much at the router) and then the router's
+        # own buffers of 16 tokens: with 20 log-probabilities at each position in few steps, also on a slow machine.
         fault=behave(_stood_still),
         gate=Gate(tokens=5),
         expect=named_error("SLOW_CONSUMER"),
         probe=Probe(
             count=2,
             n=8,
-            max_tokens=1200,
+            max_tokens=600,
+            sampling=SamplingParams(num_logprobs=20),
             mates=3,
             deadline_s=60.0,
             stands_still_s=_UNREAD_S,
@@ -123,18 +128,26 @@ CELLS = [
                     "DEADLINE_EXCEEDED", "DEADLINE_UNREACHABLE", "CLIENT_CANCELLED", unless_it_never_came=True
                 ),
                 no_work_after_deadline(at_work=deadline_s >= _AT_WORK_S),
+                stages_at_the_deadline(),
             ),
         )
         for deadline_s, phase in zip(_GRID_S, (Phase.IDLE, Phase.PREFILL, Phase.PREFILL, Phase.DECODE), strict=True)
     ),
-    _deadline(Phase.IDLE, "in the queue", Gate(queued=True, dwell_s=_LATE_S), shape="two-slots", mates=2),
-    _deadline(Phase.PREFILL, "before the first chunk", Gate(point="p.before_prefill", dwell_s=_LATE_S)),
-    _deadline(Phase.PREFILL, "between chunks", Gate(point="p.chunk", dwell_s=_LATE_S)),
-    _deadline(Phase.TRANSFER, "between sent chunks", Gate(point="p.before_chunk_send", after=2, dwell_s=_LATE_S)),
+    _deadline(Phase.IDLE, "in the queue", Gate(queued=True, dwell_s=_LATE_S), Stage.QUEUED, shape="two-slots", mates=2),
+    _deadline(Phase.PREFILL, "before the first chunk", Gate(point="p.before_prefill", dwell_s=_LATE_S), Stage.PREFILL),
+    _deadline(Phase.PREFILL, "between chunks", Gate(point="p.chunk", dwell_s=_LATE_S), Stage.PREFILL),
+    _deadline(
+        Phase.TRANSFER,
+        "between sent chunks",
+        Gate(point="p.before_chunk_send", after=2, dwell_s=_LATE_S),
+        Stage.TRANSFER,
+    ),
     _deadline(
         Phase.TRANSFER,
         "with all KV at D, before its engine takes it",
         Gate(point="d.before_commit", at="decode", dwell_s=_LATE_S),
+        Stage.TRANSFER,
+        Stage.COMMITTED,
     ),
-    _deadline(Phase.DECODE, "between tokens", Gate(tokens=3, dwell_s=_LATE_S), quick=True),
+    _deadline(Phase.DECODE, "between tokens", Gate(tokens=3, dwell_s=_LATE_S), Stage.DECODE, quick=True),
 ]

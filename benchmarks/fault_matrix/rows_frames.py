@@ -4,10 +4,11 @@ import asyncio
 import time
 from functools import partial
 
-from benchmarks.fault_matrix.actions import on_link
+from benchmarks.fault_matrix.actions import at_point, both, on_link
+from benchmarks.fault_matrix.cancels import Stage, leave_in
 from benchmarks.fault_matrix.cell import CANCELLED, OK, RETRIED, UNNOTICED, Cell, Gate, Phase, Probe, ok_or_named
-from benchmarks.fault_matrix.checks import refused
-from benchmarks.fault_matrix.fences import late_chunk_refused, never_adopted, read_refused
+from benchmarks.fault_matrix.checks import freed_within, nobody_restarted, refused
+from benchmarks.fault_matrix.fences import late_chunk_refused, never_adopted, one_grant_each, read_refused
 from benchmarks.fault_matrix.scene import Scene
 from tandem.chaos.cluster import Ending, RequestSpec, Verdict, random_specs
 from tandem.chaos.faults.evidence import Evidence
@@ -16,6 +17,7 @@ from tandem.chaos.faults.frame_splitter import DATA, FramePart
 from tandem.kvtransfer.codec import FrameType
 
 _HELD_S = 10.0
+_FREE_S = 1.5  # as for callers that leave (rows 21 to 26)
 
 
 class _LateChunk:
@@ -124,6 +126,36 @@ CELLS = [
             ("a Seal", FrameType.SEAL),
             ("a Commit", FrameType.COMMIT),
             ("a CommitAck", FrameType.COMMIT_ACK),
+        )
+    ),
+    *(
+        Cell(
+            row=16,
+            phase=Phase.TRANSFER,
+            does=f"{name} comes twice",
+            fault=at_point("router", point, action="again", times=None),
+            expect=UNNOTICED,
+            when="before",
+            probe=Probe(count=2),
+            after=(nobody_restarted(), one_grant_each()),
+        )
+        for name, point in (("a grant, at P,", "r.grant"), ("word of a grant, at the router,", "r.granted"))
+    ),
+    *(
+        Cell(
+            row=16,
+            phase=phase,
+            does="the word to let go comes twice, at every worker",
+            fault=both(at_point("router", "r.abort", action="again", times=None), leave_in(stage)),
+            expect=CANCELLED,
+            gate=gate,
+            probe=Probe(max_tokens=200),
+            checks=(freed_within("prefill", _FREE_S), freed_within("decode", _FREE_S)),
+            after=(nobody_restarted(),),
+        )
+        for phase, stage, gate in (
+            (Phase.TRANSFER, Stage.TRANSFER, Gate(point="p.before_chunk_send", after=1)),
+            (Phase.DECODE, Stage.DECODE, Gate(tokens=5)),
         )
     ),
     Cell(

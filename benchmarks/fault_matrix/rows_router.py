@@ -22,6 +22,7 @@ from tandem.chaos.cluster import Ending
 from tandem.core.event_log.events import ChunkAccepted
 
 _GONE_S = 20.0
+_OTHERS = ("decode-1", "decode-2", "decode-3")
 
 
 def no_chunk_at(worker: str) -> Check:
@@ -30,6 +31,15 @@ def no_chunk_at(worker: str) -> Check:
     async def check(scene: Scene) -> list[str]:
         num_chunks = scene.count_events(worker, ChunkAccepted)
         return [f"{worker} took {num_chunks} chunks"] if num_chunks else []
+
+    return check
+
+
+def chunks_at(worker: str) -> Check:
+    """Something was: the others were passed over, and not everybody."""
+
+    async def check(scene: Scene) -> list[str]:
+        return [] if scene.count_events(worker, ChunkAccepted) else [f"{worker} took no chunk either"]
 
     return check
 
@@ -122,6 +132,27 @@ CELLS = [
         probe=Probe(max_tokens=120),
         after=(no_chunk_at("decode-1"),),
         shape="mixed",
+    ),
+    Cell(
+        row=45,
+        phase=Phase.IDLE,
+        does="D's of another dtype, hand-over version and rotary embedding beside an equal one",
+        fault=behave(lambda scene: endings(scene, Ending.OK)),
+        expect=OK,
+        when="before",
+        probe=Probe(count=12),
+        after=(*(no_chunk_at(name) for name in _OTHERS), chunks_at("decode-0"), nobody_restarted()),
+        shape="versions",
+    ),
+    Cell(
+        row=45,
+        phase=Phase.DECODE,
+        does="the equal D is killed, those of other dtype and versions answer alone or nobody does",
+        fault=kill("decode"),
+        expect=ok_or_named("KV_LAYOUT_MISMATCH", "WORKER_LOST", "NO_WORKER"),
+        probe=Probe(max_tokens=120),
+        after=tuple(no_chunk_at(name) for name in _OTHERS),
+        shape="versions",
     ),
     Cell(
         row=45,

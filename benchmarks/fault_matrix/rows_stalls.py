@@ -35,7 +35,7 @@ def _long(role: RoleName, phase: Phase, *, expect: Expect = RETRIED, gate: Gate 
         gate=gate,
         expect=expect,
         lasts_s=_LONG_S,
-        probe=Probe(max_tokens=60, count=4 if phase is Phase.IDLE else 1),
+        probe=Probe(max_tokens=60, count=8 if phase is Phase.IDLE else 1),
         checks=(zombie_fenced(_HEARD_S),),
         after=(nobody_restarted(),),
     )

@@ -27,6 +27,9 @@ _FIRST_PORT: Final = 20_000
 _LAST_PORT: Final = 31_999  # below what the kernel gives to clients: a worker that restarts gets its port back
 _CALL_S: Final = 5.0
 _NUM_CONNECTIONS: Final = 1
+_UNREAD_BYTES: Final = (
+    64 * 1024
+)  # with the window that grows by itself a caller would have megabytes before it has to read
 _RECORDED_FRAMES: Final = 64
 _NAMESPACED: Final = "tandem.chaos.faults.namespaced_worker"
 COST: Final = TaggedCost(prefill_token_s=0.001, step_s=0.015)
@@ -45,6 +48,7 @@ class Shape:
     engine: Mapping[str, Any] = field(default_factory=dict)
     router: Mapping[str, Any] = field(default_factory=dict)
     worker_engine: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by worker id
+    worker_layout: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # what it says of its KV, by worker id
     cost: TaggedCost = COST
     warm_up: bool = True
     prefix_cache: bool = True
@@ -82,6 +86,16 @@ SHAPES: Final = {
         # Freed blocks are somebody else's at once; a cache would keep them for a while.
         Shape(name="churn", num_prefill=1, num_decode=1, engine={"num_blocks": 24}, prefix_cache=False),
         Shape(name="mixed", num_prefill=1, worker_engine={"decode-1": {"block_size": 32, "num_blocks": 64}}),
+        Shape(
+            name="versions",
+            num_prefill=1,
+            num_decode=4,
+            worker_layout={
+                "decode-1": {"dtype": "float16"},
+                "decode-2": {"protocol_version": 1},
+                "decode-3": {"rope_digest": "another"},
+            },
+        ),
         # Its twelve probes go to both decode workers, also when earlier hand-overs to the struck one were slow.
         Shape(name="network", num_prefill=1, network=True, router={"placement": {"tie_share": 1.0}}),
         Shape(name="two-slots", num_prefill=1, num_decode=1, engine={"max_sequences": 2}),
@@ -200,7 +214,7 @@ class World:
         )
         self.cluster = await self._stack.enter_async_context(ChaosCluster(options))
         self.public = self._proxy(self.cluster.public_address)
-        self._client = AsyncClient(self.public.address, retries=0, num_connections=_NUM_CONNECTIONS)
+        self._client = self._new_client()
         self._stack.push_async_callback(self._close_client)
         if shape.warm_up:
             await self._warm_up()
@@ -233,7 +247,7 @@ class World:
             return WorkerChaos(program={"host": self.hosts[name].address, "insecure": True})
         return WorkerChaos(
             variables=self.desk.variables(),
-            program={"drain_s": DRAIN_S, "race": self.shape.race},
+            program={"drain_s": DRAIN_S, "race": self.shape.race, "layout": self.shape.worker_layout.get(name, {})},
             engine=self.shape.worker_engine.get(name, {}),
             port=self.ports[name].grpc,
             advertise_address=self.attach[name].address,
@@ -248,10 +262,15 @@ class World:
         """A caller behind the public proxy."""
         return self._client
 
+    def _new_client(self) -> AsyncClient:
+        return AsyncClient(
+            self.public.address, retries=0, num_connections=_NUM_CONNECTIONS, max_unread_bytes=_UNREAD_BYTES
+        )
+
     async def fresh_client(self) -> AsyncClient:
         """Replace the caller: its connections are of no use any more."""
         await self._client.close()
-        self._client = AsyncClient(self.public.address, retries=0, num_connections=_NUM_CONNECTIONS)
+        self._client = self._new_client()
         return self._client
 
     def names(self, role: str) -> list[str]:

@@ -26,7 +26,7 @@ SLOTS = 4
 async def explained(cluster: ChaosCluster, request_id: str, capsys: pytest.CaptureFixture[str]) -> str:
     """What `tandem explain` prints."""
     capsys.readouterr()
-    await asyncio.to_thread(run_explain, Connection(address=cluster.internal_address), request_id, as_json=False)
+    await asyncio.to_thread(run_explain, [Connection(address=cluster.internal_address)], request_id, as_json=False)
     return capsys.readouterr().out
 
 
@@ -122,7 +122,7 @@ async def test_requests_tell_their_lives(tmp_path: Path, capsys: pytest.CaptureF
         assert again_at[0].emitted_tokens >= 5
         connection = Connection(address=cluster.internal_address)
         wanted = filter_of(kinds=["worker"], request="", tenant="", since="1m", limit=50)
-        await asyncio.to_thread(run_decisions, connection, wanted, follow=False, as_json=True)
+        await asyncio.to_thread(run_decisions, [connection], wanted, follow=False, as_json=True)
         judged = [json.loads(line)["detail"] for line in capsys.readouterr().out.splitlines()]
         assert any(one["health"] != "alive" for one in judged)
         ends = filter_of(kinds=["end"], request="", tenant="local", since="", limit=1)

@@ -177,3 +177,29 @@ class LiveWorld:
 
     async def tell(self, source: str, decisions: Sequence[Decision]) -> None:
         self.told.extend(decisions)
+
+
+def fixed(prefill: int, decode: int, *, mode: str = "Auto", extra: str = "", most: int = 6) -> str:
+    return f"""
+metadata: {{name: fixed}}
+spec:
+  mode: {mode}
+  strategy: Fixed
+  interval: 1s
+  {extra}
+  damping: {{dwell: 2s, reverseDwell: 2s, cooldown: 5s}}
+  fallback: {{staleAfter: 3s}}
+  pools:
+    prefill: {{maxReplicas: {most}, replicas: {prefill}, drain: {{timeout: 5s}}}}
+    decode: {{maxReplicas: {most}, replicas: {decode}, drain: {{timeout: 5s, onTimeout: Recover}},
+      behavior: {{scaleDown: {{stabilizationWindowSeconds: 2}}}}}}
+"""
+
+
+def small_world(prefill: int = 2, decode: int = 2) -> LiveWorld:
+    world = LiveWorld()
+    for index in range(prefill):
+        world.add(f"prefill-{index}", Role.PREFILL)
+    for index in range(decode):
+        world.add(f"decode-{index}", Role.DECODE)
+    return world

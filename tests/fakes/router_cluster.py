@@ -79,6 +79,7 @@ class Cluster:
         assert dispatcher.num_live == 0
         assert len(dispatcher.queue) == 0
         assert [len(record.in_flight) for record in dispatcher.fleet.records()] == [0] * len(dispatcher.fleet)
+        assert len(dispatcher.reserving) == 0
 
 
 @asynccontextmanager

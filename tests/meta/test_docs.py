@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tandem.core.failpoints import POINTS
 from tests.meta.source_files import ROOT, tracked
 
 DOCUMENTS = [path for path in tracked("*.md") if path.name != "CHANGELOG.md"]
@@ -53,8 +54,21 @@ def test_paths_in_documents_exist(path: Path) -> None:
     assert missing == []
 
 
+def test_every_failpoint_is_in_the_table_and_nothing_else() -> None:
+    text = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    table = text.partition("| point | where it holds |")[2].partition("\n\n")[0]
+    first_column = " ".join(line.split("|")[1] for line in table.splitlines() if line.count("|") > 2)
+    assert set(re.findall(r"`([a-z_.]+)`", first_column)) == set(POINTS)
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=_ids)
 def test_make_targets_in_documents_exist(path: Path) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     assert set(TARGET.findall(path.read_text(encoding="utf-8"))) <= targets
+
+
+@pytest.mark.parametrize("path", tracked("*.md"), ids=_ids)
+def test_no_merge_has_left_its_marks(path: Path) -> None:
+    marks = [line for line in path.read_text("utf-8").splitlines() if line.startswith(("<<<<<<< ", ">>>>>>> "))]
+    assert marks == []

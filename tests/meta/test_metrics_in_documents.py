@@ -38,6 +38,10 @@ def shown() -> Iterator[frozenset[str]]:
     )
     reading = telemetry.CacheReading(num_blocks=1, num_gaps=1, num_snapshots=1, stale_s={WorkerId("decode-0"): 1.0})
     telemetry.show_cache_index(meter, lambda: reading)
+    images = telemetry.ImageReading(
+        num_written=1, num_failed=1, num_read=1, num_missed=1, num_blocks_warmed=1, refused={"forged": 1}
+    )
+    telemetry.show_cache_images(meter, lambda: images)
     yield frozenset(
         family.name + "_total" * (family.type == "counter") for family in registry.collect() if family.name != "target"
     )

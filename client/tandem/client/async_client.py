@@ -58,7 +58,7 @@ class _Channels:
                     self._settings.address,
                     tls=self._settings.tls,
                     insecure=self._settings.insecure,
-                    options=client_options(),
+                    options=client_options(max_unread_bytes=self._settings.max_unread_bytes),
                 )
                 for _ in range(self._settings.num_connections)
             ]
@@ -88,6 +88,7 @@ class AsyncClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retries: int = DEFAULT_RETRIES,
         num_connections: int = 1,
+        max_unread_bytes: int | None = None,
     ) -> None:
         """Make a client for ``host:port``; it connects with the first call.
 
@@ -102,6 +103,7 @@ class AsyncClient:
             timeout_s=timeout_s,
             retries=retries,
             num_connections=num_connections,
+            max_unread_bytes=max_unread_bytes,
         )
         self._budget = RetryBudget()
         self._channels = _Channels(self._settings)

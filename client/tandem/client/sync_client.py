@@ -30,7 +30,7 @@ from tandem.core.ids import Tenant
 from tandem.core.inference import DetokenizeRequest, Generation, ModelCard
 from tandem.core.traffic import StoredRecord
 from tandem.core.watching import ClusterView
-from tandem.rpc.channels import open_sync_channel
+from tandem.rpc.channels import client_options, open_sync_channel
 from tandem.rpc.errors import rpc_errors
 from tandem.rpc.stubs import public
 from tandem.rpc.tls import TlsMaterial
@@ -44,7 +44,12 @@ class _Channels:
 
     def __init__(self, settings: Settings) -> None:
         self._open = [
-            open_sync_channel(settings.address, tls=settings.tls, insecure=settings.insecure)
+            open_sync_channel(
+                settings.address,
+                tls=settings.tls,
+                insecure=settings.insecure,
+                options=client_options(max_unread_bytes=settings.max_unread_bytes),
+            )
             for _ in range(settings.num_connections)
         ]
         self._turns = itertools.cycle(self._open)
@@ -77,6 +82,7 @@ class Client:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retries: int = DEFAULT_RETRIES,
         num_connections: int = 1,
+        max_unread_bytes: int | None = None,
     ) -> None:
         """Make a client for ``host:port``; it connects with the first call.
 
@@ -91,6 +97,7 @@ class Client:
             timeout_s=timeout_s,
             retries=retries,
             num_connections=num_connections,
+            max_unread_bytes=max_unread_bytes,
         )
         self._budget = RetryBudget()
         self._channels = _Channels(self._settings)

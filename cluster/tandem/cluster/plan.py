@@ -49,7 +49,7 @@ def plan_workers(
         _worker(config, model.folder, registry, role, f"{role.value}-{index}").model_copy(
             # One fixed port can't serve several workers of one host, so each has its own.
             update={
-                "metrics_port": None if base_port is None else base_port + number,
+                "metrics_port": config.workers.metrics_port if base_port is None else base_port + number,
                 "cache": cache or PrefixCacheProgram(settings=config.prefix_cache),
             }
         )
@@ -66,9 +66,14 @@ def plan_added_worker(
     role: Role,
     cache: PrefixCacheProgram | None = None,
 ) -> WorkerProgramConfig:
-    """Return the configuration of a worker beyond the plan. It has no metrics page: those ports are counted out."""
+    """Return the configuration of a worker beyond the plan. Ports counted from a first one are counted out: then it has
+    no metrics page.
+    """
     return _worker(config, model.folder, registry, role, worker_id).model_copy(
-        update={"cache": cache or PrefixCacheProgram(settings=config.prefix_cache)}
+        update={
+            "metrics_port": config.workers.metrics_port,
+            "cache": cache or PrefixCacheProgram(settings=config.prefix_cache),
+        }
     )
 
 
@@ -78,6 +83,7 @@ def plan_controller(config: ClusterConfig, registry: RegistryTarget, *, routers:
         policy=config.controller.policy,
         registry=registry,
         routers=routers,
+        ray_resource=config.controller.ray_resource,
         tls=config.controller.tls or config.workers.tls,
         insecure=config.workers.insecure,
         log_level=config.observability.log_level,

@@ -44,6 +44,8 @@ class RunState(ConfigModel):
     """Whether the internal port speaks TLS."""
     log_folder: Path
     """Where every process writes its log."""
+    controlled: bool = False
+    """Whether a controller runs beside the router."""
 
 
 class RunStates:

@@ -90,6 +90,7 @@ async def _live(
             secured=config.router.tls is not None,
             internal_secured=(config.router.internal_tls or config.workers.tls) is not None,
             log_folder=log_folder,
+            controlled=config.controller.enabled,
         )
         try:
             states.write(state)

@@ -36,6 +36,7 @@ class WorkerSeen:
     role: Role
     stage: Stage
     load: WorkerLoad = field(default_factory=WorkerLoad)
+    died_as: Role | None = None  # the role of its life before this one, where it came back in another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +53,17 @@ class ClassTraffic:
     """What one class of requests asked for and got in the last window."""
 
     arrivals_per_s: float
-    shapes: tuple[RequestShape, ...]  # recent ones, each as likely as the other
+    shapes: tuple[RequestShape, ...]  # of those that came last, each as likely as the other
     arrival_scv: float = 1.0  # squared coefficient of variation of the gaps between arrivals; 1 = Poisson
     num_ended: int = 0  # requests that the shares below speak of
     kept: Mapping[str, float] = field(default_factory=dict)  # share that kept the target, by objective ("ttft", …)
     attainment: float | None = None  # share that kept every target
+    is_new_rate: bool = False  # it changed lately, by more than chance: what was learnt before tells nothing of it
+    rate_error_per_s: float = 0.0  # standard error of ``arrivals_per_s``: what chance alone makes of it
+    missed_now: float = 0.0  # share of the latest requests that missed a target, disturbed or not
+    num_latest: int = 0  # requests that this share speaks of
+    num_open: int = 0  # requests under way
+    left_tokens: float = 0.0  # output tokens that they are expected to write yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +92,10 @@ class Observation:
         for priority, traffic in self.traffic.items():
             plain[f"{priority.value} arrivals_per_s"] = traffic.arrivals_per_s
             plain[f"{priority.value} arrival_scv"] = traffic.arrival_scv
+            plain[f"{priority.value} rate_error_per_s"] = traffic.rate_error_per_s
+            plain[f"{priority.value} missed_now"] = traffic.missed_now
+            plain[f"{priority.value} num_open"] = traffic.num_open
+            plain[f"{priority.value} left_tokens"] = traffic.left_tokens
         for model in (self.prefill_model.coefficients, self.decode_model.coefficients):
             for number in (*model.prefill, *model.step):
                 if not math.isfinite(number) or number < 0:

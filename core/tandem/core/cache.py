@@ -93,11 +93,26 @@ class CacheStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flushed:
-    """What a flush came to. With ``num_missed`` workers that did not answer, it is not complete: ask again."""
+    """What a flush came to. It is complete without ``num_missed`` workers that did not answer and ``num_pending`` ones
+    whose Redis did not take it yet; the router repeats what is not."""
 
     num_blocks: int
     num_workers: int
     num_missed: int = 0
+    num_pending: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Nothing of it can be found any more, anywhere."""
+        return not (self.num_missed or self.num_pending)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerFlushed:
+    """What a flush came to on one worker."""
+
+    num_blocks: int
+    redis_pending: bool = False
 
 
 def hit_rates(stats: tuple[WorkerCacheStats, ...]) -> dict[Tier, float]:

@@ -92,6 +92,8 @@ class Placed(_Detail, frozen=True, kw_only=True, tag="placement"):
     num_prefills: int = 0  # looked at, listed or not
     num_decodes: int = 0
     avoided: tuple[str, ...] = ()
+    own_prefill: str = ""  # what this router would have chosen without the others' reservations; empty = not asked
+    asked_s: float = 0.0  # how long they were waited for
 
 
 class Recovery(_Detail, frozen=True, kw_only=True, tag="recovery"):

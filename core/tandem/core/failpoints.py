@@ -9,6 +9,9 @@ The points, each between two stages that a failure may fall between:
 
 ======================== =============================================================================================
 ``r.before_dispatch_decode`` router: prefill may have begun, `ReserveDecode` is about to be written (that stream waits)
+``r.grant``              router, ``again`` only: a grant was written to the prefill worker
+``r.abort``              router, ``again`` only: an abort was written to a worker
+``r.granted``            router, ``again`` only: a worker's word that it granted was acted on
 ``p.before_prefill``     prefill worker: a task came, nothing of it is computed (its engine thread waits)
 ``p.chunk``              prefill worker: a step computed prompt tokens, their blocks were not offered yet
 ``p.after_seal``         prefill worker: a prompt is complete, its hand-over is not sealed
@@ -52,6 +55,9 @@ VARIABLE: Final = "TANDEM_TEST_FAILPOINTS"
 POINTS: Final = frozenset(
     {
         "r.before_dispatch_decode",
+        "r.grant",
+        "r.abort",
+        "r.granted",
         "p.before_prefill",
         "p.chunk",
         "p.after_seal",
@@ -78,8 +84,9 @@ _MAX_PAUSE_S: Final = 120.0
 class FailpointSpec(ConfigModel):
     """What one point does."""
 
-    action: Literal["pause", "exit", "crash", "raise", "oom", "nan"]
-    """`exit` ends the process at once, `crash` by SIGSEGV; `oom` is MemoryError; `nan` spoils the numbers there."""
+    action: Literal["pause", "exit", "crash", "raise", "oom", "nan", "again"]
+    """`exit` ends the process at once, `crash` by SIGSEGV; `oom` is MemoryError; `nan` spoils numbers there; `again`
+    does a second time what was done there."""
     after: int = Field(default=0, ge=0)
     """How often the point is passed unharmed first."""
     times: int | None = Field(default=1, ge=1)
@@ -99,6 +106,7 @@ class FailpointSpec(ConfigModel):
 _SPECS: Final = TypeAdapter(dict[str, FailpointSpec])
 _ERRORS: Final = {"runtime": RuntimeError, "value": ValueError, "os": OSError}
 _NO_MARKS: Final[frozenset[int]] = frozenset()
+_ONLY_ASKED: Final = frozenset({"nan", "again"})
 _NEVER_READ: Final = (0, 0, 0)
 
 
@@ -200,8 +208,8 @@ def failpoint(name: str, marks: Callable[[], Container[int]] | None = None) -> i
     spec = _armed.due(name, marks)
     if spec is None:
         return None
-    if spec.action == "nan":
-        return spec.mark
+    if spec.action in _ONLY_ASKED:
+        return spec.mark if spec.action == "nan" else None
     if spec.action == "pause":
         until_s = time.monotonic() + spec.seconds
         while _is_paused(spec, until_s):
@@ -217,7 +225,7 @@ async def failpoint_in_loop(name: str) -> None:
     if _armed is None:
         return
     armed, spec = _armed, _armed.due(name, None)
-    if spec is None or spec.action == "nan":
+    if spec is None or spec.action in _ONLY_ASKED:
         return
     if spec.action == "pause":
         until_s = time.monotonic() + spec.seconds
@@ -226,6 +234,12 @@ async def failpoint_in_loop(name: str) -> None:
         armed.write_hit(name, spec, "end")
         return
     _end_here(name, spec)
+
+
+def failpoint_again(name: str) -> bool:
+    """Pass a point behind something that was done: True = do it once more."""
+    spec = None if _armed is None else _armed.due(name, None)
+    return spec is not None and spec.action == "again"
 
 
 def _is_paused(spec: FailpointSpec, until_s: float) -> bool:

@@ -60,38 +60,58 @@ class LatencyModel:
         return base + per_byte * num_bytes
 
 
-class _RecursiveLeastSquares:
-    """Bounded recursive least squares with forgetting; weights never go below zero.
+class _AnchoredLeastSquares:
+    """Least squares with forgetting, held to where it began; no weight is below zero.
 
-    The usual RLS update (Haykin, *Adaptive Filter Theory*, ch. 13) on features scaled to about one, so that one
-    forgetting factor suits all coefficients. Forgetting lets the covariance grow without bound in directions that no
-    sample visits; its eigenvalues are capped one by one, so that those directions stay tame and the visited ones keep
-    their gain (capping the trace would freeze them).
+    Of features scaled to about one, with ``f`` = 0.99 and w0 the start, it minimises
+
+        Σ f^age·((y - w·x) / max(|x|, 1))² + anchor·|w - w0|²,    w >= 0
+
+    (ridge regression toward a prior mean, Hoerl and Kennard 1970; what takes long varies by more). What the samples
+    tell outweighs the anchor by their number; what they can't tell stays as it was measured at the start: batches that
+    are all alike do not say what a sequence costs and what its context does. Without the anchor, forgetting would let
+    noise fill those directions without bound.
     """
 
     _FORGETTING = 0.99
-    _MAX_EIGENVALUE = 1e3
 
-    def __init__(self, weights: Sequence[float], scale: Sequence[float], confidence: float) -> None:
+    def __init__(self, weights: Sequence[float], scale: Sequence[float], anchor: float) -> None:
         self._scale = np.array(scale)
-        self._weights: Vector = np.array(weights) * self._scale
-        self._covariance = np.eye(len(self._weights)) / confidence
+        self._start: Vector = np.array(weights) * self._scale
+        self._anchor = anchor * np.eye(len(self._start))
+        self._seen = np.zeros_like(self._anchor)  # Σ f^age·x·xᵀ
+        self._news = np.zeros_like(self._start)  # Σ f^age·x·(y - w0·x)
+        self._weights = self._start
 
     def observe(self, features: Vector, value: float) -> None:
-        x = features / self._scale
-        px = self._covariance @ x
-        gain = px / (self._FORGETTING + x @ px)
-        self._weights = np.maximum(self._weights + gain * (value - x @ self._weights), 0.0)
-        covariance = (self._covariance - np.outer(gain, px)) / self._FORGETTING
-        values, vectors = np.linalg.eigh(covariance)
-        self._covariance = (vectors * np.minimum(values, self._MAX_EIGENVALUE)) @ vectors.T
+        size = max(float(np.linalg.norm(features / self._scale)), 1.0)
+        x, value = features / self._scale / size, value / size
+        self._seen = self._FORGETTING * self._seen + np.outer(x, x)
+        self._news = self._FORGETTING * self._news + x * (value - x @ self._start)
+        self._solve()
 
-    def approach(self, weights: Sequence[float], share: float) -> None:
-        """Move by ``share`` of the way towards ``weights``; what the covariance knows of the features stays."""
-        self._weights += share * (np.array(weights) * self._scale - self._weights)
+    def fade(self, share: float) -> None:
+        """Move by ``share`` of the way towards the start; what was seen of the features stays."""
+        self._news = (1.0 - share) * self._news
+        self._solve()
 
     def weights(self) -> tuple[float, ...]:
         return tuple(float(w) for w in self._weights / self._scale)
+
+    def _solve(self) -> None:
+        """Solve for all weights; those that come out below zero are set to it, and the others solved for again."""
+        matrix, start = self._seen + self._anchor, self._start
+        free = np.full(len(start), True)
+        change = np.zeros_like(start)
+        for _ in range(len(start)):
+            held = self._news - matrix[:, ~free] @ -start[~free]
+            change = np.where(free, 0.0, -start)
+            change[free] = np.linalg.solve(matrix[np.ix_(free, free)], held[free])
+            below = free & (start + change < 0.0)
+            if not below.any():
+                break
+            free &= ~below
+        self._weights = np.maximum(start + change, 0.0)
 
 
 class LatencyEstimator:
@@ -107,13 +127,12 @@ class LatencyEstimator:
         *,
         num_cold: int = 2,
         outlier_factor: float = 8.0,
-        confidence: float = 0.1,
+        anchor: float = 1.0,
     ) -> None:
         start = initial or LatencyCoefficients()
-        self._prefill = _RecursiveLeastSquares(start.prefill, (1.0, 256.0, 256.0 * 512.0), confidence)
-        self._step = _RecursiveLeastSquares(start.step, (1.0, 8.0, 4096.0), confidence)
-        self._transfer = _RecursiveLeastSquares(start.transfer, (1.0, 16e6), confidence)
-        self._start = start
+        self._prefill = _AnchoredLeastSquares(start.prefill, (1.0, 256.0, 256.0 * 512.0), anchor)
+        self._step = _AnchoredLeastSquares(start.step, (1.0, 8.0, 4096.0), anchor)
+        self._transfer = _AnchoredLeastSquares(start.transfer, (1.0, 16e6), anchor)
         self._num_left_cold = {"prefill": num_cold, "step": num_cold, "transfer": num_cold}
         self._outlier_factor = outlier_factor
 
@@ -129,9 +148,9 @@ class LatencyEstimator:
 
         For a worker that gets no work: nothing it could show would mend an estimate that made others look better.
         """
-        self._prefill.approach(self._start.prefill, share)
-        self._step.approach(self._start.step, share)
-        self._transfer.approach(self._start.transfer, share)
+        self._prefill.fade(share)
+        self._step.fade(share)
+        self._transfer.fade(share)
 
     def observe_prefill(self, *, num_new_tokens: int, num_cached_tokens: int, seconds: float) -> None:
         """Learn from one prefill of a whole prompt or chunk."""

@@ -23,6 +23,18 @@ class EndedRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpenRequest:
+    """One request that is not over. What it will have written at its end is not known, only what bounds it."""
+
+    age_s: float  # since it came
+    priority: PriorityClass
+    new_tokens: int  # of the prompt, to compute; all of it until something is known to be cached
+    cached_tokens: int
+    output_tokens: int  # so far, over all sequences
+    max_output_tokens: int  # as its caller allows, over all sequences
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrafficReport:
     """The last ``window_s`` seconds of one router."""
 
@@ -30,6 +42,7 @@ class TrafficReport:
     window_s: float  # less than asked for when it is not up for so long, or forgot because of too many
     arrivals: Mapping[PriorityClass, tuple[float, ...]] = field(default_factory=dict)  # ages, oldest first
     ended: tuple[EndedRequest, ...] = ()  # oldest first
+    open: tuple[OpenRequest, ...] = ()  # all that is under way, the newest few thousand of it; oldest first
     queued_work_s: float = 0.0  # predicted prefill time of what waits for a worker
     borrow_share: float = 0.0  # as it is followed now
 

@@ -107,6 +107,10 @@ class Promotions:
                 self._drop(fetch, hold)
         return 0 if self._tiers is None else self._tiers.flush(tenant)
 
+    def is_flush_pending(self) -> bool:
+        """Whether Redis did not take a flush yet. Any thread."""
+        return self._tiers is not None and self._tiers.is_flush_pending
+
     def stats(self, hit_tokens: Counter[Tier]) -> tuple[TierStats, ...]:
         """Return the numbers of each tier."""
         return () if self._tiers is None else self._tiers.stats(hit_tokens)
@@ -134,6 +138,7 @@ class Promotions:
         fetch = Fetch(
             tenant=tenant,
             keys=tuple(missing[:num_blocks]),
+            num_public=max(sequence.chain.num_public - first, 0),
             block_bytes=self._memory.pool.block_bytes,
             deadline_s=now_s + hold_s,
             asks_remote=num_blocks > tiers.num_in_host(missing),
@@ -209,7 +214,7 @@ class Promotions:
         cache, sequence = self._memory.cache, hold.sequence
         if cache is None or not fetch.blocks or sequence.attempt not in self._book or sequence.blocks:
             return
-        chain = Chain(list(sequence.chain.keys))
+        chain = sequence.chain.emptied().copy()
         # What is in the pool already is held while room is made, or it could be given up for what follows it.
         num_here = cache.find(chain, hold.first + len(fetch.blocks)).num_blocks
         new = fetch.blocks[num_here - hold.first :] if num_here >= hold.first else []

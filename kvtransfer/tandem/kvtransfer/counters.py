@@ -1,7 +1,7 @@
 """What happened on the KV links of one worker, as plain numbers."""
 
 import threading
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from .stats import TransferStats
 
@@ -58,6 +58,3 @@ class CounterBox:
         """Return a copy."""
         with self._lock:
             return replace(self._counts)
-
-
-COUNTER_NAMES = frozenset(field.name for field in fields(Counters))

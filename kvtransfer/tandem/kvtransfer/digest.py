@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from blake3 import blake3
 
 DIGEST_BYTES = 16
-MAC_BYTES = 32
 PIECE_BYTES = 384 * 1024
 """Bytes hashed right after (or before) they are copied: with its copy it still fits a core's second-level cache."""
 

@@ -105,7 +105,6 @@ class ReceiverLink:
         self._num_slots_told = 0
         self._waker = Waker()
         self._channel: ReceivingChannel | None = None
-        self._peer_epoch = 0
         self._is_closing = False
         self._beat_at_s = 0.0
         self._busy_at_s = settings.clock.now_s()
@@ -149,7 +148,6 @@ class ReceiverLink:
         try:
             accepted = self._settings.welcome()
             self._channel = accepted.channel
-            self._peer_epoch = accepted.hello.src_epoch
             self._serve(accepted.channel)
         except ProtocolViolation as error:
             counters.add("bad_frames")

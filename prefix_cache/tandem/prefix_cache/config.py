@@ -70,8 +70,8 @@ class PrefixCacheConfig(ConfigModel):
 
     enabled: bool = True
     """Keep the KV of finished prompts and answers, and never compute it again while it is kept."""
-    eviction: EvictionName = EvictionName.COST_AWARE
-    """Which block goes first when room is needed: lru, lfu-aged, s3-fifo or cost-aware."""
+    eviction: EvictionName = EvictionName.WEIGHTED_LRU
+    """Which block goes first when room is needed: lru, lfu-aged, s3-fifo, cost-aware or weighted-lru."""
     tenant_share: Share = 0.5
     """Share of the cached blocks that one tenant may hold while others want room."""
     public_prefixes: tuple[PublicPrefixSection, ...] = Field(default=(), max_length=1024)

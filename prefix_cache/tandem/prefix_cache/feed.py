@@ -52,8 +52,10 @@ class KvEventFeed:
         """Take one message of a stream, also a part of a snapshot. False: break the stream and ask again."""
         if self._holder is None or self._holder.epoch != update.epoch:
             self._begin(update.epoch)
-        if update.snapshot is not None and not self._take_part(update.snapshot):
-            return self._lost()
+        if update.snapshot is not None:
+            if not self._take_part(update.snapshot):
+                return self._lost()
+            self.num_snapshots += update.snapshot.first
         if self._is_mid_snapshot and update.events:
             return self._lost()
         if not all(self.on_event(event, now_s) for event in update.events):
@@ -61,6 +63,27 @@ class KvEventFeed:
         self.num_behind = max(update.last_sequence + 1 - self._next, 0)
         self.last_event_s = now_s - update.waited_s
         return True
+
+    def on_image(self, epoch: Epoch, part: SnapshotPart) -> bool:
+        """Take a part of what another router knew of life ``epoch``. False: something fresher is known, or was begun.
+
+        It is told before the worker's stream begins, which then goes on from it; until then it has no staleness.
+        """
+        if part.first and (self._holder is not None or self.last_event_s is not None):
+            return False
+        if part.first:
+            self._begin(epoch)
+        return self._take_part(part)
+
+    def drop_image(self) -> None:
+        """An image does not go on: what was taken of it is forgotten."""
+        if self._is_mid_snapshot and self.last_event_s is None:
+            self.on_worker_gone()
+
+    @property
+    def position(self) -> int | None:
+        """Number of the last event that the index has of this worker; None while there is no such number."""
+        return None if self._holder is None or self._is_mid_snapshot else self._next - 1
 
     def on_event(self, event: NumberedEvent, now_s: float) -> bool:
         """Take one event; repeats do nothing. False: some are missing, so break the stream and ask again."""
@@ -90,7 +113,6 @@ class KvEventFeed:
         if self._holder is None or part.first is self._is_mid_snapshot:
             return False  # a part without its beginning, or a beginning inside another snapshot
         if part.first:
-            self.num_snapshots += 1
             self._index.forget(self._holder)
         for stored in part.held:
             self._index.apply(self._holder, stored)

@@ -8,6 +8,7 @@ is what was stored.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from blake3 import blake3
@@ -16,7 +17,10 @@ from tandem.core.errors import InvalidArgument
 from tandem.core.ids import Tenant
 from tandem.core.kv_events import KEY_BYTES, BlockKey
 
-__all__ = ["KEY_BYTES", "BlockKey", "PrefixKeyer", "PrefixSpace", "PublicPrefix", "packed"]
+__all__ = ["KEY_BYTES", "PUBLIC_OWNER", "BlockKey", "PrefixKeyer", "PrefixSpace", "PublicPrefix", "packed"]
+
+PUBLIC_OWNER: Final = Tenant("")
+"""Whose the blocks of public prefixes are: nobody's who can flush, be flushed, or have a quota of their own."""
 
 _ROOT = bytes(KEY_BYTES)
 _TENANT_CONTEXT = "tandem prefix cache: key of a tenant, v1"
@@ -73,9 +77,13 @@ class PrefixKeyer:
 
         ``extra`` is whatever else the KV depends on (an adapter, an image), in an encoding of the caller's.
         """
+        return self.keys_and_public(token_ids, extra=extra)[0]
+
+    def keys_and_public(self, token_ids: Sequence[int], *, extra: bytes = b"") -> tuple[tuple[BlockKey, ...], int]:
+        """Return the names of the full blocks, and how many of them, from the first on, are of a public prefix."""
         data = packed(token_ids)
         num_public_bytes = self._num_public_bytes(data) if not extra else 0
-        return self._chain(_ROOT, data, extra, num_public_bytes)
+        return self._chain(_ROOT, data, extra, num_public_bytes), num_public_bytes // self._block_bytes
 
     def extend(self, last: BlockKey, token_ids: Sequence[int], *, extra: bytes = b"") -> tuple[BlockKey, ...]:
         """Return the names of the full blocks that follow the block ``last``; they are the tenant's own."""

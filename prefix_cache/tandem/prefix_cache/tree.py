@@ -98,6 +98,8 @@ class CacheTree:
             if node.num_users < 1:
                 raise InternalError(f"cached block {key.hex()[:12]} is let go more often than it was taken")
             node.num_users -= 1
+            if not node.num_users:
+                self._shares[node.tenant].policy.release(key)
             self._offer(key, node)
 
     def add(self, tenant: Tenant, key: BlockKey, parent: BlockKey | None, value: BlockValue) -> None:
@@ -116,6 +118,7 @@ class CacheTree:
             share = self._shares[tenant] = _TenantShare(self._make_policy())
         share.num_blocks += 1
         share.keys.add(key)
+        share.policy.add(key, value)
         self._nodes[key] = _Node(tenant, parent, value, num_users=1)
 
     def victim(self) -> BlockKey | None:
@@ -130,8 +133,8 @@ class CacheTree:
                 return key
         return None
 
-    def drop(self, key: BlockKey) -> None:
-        """Take a block out. Raises InternalError while it is used or followed."""
+    def drop(self, key: BlockKey) -> BlockKey | None:
+        """Take a block out; return the one that it followed. Raises InternalError while it is used or followed."""
         node = self._node(key)
         if node.num_users or node.num_children:
             raise InternalError(f"cached block {key.hex()[:12]} is still used or followed")
@@ -146,27 +149,7 @@ class CacheTree:
             above = self._node(node.parent)
             above.num_children -= 1
             self._offer(node.parent, above)
-
-    def droppable_of(self, tenant: Tenant) -> tuple[BlockKey, ...]:
-        """Return the blocks of ``tenant`` that nobody uses and that no used block follows; last ones first."""
-        share = self._shares.get(tenant)
-        if share is None:
-            return ()
-        blocked: set[BlockKey] = set()
-        for key, node in self._nodes.items():
-            if node.num_users or node.tenant != tenant:
-                above: BlockKey | None = key
-                while above is not None and above not in blocked:
-                    blocked.add(above)
-                    above = self._nodes[above].parent
-        free = [key for key in share.keys if key not in blocked]
-        return tuple(sorted(free, key=self._depth, reverse=True))
-
-    def _depth(self, key: BlockKey) -> int:
-        depth, above = 0, self._nodes[key].parent
-        while above is not None:
-            depth, above = depth + 1, self._nodes[above].parent
-        return depth
+        return node.parent
 
     def _offer(self, key: BlockKey, node: _Node) -> None:
         if not node.num_users and not node.num_children:

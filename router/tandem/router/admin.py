@@ -89,8 +89,12 @@ class ClusterFront:
             )
         for record in self._dispatcher.fleet.records():
             if record.info.worker_id == worker_id:
-                record.draining = True
-                return await self._drain(record.info, timeout_s)
+                record.order_drain(self._clock.now_s() + timeout_s)
+                try:
+                    return await self._drain(record.info, timeout_s)
+                except BaseException:
+                    record.withdraw_drain()
+                    raise
         raise NotFound(f"no worker is called {worker_id[:64]!r}", reason="WORKER_NOT_FOUND")
 
     def _pairs(self) -> tuple[PairStatus, ...]:

@@ -267,7 +267,7 @@ class Admitting:
     def _shed(self, live: Live, cause: AdmissionCause, now_s: float) -> TandemError:
         first = live.admitted.decision
         wait_s = 0.0 if first.forecast is None else first.forecast.wait_s
-        retry_after_s = self.gate.pushback(
+        retry_after_s = self.gate.shed_after_all(
             first.request_id, first.priority, wait_s=wait_s, attempt=first.attempt, now_s=now_s
         )
         decision = replace(first, cause=cause, num_queued=len(self._queue), retry_after_s=retry_after_s, displaces=None)

@@ -20,6 +20,7 @@ from tandem.router.pairs import PairPolicy
 from tandem.router.placement import PlacementMode, PlacementPolicy
 from tandem.router.queue import QueueBounds
 from tandem.router.recovery import RecoveryPolicy
+from tandem.router.sharing import SharingMode, SharingPolicy
 from tandem.router.suspects import SuspicionPolicy
 from tandem.rpc.config import ApiKey, TlsFiles
 
@@ -112,8 +113,11 @@ class PlacementSection(ConfigModel):
     """Costs within this share of the lowest count as equal, and chance decides; nothing = the workers' names do."""
     max_look: Annotated[int, Field(ge=0, le=256)] = 8
     """Requests looked at beyond the queue's head while it waits for the prefill worker it likes best; 0 = none."""
-    max_overtakes: Annotated[int, Field(ge=0, le=65536)] = 16
-    """How many of them may pass any one head."""
+    max_overtakes: Annotated[int, Field(ge=0, le=65536)] = 1024
+    """How many of them may pass any one head; none takes what it waits for, and once reached idle workers stay idle."""
+
+    share: SharingMode = SharingMode.AUTO
+    """Whether routers agree on prefill workers through Redis, if there is one; auto: where more than one serves."""
 
     def policy(self) -> PlacementPolicy:
         """Placement's own form of this section."""
@@ -129,6 +133,10 @@ class PlacementSection(ConfigModel):
             max_affinity_share=self.max_affinity_share,
             tie_share=self.tie_share,
         )
+
+    def sharing(self) -> SharingPolicy:
+        """The shared reservations' part of this section."""
+        return SharingPolicy(mode=self.share)
 
     def overtaking(self) -> OvertakingPolicy:
         """The queue's part of this section."""
@@ -253,6 +261,7 @@ class RouterConfig(ConfigModel):
         return DispatcherPolicy(
             placement=self.placement.policy(),
             overtaking=self.placement.overtaking(),
+            sharing=self.placement.sharing(),
             recovery=RecoveryPolicy(suspicion=SuspicionPolicy(doubt_s=self.timers.dead_after_s)),
             pairs=self.recovery.pairs(),
             admission=self.admission.policy(),

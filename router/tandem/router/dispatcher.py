@@ -14,7 +14,7 @@ from tandem.core.errors import TandemError, Unavailable
 from tandem.core.event_log import EventSink
 from tandem.core.ids import RequestId
 from tandem.core.messages import AttemptReleased, Beat, Command, HandoverDone, PrefillDone, StepReport
-from tandem.core.types import GenerationTask, Outcome, Role, TokenDelta
+from tandem.core.types import GenerationTask, Outcome, TokenDelta
 from tandem.router.actions import (
     Action,
     AttemptEnded,
@@ -44,11 +44,13 @@ from tandem.router.overdue import OverdueWatch
 from tandem.router.overtaking import Overtaking
 from tandem.router.pairs import PairBreakers
 from tandem.router.phases import PhaseClock
-from tandem.router.placement import NoCapacity
-from tandem.router.placer import Chosen, DropHeld, Placer
+from tandem.router.placer import Placer
+from tandem.router.placing import Placing, PlacingParts
 from tandem.router.queue import CentralQueue
-from tandem.router.recovery import RetryBudget, error_for
+from tandem.router.recovery import RetryBudget
+from tandem.router.reserving import Reserving
 from tandem.router.serving import ServingWatch
+from tandem.router.sharing import Answer, Reserver, Ticket
 from tandem.router.timers import Timer, TimerKind, Timers
 from tandem.router.waiting import Waits, lost_while_waiting
 from tandem.router.worker_losses import WorkerLosses
@@ -70,12 +72,14 @@ class Dispatcher:
         observer: Observer,
         event_log: EventSink | None = None,
         cache: CacheView | None = None,
+        reserver: Reserver | None = None,
     ) -> None:
+        """With a ``reserver`` this router and the others agree on prefill workers (see ``reserving``)."""
         self.fleet = fleet
         self.queue = queue
         self.num_ended: Counter[Outcome] = Counter()
         self.num_stale = 0
-        self.draining, self.last_no_capacity = False, ""
+        self.draining = False
         self._policy = policy
         self._clock = clock
         self._send = send
@@ -100,14 +104,41 @@ class Dispatcher:
         self._losses = WorkerLosses(fleet=fleet, crashes=self.crashes, pairs=self.pairs, lives=lives, apply=self._apply)
         self._timers = Timers()
         self._waits = Waits(policy, self._timers)
+        self.reserving = Reserving(
+            reserver=reserver,
+            policy=policy.sharing,
+            queue=queue,
+            fleet=fleet,
+            num_routers=lambda: self.admitting.gate.buckets.num_routers,
+            on_answer=self.on_reserved,
+        )
+        self._placer.asked_s = self.reserving.ahead_s
+        parts = PlacingParts(
+            fleet=fleet,
+            queue=queue,
+            lives=lives,
+            placer=self._placer,
+            admitting=self.admitting,
+            overtaking=self.overtaking,
+            crashes=self.crashes,
+            reserving=self.reserving,
+            waits=self._waits,
+            timers=self._timers,
+            observer=self._observer,
+        )
+        self._placing = Placing(parts, apply=self._apply, give_up=self._give_up)
         self._overdue = OverdueWatch(lives=self._lives, now_s=clock.now_s())
-        self._room_changed = False
         self._keep_alives = KeepAlives(lives, queue, self._timers, self._observer, every_s=policy.keep_alive_s)
 
     @property
     def num_live(self) -> int:
         """Requests that have not ended."""
         return len(self._lives)
+
+    @property
+    def last_no_capacity(self) -> str:
+        """Why the last head of the queue that did not fit had to wait."""
+        return self._placing.last_no_capacity
 
     # --- callers ---------------------------------------------------------------------------------------------------
 
@@ -148,7 +179,7 @@ class Dispatcher:
         loser = self._lives.get(admitted.decision.displaces or RequestId(""))
         if loser is not None:
             self._give_up(loser, self.admitting.displaced(loser, now_s), now_s)
-        self._place(now_s)
+        self._placing.place(now_s)
 
     def cancel(self, request_id: RequestId, *, reason: str = reasons.CLIENT_CANCELLED) -> None:
         """The caller is gone; unknown and ended requests have no effect."""
@@ -156,7 +187,7 @@ class Dispatcher:
         if live is not None:
             now_s = self._clock.now_s()
             self._apply(live, live.ledger.cancelled(now_s, reason=reason), now_s)
-            self._place_if_room(now_s)
+            self._placing.place_if_room(now_s)
 
     def fail_all(self, error: TandemError) -> None:
         """End every request with ``error``: the router stops."""
@@ -201,7 +232,7 @@ class Dispatcher:
                 self._apply(live, actions, now_s)
             else:
                 self._overdue.add(delta.request_id)
-        self._place_if_room(now_s)
+        self._placing.place_if_room(now_s)
 
     def on_beat(self, worker: WorkerKey, beat: Beat) -> None:
         """Take a sign of life."""
@@ -215,19 +246,23 @@ class Dispatcher:
         now_s = self._clock.now_s()
         record.pulse.stream_opened(now_s)
         self.crashes.worker_survived(worker, now_s)
-        self._place(now_s)
+        self._placing.place(now_s)
 
     def on_lost(self, worker: WorkerKey) -> None:
         """The stream to a worker broke: it holds nothing of ours any more, and may be dead or not."""
         now_s = self._clock.now_s()
         self._losses.stream_broke(worker, now_s)
-        self._place(now_s)
+        self._placing.place(now_s)
 
     def on_directory(self, change: FleetChange) -> None:
         """Workers left the directory: those whose next life has joined are dead, others may be out of sight."""
         now_s = self._clock.now_s()
         self._losses.directory_changed(change, now_s)
-        self._place(now_s)
+        self._placing.place(now_s)
+
+    def on_reserved(self, ticket: Ticket, answer: Answer) -> None:
+        """The routers' shared reservations answer."""
+        self._placing.answered(ticket, answer, self._clock.now_s())
 
     # --- time ------------------------------------------------------------------------------------------------------
 
@@ -250,7 +285,7 @@ class Dispatcher:
             progress = live.ledger.check_progress(now_s, gap_timeout_s=self._policy.gap_timeout_s)
             self._apply(live, progress, now_s)
         self._keep_alives.step(now_s)
-        self._place(now_s)
+        self._placing.place(now_s)
         return dead
 
     def _on_timer(self, live: Live, kind: TimerKind, now_s: float) -> None:
@@ -261,71 +296,12 @@ class Dispatcher:
                 error = self._waits.error_of_long_wait(live, now_s)
                 if error is not None:
                     self._give_up(live, error, now_s)
+            case TimerKind.NO_ANSWER:
+                self._placing.no_answer(live, now_s)
             case TimerKind.PLACE_AGAIN:
                 if live.ledger.stage is Stage.ADMITTED:
                     self.crashes.queue_again(live, now_s)
-                    self._room_changed = True
-
-    # --- placing ---------------------------------------------------------------------------------------------------
-
-    def _place_if_room(self, now_s: float) -> None:
-        if self._room_changed and len(self.queue):
-            self._place(now_s)
-
-    def _place(self, now_s: float) -> None:
-        self._room_changed = False
-        self._waits.note_decode_workers(self.fleet.num_alive(Role.DECODE), now_s)
-        while (entry := self.queue.peek()) is not None:
-            live = self._lives[entry.request_id]
-            late = self.admitting.error_if_late(live, now_s)
-            if late is not None:
-                self._give_up(live, late, now_s)
-                continue
-            choice = self._placer.choose(live, now_s, num_waiting=len(self.queue) - 1)
-            match choice:
-                case Chosen():
-                    self.queue.take(entry)
-                    self._dispatch(live, choice, now_s)
-                case DropHeld():
-                    self._apply(live, live.ledger.drop_held(), now_s)
-                case NoCapacity():
-                    self.last_no_capacity = choice.reason
-                    self._observer.waits(live.ledger.task, choice, num_waiting=len(self.queue) - 1)
-                    if choice.never:
-                        self.queue.discard(entry.request_id)
-                        self._apply(live, live.ledger.failed(error_for(choice.never), now_s), now_s)
-                    elif not self._gave_up_waiting(live, now_s):
-                        if choice.lacks_room and self._make_room(live, now_s):
-                            continue
-                        for other in self.overtaking.find(entry, choice, now_s):
-                            self.queue.take(other.entry)
-                            self._dispatch(other.live, other.chosen, now_s)
-                        return
-
-    def _make_room(self, live: Live, now_s: float) -> bool:
-        """Let running batch requests yield to ``live``; they wait again, behind it."""
-        yielding = self.admitting.to_yield(live, now_s)
-        for other in yielding:
-            self._apply(other, other.ledger.yielded(), now_s)
-            self._waits.begin(other, now_s)
-            self.admitting.queue_yielded(other)
-        return bool(yielding)
-
-    def _gave_up_waiting(self, live: Live, now_s: float) -> bool:
-        error = self._waits.error_without_decode_worker(live, now_s)
-        if error is not None:
-            self._give_up(live, error, now_s)
-        return error is not None
-
-    def _dispatch(self, live: Live, chosen: Chosen, now_s: float) -> None:
-        choice = live.placement = chosen.placement
-        actions = live.ledger.dispatched(prefill=choice.prefill, decode=choice.decode, now_s=now_s)
-        if live.ledger.attempt is not None:  # else its deadline has just passed: nothing was begun, nothing would end
-            self._placer.note(live, chosen, now_s)
-            self.admitting.dispatched(live, now_s)
-            self.crashes.dispatched(live.entry.request_id, now_s)
-            self._observer.placed(live.ledger.task, choice, waited_s=now_s - live.arrived_s)
-        self._apply(live, actions, now_s)
+                    self._placing.room_changed = True
 
     # --- actions ---------------------------------------------------------------------------------------------------
 
@@ -355,12 +331,14 @@ class Dispatcher:
             case PromptComputed():
                 key = AttemptKey(request_id=live.entry.request_id, attempt=action.attempt)
                 self.fleet.settle_prefill(action.worker, key)
-                self._room_changed = True
+                self.reserving.release(live.entry.request_id)
+                self._placing.room_changed = True
             case AttemptEnded():
                 key = AttemptKey(request_id=live.entry.request_id, attempt=action.attempt)
                 self.fleet.end_attempt(action.workers, key)
+                self.reserving.release(live.entry.request_id)
                 self.pairs.attempt_over(key)
-                self._room_changed = True
+                self._placing.room_changed = True
             case PairWorked():
                 self.pairs.worked(action.pair)
             case PairFailed():
@@ -375,7 +353,7 @@ class Dispatcher:
                     self._timers.add(now_s + action.delay_s, timer)
                 else:
                     self.crashes.queue_again(live, now_s)
-                    self._room_changed = True
+                    self._placing.room_changed = True
             case Ended():
                 self._end(live, action)
 
@@ -387,12 +365,14 @@ class Dispatcher:
 
     def _end(self, live: Live, ended: Ended) -> None:
         request_id = live.entry.request_id
+        now_s = self._clock.now_s()
         self.queue.discard(request_id)
+        self._placing.ended(live, now_s)
         self._lives.pop(request_id, None)
         self._overdue.discard(request_id)
         self.crashes.ended(request_id)
         self.num_stale += live.ledger.num_stale
         self.num_ended[ended.outcome] += 1
-        self.admitting.ended(live, ended, self._clock.now_s())
+        self.admitting.ended(live, ended, now_s)
         self._observer.ended(live.ledger.task, ended)
         live.sink.put_ended(ended)

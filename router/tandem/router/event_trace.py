@@ -94,6 +94,10 @@ class RecordingObserver:
         """Pass on."""
         self._inner.waits(task, choice, num_waiting=num_waiting)
 
+    def reserved(self, task: GenerationTask, *, outcome: str, waited_s: float) -> None:
+        """Pass on."""
+        self._inner.reserved(task, outcome=outcome, waited_s=waited_s)
+
     def retried(self, task: GenerationTask, *, reason: str, again: Requeue | None = None) -> None:
         """Record a requeue."""
         self._event_log.record(Requeued(request=task.request_id, attempt=task.attempt, reason=reason))

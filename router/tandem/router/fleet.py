@@ -40,7 +40,8 @@ class WorkerRecord:
         self.key = WorkerKey(worker_id=info.worker_id, epoch=info.epoch)
         self.role = info.role
         self.pulse = WorkerPulse(timers, on_change=None if on_health is None else partial(on_health, self.key))
-        self.draining = False
+        self._drains = False  # as its last beat says
+        self._drain_ordered_until_s = float("-inf")
         self.load: WorkerLoad | None = None
         self.in_flight = InFlight()
         self.model = LatencyModel()
@@ -50,6 +51,30 @@ class WorkerRecord:
         self._prefills: deque[_Prefill] = deque(maxlen=_MOST_NOTED)
         self._transfers: deque[HandoverDone] = deque(maxlen=_MOST_NOTED)
         self._kv_bytes_per_token = 0.0
+
+    @property
+    def draining(self) -> bool:
+        """It says so, or it was told to and has not said so yet."""
+        return self._drains or self._drain_ordered_until_s > float("-inf")
+
+    def order_drain(self, until_s: float) -> None:
+        """Give it no more work until a beat says that it drains: one sent before it heard of the order does not count.
+
+        From ``until_s`` on its beats are believed in any case.
+        """
+        self._drain_ordered_until_s = until_s
+
+    def withdraw_drain(self) -> None:
+        """The order did not reach it."""
+        self._drain_ordered_until_s = float("-inf")
+
+    def on_beat(self, beat: Beat, now_s: float) -> None:
+        """Take its role, its load, and whether it drains."""
+        self.role = beat.role
+        self.load = beat.load
+        self._drains = beat.draining
+        if beat.draining or now_s >= self._drain_ordered_until_s:
+            self.withdraw_drain()  # from here on its beats tell
 
     @property
     def can_take_work(self) -> bool:
@@ -202,9 +227,7 @@ class Fleet:
             return
         if beat.step_age_ms < 1e3 * self._timers.stuck_step_s:
             record.pulse.heard(now_s)  # else: its heart beats, its forward step does not end
-        record.role = beat.role
-        record.draining = beat.draining
-        record.load = beat.load
+        record.on_beat(beat, now_s)
 
     def learn(self, now_s: float) -> None:
         """Bring every worker's latency model up to date."""

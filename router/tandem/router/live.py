@@ -16,6 +16,7 @@ from tandem.router.pairs import PairPolicy
 from tandem.router.placement import CachedPrefix, Demand, Placement, PlacementPolicy
 from tandem.router.queue import QueueEntry
 from tandem.router.recovery import RecoveryPolicy
+from tandem.router.sharing import SharingPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +24,7 @@ class OvertakingPolicy:
     """How far to look beyond the head of the queue while it waits for one prefill worker; see ``overtaking``."""
 
     max_look: int = 8
-    max_overtakes: int = 16  # of any one head
+    max_overtakes: int = 1024  # of any one head
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,7 @@ class DispatcherPolicy:
 
     placement: PlacementPolicy = field(default_factory=PlacementPolicy)
     overtaking: OvertakingPolicy = field(default_factory=OvertakingPolicy)
+    sharing: SharingPolicy = field(default_factory=SharingPolicy)
     recovery: RecoveryPolicy = field(default_factory=RecoveryPolicy)
     pairs: PairPolicy = field(default_factory=PairPolicy)
     admission: AdmissionPolicy = field(default_factory=AdmissionPolicy)

@@ -36,6 +36,11 @@ class MeasuringObserver:
     def waits(self, task: GenerationTask, choice: NoCapacity, *, num_waiting: int) -> None:
         """Not counted: it is told at each look."""
 
+    def reserved(self, task: GenerationTask, *, outcome: str, waited_s: float) -> None:
+        """Count what came of the shared reservations, and how long requests waited for them."""
+        self._metrics.reservations.add(1, {ATTRIBUTE_OUTCOME: outcome})
+        self._metrics.reservation_wait_s.record(waited_s)
+
     def retried(self, task: GenerationTask, *, reason: str, again: Requeue | None = None) -> None:
         """Count a further attempt."""
         self._metrics.attempts.add(1, {ATTRIBUTE_REASON: reason})

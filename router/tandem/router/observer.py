@@ -24,6 +24,10 @@ class Observer(Protocol):
         """The head of the queue can't be placed now; told at each look."""
         ...
 
+    def reserved(self, task: GenerationTask, *, outcome: str, waited_s: float) -> None:
+        """A request waited for the routers' shared reservations, and this came of it."""
+        ...
+
     def retried(self, task: GenerationTask, *, reason: str, again: Requeue | None = None) -> None:
         """Another attempt was decided; without ``again`` because the request gave its place away."""
         ...
@@ -51,6 +55,9 @@ class SilentObserver:
         """Nothing."""
 
     def waits(self, task: GenerationTask, choice: NoCapacity, *, num_waiting: int) -> None:
+        """Nothing."""
+
+    def reserved(self, task: GenerationTask, *, outcome: str, waited_s: float) -> None:
         """Nothing."""
 
     def retried(self, task: GenerationTask, *, reason: str, again: Requeue | None = None) -> None:

@@ -7,35 +7,62 @@ had been placed where they want to be: nobody takes what one before him waits fo
 Bounds: ``max_look`` entries are looked at, and ``max_overtakes`` pass any one head; then all wait for it. Only a head
 that waits for a prefill worker is passed, never one that waits for a slot or blocks of a decode worker: others would
 take there just what it needs.
+
+How many may pass: a head's worker has its look-ahead full, and what the head will bring there is counted before anybody
+is looked at, so who passes takes another worker and the head begins no later. What a bound on their number costs is
+certain: when it is reached, every other worker runs empty until the head's worker has credit. A head waits at most for
+as long as affinity may cost it (``max_affinity_s``, ``max_affinity_share``); in that time each other worker begins its
+share of what came later, which grows with the workers and with how much longer the head's work is than theirs. So
+``max_overtakes`` is no knob of fairness but a backstop for a head whose wish moves from worker to worker, and it is
+far above what one wait lets pass.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final, Generic, Protocol, TypeVar
 
 from tandem.core.ids import RequestId
 from tandem.router.actions import WorkerKey
-from tandem.router.live import Live, OvertakingPolicy
+from tandem.router.live import OvertakingPolicy
 from tandem.router.placement import NoCapacity
-from tandem.router.placer import Chosen, Placer
+from tandem.router.placer import Chosen, DropHeld
 from tandem.router.queue import CentralQueue, QueueEntry
 
-_EVERY_S = 0.005
+LOOK_EVERY_S: Final = 0.005  # at most so often; in between nobody passes
+
+LiveT = TypeVar("LiveT")
+_LiveT_contra = TypeVar("_LiveT_contra", contravariant=True)
+
+
+class Chooser(Protocol[_LiveT_contra]):
+    """Says where a waiting request would go now."""
+
+    def choose(
+        self, live: _LiveT_contra, now_s: float, *, num_waiting: int, ahead_s: Mapping[WorkerKey, float]
+    ) -> Chosen | NoCapacity | DropHeld:
+        """Choose for ``live`` with ``ahead_s`` more seconds of work on those prefill workers."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class Overtaker:
+class Overtaker(Generic[LiveT]):
     """One who may go now."""
 
     entry: QueueEntry
-    live: Live
+    live: LiveT
     chosen: Chosen
 
 
-class Overtaking:
+class Overtaking(Generic[LiveT]):
     """Finds those who may pass the head."""
 
     def __init__(
-        self, *, queue: CentralQueue, placer: Placer, lives: Mapping[RequestId, Live], policy: OvertakingPolicy
+        self,
+        *,
+        queue: CentralQueue,
+        placer: Chooser[LiveT],
+        lives: Mapping[RequestId, LiveT],
+        policy: OvertakingPolicy,
     ) -> None:
         self._queue = queue
         self._placer = placer
@@ -46,12 +73,12 @@ class Overtaking:
         self._looked_s = float("-inf")
         self.num_overtakes = 0
 
-    def find(self, head: QueueEntry, refusal: NoCapacity, now_s: float) -> Iterator[Overtaker]:
+    def find(self, head: QueueEntry, refusal: NoCapacity, now_s: float) -> Iterator[Overtaker[LiveT]]:
         """Yield who may go, in order; each must be taken from the queue and dispatched before the next is asked for."""
         if head.request_id != self._head:
             self._head, self._num_passed = head.request_id, 0
         left = self._policy.max_overtakes - self._num_passed
-        if refusal.waits_for is None or left < 1 or now_s - self._looked_s < _EVERY_S:
+        if refusal.waits_for is None or left < 1 or now_s - self._looked_s < LOOK_EVERY_S:
             return
         self._looked_s = now_s
         ahead_s: dict[WorkerKey, float] = {refusal.waits_for: refusal.work_s}

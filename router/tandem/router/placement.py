@@ -67,6 +67,8 @@ __all__ = [
     "PlacementMode",
     "PlacementPolicy",
     "WorkerView",
+    "affinity_bound_s",
+    "can_hand_over",
     "num_blocks_for",
     "num_cached_for",
     "place",
@@ -128,7 +130,7 @@ def place_held(
 ) -> Placement | NoCapacity | None:
     """Choose who takes over the KV that ``holder`` still has; None when nobody of this fleet can take it from there."""
     fits_holder = [
-        d for d in decodes if any(p.key == holder and _can_hand_over(p, d, demand, blocked) for p in prefills)
+        d for d in decodes if any(p.key == holder and can_hand_over(p, d, demand, blocked) for p in prefills)
     ]
     if not decodes and any(p.key == holder for p in prefills):
         return NoCapacity(reason="no decode worker is alive")
@@ -157,7 +159,8 @@ class _PairOption:
     decode: Option
 
 
-def _can_hand_over(prefill: WorkerView, decode: WorkerView, demand: Demand, blocked: frozenset[Pair]) -> bool:
+def can_hand_over(prefill: WorkerView, decode: WorkerView, demand: Demand, blocked: frozenset[Pair]) -> bool:
+    """Whether the two may be a pair for this request."""
     if prefill.layout_fingerprint != decode.layout_fingerprint:
         return False
     if not blocked and not demand.avoid_pairs:
@@ -182,16 +185,17 @@ def _weigh(
 
 def _cheapest_pair(weighed: Weighed, blocked: frozenset[Pair]) -> _PairOption | None:
     """The cheapest P and the cheapest D; where those two may not be paired, the pair with the lowest sum."""
-    demand, costs_p, costs_d = weighed.demand, weighed.prefills, weighed.decodes
+    demand, costs_d = weighed.demand, weighed.decodes
+    costs_p = [option for option in weighed.prefills if demand.reserved in (None, option.worker.key)]
     liked = [option for option in costs_p if option.worker.key not in demand.avoid]
     for options in (liked, costs_p):
-        if options and _can_hand_over(options[0].worker, costs_d[0].worker, demand, blocked):
+        if options and can_hand_over(options[0].worker, costs_d[0].worker, demand, blocked):
             return _PairOption(prefill=options[0], decode=costs_d[0])
         pairs = [
             _PairOption(prefill=p, decode=d)
             for p in options
             for d in costs_d
-            if _can_hand_over(p.worker, d.worker, demand, blocked)
+            if can_hand_over(p.worker, d.worker, demand, blocked)
         ]
         if pairs:
             return min(pairs, key=lambda pair: (_order(pair.prefill)[0] + pair.decode.cost_s, _order(pair.prefill)))
@@ -289,10 +293,15 @@ def _prefill_option(demand: Demand, worker: WorkerView, weight: float) -> Option
     return Option(worker=worker, cost_s=worker.queued_prefill_s + compute_s, delay_s=weight * compute_s)
 
 
+def affinity_bound_s(options: Sequence[Option], policy: PlacementPolicy) -> float:
+    """What a prefill worker may cost the request itself, if others gain by it."""
+    lowest_s = min((option.cost_s for option in options), default=0.0)
+    return lowest_s * (1.0 + policy.max_affinity_share) + policy.max_affinity_s
+
+
 def _within_bound(options: Sequence[Option], demand: Demand, policy: PlacementPolicy) -> list[Option]:
     """Best first; those that would cost the request too much come last, by its own time alone."""
-    lowest_s = min((option.cost_s for option in options), default=0.0)
-    bound_s = lowest_s * (1.0 + policy.max_affinity_share) + policy.max_affinity_s
+    bound_s = affinity_bound_s(options, policy)
     near = sorted((option for option in options if option.cost_s <= bound_s), key=_order)
     far = [replace(option, delay_s=0.0) for option in options if option.cost_s > bound_s]
     return [*_drawn(near, demand, policy), *sorted(far, key=_order)]

@@ -94,6 +94,7 @@ class Demand:
     cached: Mapping[WorkerKey, CachedPrefix] = field(default_factory=dict)
     num_waiting: int = 0  # other requests in the router's queue
     draw: int | None = None  # a random number that decides between equals; None = their names do
+    reserved: WorkerKey | None = None  # the one prefill worker that may take it: all routers have agreed on it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +117,14 @@ class Weighed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """The routers' shared reservations were asked: what this router would have chosen alone, and how long it took."""
+
+    own: WorkerKey
+    asked_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
     """The choice, and why. ``prefill`` is None when D computes the prompt itself."""
 
@@ -127,6 +136,7 @@ class Placement:
     predicted_prefill_s: float
     num_blocks: int
     weighed: Weighed | None = field(default=None, compare=False, repr=False)
+    shared: Shared | None = None  # None = nobody was asked, or nobody answered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

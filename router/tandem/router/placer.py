@@ -10,6 +10,7 @@ from tandem.router.actions import Pair, WorkerKey
 from tandem.router.admission.yielding import DecodeRoom
 from tandem.router.cache.names import PromptNames
 from tandem.router.cache.view import CacheView
+from tandem.router.candidates import Candidate, candidates_of
 from tandem.router.fleet import Fleet
 from tandem.router.lengths import CHARGED, OutputLengths
 from tandem.router.live import CachedThen, Live, charges_of, demand_of, entry_of
@@ -61,6 +62,7 @@ class Placer:
         self._policy = policy
         self._serving = serving
         self._cache = cache
+        self.asked_s: Mapping[WorkerKey, float] = {}  # work that waits for its reservation, where it would go
         self._lengths = OutputLengths()
 
     def entry_of(
@@ -114,18 +116,29 @@ class Placer:
         self._lengths.observe(task.tenant, num_tokens)
 
     def choose(
-        self, live: Live, now_s: float, *, num_waiting: int = 0, ahead_s: Mapping[WorkerKey, float] | None = None
+        self,
+        live: Live,
+        now_s: float,
+        *,
+        num_waiting: int = 0,
+        ahead_s: Mapping[WorkerKey, float] | None = None,
+        reserved: WorkerKey | None = None,
     ) -> Chosen | NoCapacity | DropHeld:
-        """Choose where ``live`` goes now; ``ahead_s`` is work of others that will go to a prefill worker before it."""
+        """Choose where ``live`` goes now; ``ahead_s`` is work of others that will go to a prefill worker before it.
+
+        With ``reserved`` that prefill worker takes it or none does: where work goes that is asked for counts no more.
+        """
         ledger, fleet = live.ledger, self._fleet
         prefills, decodes = fleet.views(Role.PREFILL), fleet.views(Role.DECODE)
-        if ahead_s:
-            prefills = [replace(p, queued_prefill_s=p.queued_prefill_s + ahead_s.get(p.key, 0.0)) for p in prefills]
+        for more_s in (ahead_s, None if reserved else self.asked_s):
+            if more_s:
+                prefills = [replace(p, queued_prefill_s=p.queued_prefill_s + more_s.get(p.key, 0.0)) for p in prefills]
         demand = replace(
             demand_of(ledger.task, avoid=live.avoid, avoid_pairs=live.avoid_pairs, lengths=self._lengths),
             cached=self._cached(live, now_s),
             num_waiting=num_waiting,
             draw=zlib.crc32(live.entry.request_id.encode()),
+            reserved=reserved,
         )
         blocked = self._pairs.blocked(now_s)
         choice: Placement | NoCapacity | None
@@ -139,6 +152,20 @@ class Placer:
         if choice is None:
             return DropHeld()
         return choice if isinstance(choice, NoCapacity) else Chosen(demand=demand, placement=choice)
+
+    def candidates(self, chosen: Chosen, now_s: float, *, most: int) -> Sequence[Candidate]:
+        """Between which prefill workers the other routers' reservations may decide; empty if it goes to none."""
+        placement, weighed = chosen.placement, chosen.placement.weighed
+        if placement.prefill is None or weighed is None or len(weighed.prefills) < 2:
+            return ()
+        return candidates_of(
+            weighed,
+            chosen=placement.prefill,
+            policy=self._policy,
+            blocked=self._pairs.blocked(now_s),
+            asked_s=self.asked_s,
+            most=most,
+        )
 
     def note(self, live: Live, chosen: Chosen, now_s: float) -> None:
         """Count the attempt on its workers, and as a probe if its pair is on trial; expect its prompt to be cached."""

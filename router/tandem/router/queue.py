@@ -72,6 +72,15 @@ class QueueEntry:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAside:
+    """A request that left the queue for a moment, and what its tenant and its class were charged for that."""
+
+    entry: QueueEntry
+    charge: float  # of its tenant's counter
+    earned: float  # by batch, with it; negative = spent
+
+
 class _TenantLine:
     """The waiting requests of one tenant in one class, earliest deadline first."""
 
@@ -193,7 +202,9 @@ class CentralQueue:
     def _following_in(
         self, priority: PriorityClass, head: QueueEntry, most: int, counters: dict[Tenant, float]
     ) -> list[QueueEntry]:
-        lines = {tenant: self._first_of(priority, tenant, most + 1) for tenant in self._lines[priority]}
+        # Each entry comes of the lowest counter, and taking it raises that one alone: no further tenants can be in it.
+        first = heapq.nsmallest(most + 1, self._lines[priority], key=lambda name: (counters[name], name))
+        lines = {tenant: self._first_of(priority, tenant, most + 1) for tenant in first}
         found: list[QueueEntry] = []
         while lines and len(found) < most:
             tenant = min(lines, key=lambda name: (counters[name], name))
@@ -225,6 +236,31 @@ class CentralQueue:
             self._batch_earned += self.bounds.batch_floor * entry.cost_tokens
         if not batch_waits:
             self._batch_earned = 0.0
+
+    def set_aside(self, entry: QueueEntry) -> SetAside:
+        """Take ``entry``, never placed before, until it is placed or ``put_back``, or has ended: then ``refund``."""
+        tenant, earned = entry.tenant, self._batch_earned
+        before = self._counters.get(tenant, 0.0)
+        self.take(entry)
+        return SetAside(
+            entry=entry, charge=self._counters.get(tenant, before) - before, earned=self._batch_earned - earned
+        )
+
+    def put_back(self, aside: SetAside) -> None:
+        """It was not placed: it waits as before, at the place that its deadline and its arrival give it."""
+        tenant = aside.entry.tenant
+        self.refund(aside)
+        counter = self._counters.get(tenant)
+        self.push(aside.entry)
+        if counter is not None:
+            self._counters[tenant] = counter  # it was never away, so there is no idle time to make it pay for
+
+    def refund(self, aside: SetAside) -> None:
+        """It was not placed, and does not wait any more: as if it had been discarded."""
+        tenant = aside.entry.tenant
+        if tenant in self._counters:
+            self._counters[tenant] -= aside.charge
+        self._batch_earned = max(0.0, self._batch_earned - aside.earned)
 
     def settle(self, tenant: Tenant, cost_tokens: float) -> None:
         """What was taken for ``tenant`` was worth so much more than it was charged; negative = less."""

@@ -131,6 +131,10 @@ class Samples:
         else:
             self._count.num_local += 1
 
+    def reserved(self, task: GenerationTask, *, outcome: str, waited_s: float) -> None:
+        """Pass on."""
+        self._inner.reserved(task, outcome=outcome, waited_s=waited_s)
+
     def retried(self, task: GenerationTask, *, reason: str, again: Requeue | None = None) -> None:
         """Count further attempts."""
         self._inner.retried(task, reason=reason, again=again)

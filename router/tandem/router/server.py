@@ -17,10 +17,12 @@ from tandem.core.messages import Beat, StepReport
 from tandem.core.records import MemoryRecords, RecordStore
 from tandem.core.types import Role, WorkerInfo
 from tandem.prefix_cache.config import PrefixCacheProgram
+from tandem.prefix_cache.remote.images import RemoteImages
 from tandem.router.actions import WorkerKey
 from tandem.router.admin import ClusterFront
 from tandem.router.cache.desk import CacheDesk
 from tandem.router.cache.follower import CacheFollower
+from tandem.router.cache.images import IndexImages
 from tandem.router.cache.names import PromptNamer
 from tandem.router.cache.naming import PromptNaming
 from tandem.router.cache.usage import CacheUsage
@@ -40,6 +42,7 @@ from tandem.router.metrics import MeasuringObserver
 from tandem.router.queue import CentralQueue
 from tandem.router.registry_service import RegistryFront
 from tandem.router.served_model import ServedModel
+from tandem.router.sharing import Reserver
 from tandem.router.tracing import Tracing
 from tandem.router.traffic import TrafficMeter
 from tandem.router.worker_link import WorkerLink
@@ -55,7 +58,7 @@ from tandem.rpc.services.control import control_service
 from tandem.rpc.services.decisions import decision_service
 from tandem.rpc.services.inference import INFERENCE_SERVICE, MODEL_SERVICE, inference_service, model_service
 from tandem.rpc.stubs.worker import WorkerStub
-from tandem.rpc.telemetry import show_cache_index
+from tandem.rpc.telemetry import show_cache_images, show_cache_index
 
 _log = structlog.get_logger(__name__)
 
@@ -76,10 +79,14 @@ class Router:
         clock: Clock | None = None,
         cache: PrefixCacheProgram | None = None,
         records: RecordStore | None = None,
+        reserver: Reserver | None = None,
+        images: RemoteImages | None = None,
     ) -> None:
         """``cache`` is what the cluster was told of its prefix cache; without its secret nothing is looked up.
 
-        ``records`` is the cluster's shared memory; without one this router keeps it.
+        ``records`` is the cluster's shared memory; without one this router keeps it. Through ``reserver`` it agrees
+        with other routers on prefill workers; from ``images`` of the index it starts, and keeps them. All of these are
+        the caller's to close.
         """
         self.address = ""
         self.internal_address = ""
@@ -94,7 +101,14 @@ class Router:
         usage = CacheUsage()
         self.cache = CacheView(PromptNamer(program), config.cache)
         self._cache_reading = self.cache.reading(self._clock.now_s())
-        self._follower = CacheFollower(self.cache, clock=self._clock, tls=self._internal_tls, insecure=config.insecure)
+        self._images = None if images is None else self._make_images(images)
+        self._follower = CacheFollower(
+            self.cache,
+            clock=self._clock,
+            tls=self._internal_tls,
+            insecure=config.insecure,
+            warm=None if self._images is None else self._images.loader.warm,
+        )
         self._metrics = MetricsEndpoint()
         self._links = WorkerLinks(self._make_link)
         self._intake = Intake(
@@ -117,8 +131,11 @@ class Router:
             observer=self._watching.observer,
             event_log=event_log,
             cache=self.cache,
+            reserver=reserver,
         )
         show_cache_index(self._metrics.meter, lambda: self._cache_reading)
+        if self._images is not None:
+            show_cache_images(self._metrics.meter, self._images.counts.reading)
         self.cache_desk = CacheDesk(
             fleet=self.dispatcher.fleet,
             view=self.cache,
@@ -161,8 +178,11 @@ class Router:
         self.address = await self._public.start()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._watch()), loop.create_task(self._tick())]
+        self._tasks.append(loop.create_task(self.cache_desk.repeat_flushes()))
         if self._intake.model.renderer is not None:
             self._tasks.append(loop.create_task(self._warm_templates()))
+        if self._images is not None:
+            self._tasks.append(loop.create_task(self._images.writer.run()))
         _log.info("router_started", address=self.address, internal_address=self.internal_address)
 
     async def serve_until(self, stop: asyncio.Event) -> None:
@@ -187,6 +207,8 @@ class Router:
         await asyncio.gather(self._public.stop(grace_s=1.0), self._internal.stop(grace_s=1.0))
         await self._links.close()
         await self._follower.close()
+        if self._images is not None:
+            await self._images.writer.close()
         await self._intake.close()
         self._metrics.stop()
         await asyncio.to_thread(self._watching.close)
@@ -283,6 +305,13 @@ class Router:
             tls=self._internal_tls,
             insecure=self._config.insecure,
         )
+
+    def _make_images(self, images: RemoteImages) -> IndexImages:
+        def info_of(worker: WorkerKey) -> WorkerInfo | None:
+            record = self.dispatcher.fleet.get(worker)
+            return None if record is None else record.info
+
+        return IndexImages(images, self.cache, self._config.cache, info_of=info_of, clock=self._clock)
 
     async def _drain_worker(self, info: WorkerInfo, timeout_s: float) -> int:
         async with open_channel(info.address, tls=self._internal_tls, insecure=self._config.insecure) as channel:

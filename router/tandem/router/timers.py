@@ -14,6 +14,7 @@ class TimerKind(StrEnum):
     DEADLINE = "deadline"  # the caller's deadline
     WAIT_OVER = "wait_over"  # the longest stay in the queue
     PLACE_AGAIN = "place_again"  # the pause before another attempt
+    NO_ANSWER = "no_answer"  # the wait for a shared reservation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,18 +4,20 @@ Gaps between a request's tokens are kept until its end, then their 95th percenti
 """
 
 import math
+import weakref
 from array import array
 from collections import deque
 from dataclasses import dataclass
 
 from tandem.core.clock import Clock
-from tandem.core.traffic import EndedRequest, TrafficReport
+from tandem.core.traffic import EndedRequest, OpenRequest, TrafficReport
 from tandem.core.types import GenerationTask, PriorityClass, TokenDelta
 from tandem.router.actions import Ended, Started
 from tandem.router.client_stream import Sink
 
 _MOST_ARRIVALS = 4096  # per class
 _MOST_ENDED = 1024
+_MOST_OPEN = 4096
 _MOST_GAPS = 512  # per request
 MAX_WINDOW_S = 600.0
 
@@ -35,14 +37,19 @@ class TrafficMeter:
         self._started_s = clock.now_s()
         self._arrivals: dict[PriorityClass, deque[float]] = {}
         self._ended: deque[_Ended] = deque(maxlen=_MOST_ENDED)
+        # By weak reference: a request that is refused at once drops its sink without a word.
+        self._open: weakref.WeakSet[MeteredSink] = weakref.WeakSet()
 
     def watch(self, sink: Sink, task: GenerationTask, *, arrived_s: float) -> Sink:
         """Count an arrival, whatever becomes of it; return the sink to put its output into."""
         self._arrivals.setdefault(task.priority, deque(maxlen=_MOST_ARRIVALS)).append(arrived_s)
-        return MeteredSink(sink, task, arrived_s=arrived_s, meter=self)
+        metered = MeteredSink(sink, task, arrived_s=arrived_s, meter=self)
+        self._open.add(metered)
+        return metered
 
-    def note(self, request: EndedRequest, now_s: float) -> None:
+    def note(self, sink: "MeteredSink", request: EndedRequest, now_s: float) -> None:
         """One request is over."""
+        self._open.discard(sink)
         self._ended.append(_Ended(now_s, request))
 
     def report(self, router_id: str, window_s: float, *, queued_work_s: float, borrow_share: float) -> TrafficReport:
@@ -59,6 +66,7 @@ class TrafficMeter:
             window_s=window_s,
             arrivals={priority: ages for priority, ages in arrivals.items() if ages},
             ended=tuple(_aged(entry, now_s) for entry in self._ended if entry.at_s >= since_s),
+            open=tuple(sorted((each.open(now_s) for each in self._open), key=lambda r: -r.age_s)[-_MOST_OPEN:]),
             queued_work_s=queued_work_s,
             borrow_share=borrow_share,
         )
@@ -67,7 +75,9 @@ class TrafficMeter:
 class MeteredSink:
     """Passes on what the dispatcher puts, and keeps the times."""
 
-    __slots__ = ("_arrived_s", "_gaps", "_inner", "_last_s", "_meter", "_task")
+    __slots__ = (
+        "__weakref__", "_arrived_s", "_gaps", "_inner", "_last_s", "_meter", "_num_cached", "_num_output", "_task"
+    )  # fmt: skip
 
     def __init__(self, inner: Sink, task: GenerationTask, *, arrived_s: float, meter: TrafficMeter) -> None:
         self._inner = inner
@@ -76,9 +86,23 @@ class MeteredSink:
         self._meter = meter
         self._last_s: float | None = None
         self._gaps = array("f")
+        self._num_cached = 0
+        self._num_output = 0
+
+    def open(self, now_s: float) -> OpenRequest:
+        """Return what is known of it before its end."""
+        return OpenRequest(
+            age_s=now_s - self._arrived_s,
+            priority=self._task.priority,
+            new_tokens=max(len(self._task.prompt_token_ids) - self._num_cached, 0),
+            cached_tokens=self._num_cached,
+            output_tokens=self._num_output,
+            max_output_tokens=self._task.stop.max_tokens * self._task.num_sequences,
+        )
 
     def put_started(self, started: Started) -> None:
-        """Pass on."""
+        """Pass on, and note what is cached."""
+        self._num_cached = started.num_cached_tokens
         self._inner.put_started(started)
 
     def put_delta(self, delta: TokenDelta) -> None:
@@ -87,6 +111,7 @@ class MeteredSink:
         if self._last_s is not None and len(self._gaps) < _MOST_GAPS:
             self._gaps.append((now_s - self._last_s) / max(len(delta.token_ids), 1))
         self._last_s = now_s
+        self._num_output += len(delta.token_ids)
         self._meter.num_output_tokens += len(delta.token_ids)
         self._inner.put_delta(delta)
 
@@ -100,6 +125,7 @@ class MeteredSink:
         num_gaps = usage.output_tokens / max(self._task.num_sequences, 1) - 1.0
         has_gaps = ttft_s is not None and num_gaps > 0.0
         self._meter.note(
+            self,
             EndedRequest(
                 age_s=0.0,
                 priority=self._task.priority,

@@ -30,7 +30,8 @@ class Waits:
 
     def error_of_long_wait(self, live: Live, now_s: float) -> TandemError | None:
         """Why the request must be given up now, wherever it waits; None while it may wait on."""
-        if live.ledger.stage is not Stage.ADMITTED or now_s - live.waiting_since_s < self._policy.max_queue_wait_s:
+        until_s = live.waiting_since_s + self._policy.max_queue_wait_s  # as its one timer is set, to the last bit
+        if live.ledger.stage is not Stage.ADMITTED or now_s < until_s:
             return None
         return Overloaded("waited too long in the queue", retry_after_s=5.0)
 

@@ -6,15 +6,25 @@ Not a policy: what a broken stream means for requests is the dispatcher's busine
 import asyncio
 import traceback
 from collections import deque
+from dataclasses import replace
 from typing import Protocol
 
 import grpc.aio
 import structlog
 
 from tandem.core.errors import FailedPrecondition, TandemError, Unavailable
-from tandem.core.failpoints import failpoint_in_loop
+from tandem.core.failpoints import failpoint_again, failpoint_in_loop
 from tandem.core.latency import LatencyCoefficients
-from tandem.core.messages import Beat, Command, Hello, ReserveDecode, StepReport
+from tandem.core.messages import (
+    Abort,
+    Beat,
+    Command,
+    ForwardGrant,
+    Granted,
+    Hello,
+    ReserveDecode,
+    StepReport,
+)
 from tandem.core.types import WorkerInfo
 from tandem.router.actions import WorkerKey
 from tandem.rpc.channels import open_channel
@@ -141,6 +151,8 @@ class WorkerLink:
         async for message in stream:
             if isinstance(message, StepReport):
                 self._events.on_report(self.key, message)
+                if (again := _grants_again(message)) is not None:
+                    self._events.on_report(self.key, again)
             else:
                 self._events.on_beat(self.key, message)
         raise Unavailable("the worker closed its stream")
@@ -154,6 +166,23 @@ class WorkerLink:
                 if isinstance(command, ReserveDecode):
                     await failpoint_in_loop("r.before_dispatch_decode")
                 await stream.send(command)
+                if _comes_again(command):
+                    await stream.send(command)
+
+
+def _comes_again(command: Command) -> bool:
+    """What a test doubles: a second receipt of anything must have no effect."""
+    if isinstance(command, ForwardGrant):
+        return failpoint_again("r.grant")
+    return isinstance(command, Abort) and failpoint_again("r.abort")
+
+
+def _grants_again(report: StepReport) -> StepReport | None:
+    """Return the grants of a report alone, where a test doubles them."""
+    grants = tuple(event for event in report.events if isinstance(event, Granted))
+    if not grants or not failpoint_again("r.granted"):
+        return None
+    return replace(report, tokens=(), events=grants, load=None)
 
 
 def _let_go(error: BaseException) -> None:

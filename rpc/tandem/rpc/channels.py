@@ -50,9 +50,19 @@ def _keepalive() -> list[Option]:
     ]
 
 
-def client_options(*, keepalive_without_calls: bool = False) -> list[Option]:
-    """Return channel arguments of a client."""
+def _window(max_unread_bytes: int | None) -> list[Option]:
+    if max_unread_bytes is None:
+        return []
     return [
+        ("grpc.http2.lookahead_bytes", max_unread_bytes),
+        ("grpc.http2.bdp_probe", 0),  # else the window grows with what the link can carry
+    ]
+
+
+def client_options(*, keepalive_without_calls: bool = False, max_unread_bytes: int | None = None) -> list[Option]:
+    """Return channel arguments of a client; ``max_unread_bytes`` is how far its peer may send ahead of a reader."""
+    return [
+        *_window(max_unread_bytes),
         *_keepalive(),
         ("grpc.keepalive_permit_without_calls", int(keepalive_without_calls)),
         ("grpc.http2.max_pings_without_data", 0),
@@ -108,11 +118,13 @@ def open_channel(
     return grpc.aio.secure_channel(address, channel_credentials(tls), options=arguments)
 
 
-def open_sync_channel(address: str, *, tls: TlsMaterial | None = None, insecure: bool = False) -> grpc.Channel:
-    """Return a blocking channel to ``host:port``; as ``open_channel``."""
+def open_sync_channel(
+    address: str, *, tls: TlsMaterial | None = None, insecure: bool = False, options: Sequence[Option] | None = None
+) -> grpc.Channel:
+    """Return a blocking channel to ``host:port``, by default a client's; raises as ``open_channel``."""
     host, _ = split_address(address)
     require_protection(host, protected=tls is not None, insecure=insecure, what="the connection to the server")
-    arguments = client_options()
+    arguments = list(client_options() if options is None else options)
     if tls is None:
         return grpc.insecure_channel(address, options=arguments)
     return grpc.secure_channel(address, channel_credentials(tls), options=arguments)

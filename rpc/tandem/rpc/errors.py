@@ -245,7 +245,10 @@ def _from_code(code: grpc.StatusCode, message: str) -> TandemError:
     if kind is InvalidArgument:
         return InvalidArgument("request", message)
     if kind is DeadlineExceeded:
-        return DeadlineExceeded(message, stage="client")
+        # gRPC's own words tell nobody what to do: "Stream removed (Deadline Exceeded)".
+        is_grpcs = "deadline exceeded" in message.lower()
+        words = "the time for this call was over before its answer was whole; give it more" if is_grpcs else message
+        return DeadlineExceeded(words, stage="client")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return FailedPrecondition(f"the server does not offer this method: {message}", reason="UNIMPLEMENTED")
     if kind is Unavailable and "failed to connect" in message:

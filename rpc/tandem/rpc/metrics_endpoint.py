@@ -35,7 +35,7 @@ class MetricsEndpoint:
         except OSError as error:
             raise EnvironmentProblem(
                 f"the metrics port {port} can't be opened: {error.strerror}",
-                remedy="choose another router.metrics_port or workers.metrics_base_port",
+                remedy="choose another router.metrics_port, workers.metrics_port or workers.metrics_base_port",
             ) from error
         return int(self._server.server_port)
 

@@ -43,11 +43,11 @@ ATTRIBUTE_CAUSE: Final = "tandem.cause"
 ATTRIBUTE_CLASS: Final = "tandem.class"
 ATTRIBUTE_COMMAND: Final = "tandem.command"
 ATTRIBUTE_TIER: Final = "tandem.tier"
-ATTRIBUTE_MODEL: Final = "gen_ai.request.model"
 
 # Bounds in seconds; the first token of a short prompt takes milliseconds, a long answer minutes.
 _LATENCY_BOUNDS_S: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 _TOKEN_BOUNDS_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+_BRIEF_BOUNDS_S: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.05, 0.1)
 _TOKENS_BOUNDS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144)
 
 
@@ -66,6 +66,8 @@ class RouterMetrics:
     failed_handovers: Counter  # by reason
     placements: Counter  # by cause
     admissions: Counter  # by class and cause
+    reservations: Counter  # by outcome
+    reservation_wait_s: Histogram
     cached_tokens: Counter
     uncached_tokens: Counter
     queued_requests: UpDownCounter
@@ -123,6 +125,15 @@ def router_metrics(source: Meter) -> RouterMetrics:
         ),
         admissions=source.create_counter(
             "tandem.admissions", unit="{request}", description="Requests by why they were taken, refused or shed."
+        ),
+        reservations=source.create_counter(
+            "tandem.reservations", unit="{request}", description="Asks for a shared reservation, by what came of them."
+        ),
+        reservation_wait_s=source.create_histogram(
+            "tandem.reservation.wait",
+            unit="s",
+            description="From the ask for a shared reservation to its answer.",
+            explicit_bucket_boundaries_advisory=_BRIEF_BOUNDS_S,
         ),
         cached_tokens=source.create_counter(
             "tandem.request.cached_tokens", unit="{token}", description="Prompt tokens that needed no computing."
@@ -273,6 +284,41 @@ def show_cache_index(source: Meter, read: Callable[[], CacheReading]) -> None:
         unit="{snapshot}",
         description="Snapshots taken of the living workers' caches.",
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageReading:
+    """What became of a router's images of its index, since its start. ``refused``: by reason."""
+
+    num_written: int
+    num_failed: int
+    num_read: int
+    num_missed: int
+    num_blocks_warmed: int
+    refused: Mapping[str, int]
+
+
+def show_cache_images(source: Meter, read: Callable[[], ImageReading]) -> None:
+    """Make the counters of a router's images; ``read`` is called when somebody looks, from the exporter's thread."""
+
+    def counter(name: str, unit: str, description: str, value: Callable[[ImageReading], int]) -> None:
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            return [Observation(value(read()))]
+
+        source.create_observable_counter(name, [observe], unit=unit, description=description)
+
+    def refused(_: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(count, {ATTRIBUTE_REASON: reason}) for reason, count in read().refused.items()]
+
+    name = "tandem.cache.index.images."
+    counter(name + "written", "{image}", "Images of workers' caches written to Redis.", lambda r: r.num_written)
+    counter(name + "failed", "{image}", "Images that were begun and could not be written.", lambda r: r.num_failed)
+    counter(name + "read", "{image}", "Workers whose image was taken at a start.", lambda r: r.num_read)
+    counter(name + "missed", "{worker}", "Workers that were asked for everything.", lambda r: r.num_missed)
+    source.create_observable_counter(
+        name + "refused", [refused], unit="{image}", description="Images that were not what they should be, by reason."
+    )
+    counter("tandem.cache.index.warmed", "{block}", "Names that came from images.", lambda r: r.num_blocks_warmed)
 
 
 def _seconds(source: Meter, name: str, description: str) -> Histogram:

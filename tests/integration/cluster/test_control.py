@@ -1,6 +1,7 @@
 """The controller's way to a real router: traffic, guidance, records, policies; and `tandem policy apply`."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tandem.client import AsyncClient
 from tandem.cluster.commands.connection import Connection
 from tandem.cluster.commands.policy import run_apply
 from tandem.cluster.control.ports import GrpcRouters
@@ -15,17 +17,22 @@ from tandem.cluster.control.program import run_controller
 from tandem.cluster.programs.config import ControllerProgramConfig, RegistryTarget
 from tandem.cluster.registry.redis_records import RedisRecords
 from tandem.cluster.registry.router_records import RouterRecords
+from tandem.cluster.run_state import RunStates
+from tandem.core.decisions import ControllerRound, Decision, DecisionFilter
+from tandem.core.environment import read_environment
 from tandem.core.errors import ConfigError, InvalidArgument, Unavailable
 from tandem.core.records import RecordStore, overwrite
 from tandem.core.traffic import ClassTargets, Guidance
 from tandem.core.types import PriorityClass, Role
 from tandem.inference.v1 import inference_pb2 as pb
+from tandem.router.config import RouterConfig
 from tandem.rpc.channels import open_channel
 from tandem.rpc.stubs.control import ControlStub
 from tests.fakes.fake_worker import FakeWorker
 from tests.fakes.live_world import HandClock
-from tests.fakes.redis_server import RedisServer, binaries, redis_server
+from tests.fakes.redis_server import RedisServer, binaries, free_port, redis_server
 from tests.fakes.router_cluster import Cluster, cluster
+from tests.unit.cluster.test_run_state import state
 
 POLICY = """
 metadata: {name: NAME}
@@ -113,6 +120,59 @@ async def test_an_applied_policys_promises_reach_the_door_and_change_with_it(tmp
         stop.set()
 
 
+def told(number: int) -> Decision:
+    seen = ControllerRound(term=number, policy="day", verdict="hold", current_prefill=1, current_decode=1)
+    return Decision(sequence=0, unix_s=time.time(), source="", reason="it is early", detail=seen)
+
+
+async def terms(found: Cluster) -> list[int]:
+    """Of the rounds that a router was told, in its order."""
+    async with AsyncClient(found.router.internal_address) as client:
+        page = await client.decisions(DecisionFilter(kinds=("controller",)))
+    return [one.detail.term for one in page.decisions if isinstance(one.detail, ControllerRound)]
+
+
+async def test_a_router_that_was_away_catches_up_and_nobody_hears_anything_twice(tmp_path: Path) -> None:
+    away_port = RouterConfig(port=0, internal_port=free_port())
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    async with cluster(tmp_path / "a", []) as here:
+        addresses = [here.router.internal_address, f"127.0.0.1:{away_port.internal_port}"]
+        routers = GrpcRouters(addresses, tls=None, insecure=False)
+        for number in (1, 2):
+            with pytest.raises(Unavailable):
+                await routers.tell("c", (told(number),))
+        assert await terms(here) == [1, 2]
+        async with cluster(tmp_path / "b", [], away_port) as late:
+            await reached(routers)
+            await routers.tell("c", ())
+            assert await terms(late) == [1, 2], "what it missed"
+            await routers.tell("c", (told(3),))
+            await routers.tell("c", ())
+            assert await terms(late) == await terms(here) == [1, 2, 3]
+        with pytest.raises(Unavailable):
+            await routers.traffic(1.0)  # so its end is noticed, although there was nothing to tell
+        async with cluster(tmp_path / "b", [], away_port) as anew:
+            await reached(routers)
+            assert await terms(anew) == []
+            await routers.tell("c", ())
+            assert await terms(anew) == [3], "a new life is told the last one"
+        assert await terms(here) == [1, 2, 3]
+        await routers.close()
+
+
+async def reached(routers: GrpcRouters) -> None:
+    """Wait until all of them answer: a channel that failed tries again after a second."""
+    async with asyncio.timeout(20.0):
+        while True:
+            try:
+                await routers.traffic(1.0)
+            except Unavailable:
+                await asyncio.sleep(0.1)
+            else:
+                return
+
+
 async def test_a_policy_is_applied_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "p.yaml"
 
@@ -133,6 +193,21 @@ async def test_a_policy_is_applied_from_the_command_line(tmp_path: Path, capsys:
             record = await ControlStub(channel).get_policy(timeout_s=5.0)
         assert record is not None
         assert (record.version, b"maxReplicas: 5" in record.value) == (2, False), "a dry run and errors left it"
+
+
+@pytest.mark.parametrize("controlled", [True, False])
+async def test_a_policy_that_nobody_follows_is_applied_with_a_word_of_it(
+    controlled: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    (file := tmp_path / "p.yaml").write_text(POLICY.replace("NAME", "first"), encoding="utf-8")
+    async with router(tmp_path) as found:
+        here = state(name="here", internal_address=found.router.internal_address, controlled=controlled)
+        RunStates(read_environment().run_folder).write(here)
+        await asyncio.to_thread(run_apply, file, Connection(), dry_run=False)
+    said = capsys.readouterr()
+    assert "first applied (Auto), version 1" in said.out
+    assert ("here runs no controller" in said.err) is not controlled
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ import pytest
 import redis.asyncio
 
 from tandem.core.clock import MonotonicClock
-from tandem.core.ids import Epoch, RequestId, WorkerId
+from tandem.core.ids import Epoch, WorkerId
 from tandem.prefix_cache.keys import BlockKey
 from tandem.prefix_cache.remote.blocks import RemoteBlocks
 from tandem.prefix_cache.remote.breaker import BreakerPolicy, BreakerState
 from tandem.prefix_cache.remote.envelope import BlockEnvelope, Refusal
 from tandem.prefix_cache.remote.gate import CallKind, GatePolicy, Miss, RedisGate
-from tandem.prefix_cache.remote.reservations import Candidate, SharedReservations
+from tandem.prefix_cache.remote.reservations import Candidate, Reservation, SharedReservations
 from tests.fakes.redis_server import RedisServer, binaries, redis_server
 
 LAYOUT = hashlib.sha256(b"layout").hexdigest()
@@ -257,37 +257,105 @@ async def test_nobody_waits_for_the_call_that_tries_again(server: RedisServer) -
         await until_back(blocks, CallKind.READ)
 
 
+def candidate(number: int, *, base_s: float = 0.1, queued_s: float = 0.0, load_s: float = 1.0) -> Candidate:
+    name = WorkerId(f"prefill-{number}")
+    return Candidate(worker_id=name, epoch=Epoch(1), base_s=base_s, queued_s=queued_s, load_s=load_s)
+
+
+@asynccontextmanager
+async def reserving(url: str, *, num_routers: int = 2, ttl_s: float = 5.0) -> AsyncIterator[list[SharedReservations]]:
+    gates = [RedisGate(url, policy=POLICY, clock=MonotonicClock()) for _ in range(num_routers)]
+    try:
+        yield [SharedReservations(gate, namespace="t", ttl_s=ttl_s) for gate in gates]
+    finally:
+        for gate in gates:
+            await gate.close()
+
+
+def reservation(name: str, chosen: Candidate | Miss) -> Reservation:
+    assert isinstance(chosen, Candidate), chosen
+    return Reservation(name=name, worker_id=chosen.worker_id, epoch=chosen.epoch)
+
+
 async def test_two_routers_spread_over_the_workers(server: RedisServer) -> None:
     """Both see the same idle workers; the shared reservations keep them from picking the same one."""
-    candidates = [
-        Candidate(worker_id=WorkerId(f"prefill-{n}"), epoch=Epoch(1), cost_s=0.1 + 0.001 * n) for n in range(4)
-    ]
-    gates = [RedisGate(server.url, policy=POLICY, clock=MonotonicClock()) for _ in range(2)]
-    routers = [SharedReservations(gate, namespace="t", ttl_s=5.0) for gate in gates]
-    chosen = []
-    for number in range(8):
-        best = await routers[number % 2].select(RequestId(f"r{number}"), 1.0, candidates)
-        assert isinstance(best, Candidate)
-        chosen.append(best.worker_id)
-    assert sorted(chosen) == sorted(f"prefill-{n}" for n in (0, 1, 2, 3) * 2)
-    assert await routers[0].release(RequestId("r0"), WorkerId(chosen[0]), Epoch(1)) is True
-    assert await routers[0].release(RequestId("r0"), WorkerId(chosen[0]), Epoch(1)) is False
-    best = await routers[1].select(RequestId("r9"), 1.0, candidates)
-    assert isinstance(best, Candidate)
-    assert best.worker_id == chosen[0]
-    for gate in gates:
-        await gate.close()
+    candidates = [candidate(n, base_s=0.1 + 0.001 * n) for n in range(4)]
+    async with reserving(server.url) as routers:
+        chosen = []
+        for number in range(8):
+            best = await routers[number % 2].select(f"r{number}", candidates)
+            assert isinstance(best, Candidate)
+            chosen.append(best)
+        assert sorted(one.worker_id for one in chosen) == sorted(f"prefill-{n}" for n in (0, 1, 2, 3) * 2)
+        held = [reservation("r0", chosen[0]), reservation("r1", chosen[1]), reservation("r0", chosen[1])]
+        assert await routers[0].release(held) == 2
+        assert await routers[0].release(held) == 0
+        again = [await routers[1].select(f"again{n}", candidates) for n in range(2)]
+        assert again == chosen[:2]
+
+
+async def test_own_work_and_the_reservations_of_it_count_once(server: RedisServer) -> None:
+    """A router's own 1 s on prefill-0 is reserved there as well: 1.3 s of others' work on prefill-1 is more."""
+    async with reserving(server.url) as (own, other):
+        assert await own.select("a", [candidate(0)]) == candidate(0)
+        assert await other.select("b", [candidate(1, load_s=1.3)]) == candidate(1, load_s=1.3)
+        seen = [candidate(0, queued_s=1.0), candidate(1, queued_s=0.0)]
+        assert await own.select("c", seen) == seen[0], "not 1.0 + 1.0 s"
+        reported = [candidate(0, queued_s=9.0), candidate(1)]
+        assert await own.select("d", reported) == reported[1], "what its worker reports counts where it is more"
+
+
+async def test_loads_are_those_of_the_chosen_worker(server: RedisServer) -> None:
+    async with reserving(server.url) as (own, other):
+        cached, idle = candidate(0, base_s=0.1, load_s=0.1), candidate(1, base_s=0.9, load_s=0.9)
+        answers = [await router.select(f"r{n}", [cached, idle]) for n, router in enumerate((own, other) * 5)]
+        assert answers[:8] == [cached] * 8, "eight times 0.1 s of work there is less than 0.8 s more to compute here"
+        assert idle in answers
+
+
+async def test_reservations_that_nobody_waits_for_any_more_are_taken_back(server: RedisServer) -> None:
+    """The server answers after its caller has gone, on a connection that is patient enough to hear it."""
+    policy = GatePolicy(timeout_s=2.0, breaker=POLICY.breaker)
+    gate = RedisGate(server.url, policy=policy, clock=MonotonicClock())
+    shared = SharedReservations(gate, namespace="t")
+    assert await shared.select("first", [candidate(0)]) == candidate(0)
+    os.kill(server.process.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await shared.select("late", [candidate(0)])
+    finally:
+        os.kill(server.process.pid, signal.SIGCONT)
+    await gate.close(timeout_s=2.0)
+    assert server.admin().hkeys("{t:reserved:}prefill-0:1:loads") == [b"first"]
 
 
 async def test_reservations_end_by_themselves(server: RedisServer) -> None:
-    gate = RedisGate(server.url, policy=POLICY, clock=MonotonicClock())
-    shared = SharedReservations(gate, namespace="t", ttl_s=0.2)
-    candidates = [Candidate(worker_id=WorkerId(f"p{n}"), epoch=Epoch(1), cost_s=0.01 * n) for n in range(2)]
-    first = await shared.select(RequestId("a"), 1.0, candidates)
-    second = await shared.select(RequestId("b"), 1.0, candidates)
-    assert (first, second) == (candidates[0], candidates[1])
-    await asyncio.sleep(0.3)
-    assert await shared.select(RequestId("c"), 1.0, candidates) == candidates[0]
-    await asyncio.sleep(0.6)
-    await gate.close()
+    async with reserving(server.url, num_routers=1, ttl_s=0.2) as (shared,):
+        candidates = [candidate(n, base_s=0.03 * n, load_s=0.04) for n in range(2)]
+        for name in ("a", "b"):
+            assert await shared.select(name, candidates[:1]) == candidates[0]
+        assert await shared.select("c", candidates) == candidates[1]
+        await asyncio.sleep(0.3)
+        assert await shared.select("d", candidates) == candidates[0], "its first two are over; its keys are there"
+        await asyncio.sleep(0.6)
     assert server.admin().keys("*") == []  # nothing stays
+
+
+async def test_a_load_whose_end_was_evicted_does_not_count_for_ever(server: RedisServer) -> None:
+    """A full Redis may evict one of the two keys, and nobody releases what a router that died had reserved."""
+    async with reserving(server.url, num_routers=1) as (shared,):
+        candidates = [candidate(0), candidate(1, base_s=0.5)]
+        assert await shared.select("orphan", candidates) == candidates[0]
+        assert server.admin().delete("{t:reserved:}prefill-0:1:ends") == 1
+        assert await shared.select("next", candidates) == candidates[0], "nothing says that it has not ended"
+        assert server.admin().hkeys("{t:reserved:}prefill-0:1:loads") == [b"next"]
+
+
+async def test_a_long_reservation_is_not_cut_short_by_a_brief_one(server: RedisServer) -> None:
+    async with reserving(server.url, num_routers=1, ttl_s=0.2) as (shared,):
+        assert await shared.select("long", [candidate(0, load_s=1.0)]) == candidate(0, load_s=1.0)
+        await shared.select("brief", [candidate(0, load_s=0.01)])
+        await asyncio.sleep(0.5)
+        candidates = [candidate(0, base_s=0.0), candidate(1, base_s=0.5)]
+        assert await shared.select("other", candidates) == candidates[1]

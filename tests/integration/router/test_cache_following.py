@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tandem.client import AsyncClient
-from tandem.core.cache import WorkerCacheStats
+from tandem.core.cache import WorkerCacheStats, WorkerFlushed
 from tandem.core.clock import MonotonicClock
 from tandem.core.ids import Epoch, Tenant
 from tandem.core.kv_events import KvUpdate, WatchFrom
@@ -45,9 +45,9 @@ class CacheOnly:
                 continue
             yield update
 
-    async def flush_cache(self, tenant: Tenant | None, call: CallContext) -> int:
+    async def flush_cache(self, tenant: Tenant | None, call: CallContext) -> WorkerFlushed:
         """Nothing."""
-        return 0
+        return WorkerFlushed(num_blocks=0)
 
     async def get_cache_stats(self, call: CallContext) -> WorkerCacheStats:
         """Nothing."""

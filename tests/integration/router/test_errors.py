@@ -9,7 +9,10 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
+from tandem.client import AsyncClient
+from tandem.client.settings import MIN_UNREAD_BYTES
 from tandem.core import reasons
+from tandem.core.errors import TandemError
 from tandem.core.types import Role
 from tandem.inference.v1 import inference_pb2 as pb
 from tandem.router.admission.config import AdmissionSection, LimitSection
@@ -194,6 +197,23 @@ async def test_a_caller_who_does_not_read_is_ended_and_nobody_waits_for_it(tmp_p
             assert info.reason == reasons.SLOW_CONSUMER
         await until(lambda: found.router.dispatcher.num_live == 0)
         found.assert_nothing_left()
+
+
+async def test_the_sdk_bounds_what_waits_unread(tmp_path: Path) -> None:
+    config = RouterConfig(port=0, stream=StreamSection(max_buffered_tokens=64, max_buffered_bytes=16384))
+    workers = pair()
+    workers[1].pace = Pace(step_s=0.001)
+    workers[1].text = lambda child, position: "x" * 500
+    async with (
+        cluster(tmp_path, workers, config) as found,
+        AsyncClient(found.router.address, max_unread_bytes=MIN_UNREAD_BYTES, retries=0) as client,
+    ):
+        with pytest.raises(TandemError) as caught:
+            async with client.stream("x", max_tokens=4000, ignore_eos=True) as stream:
+                async for _ in stream:
+                    await until(lambda: found.router.dispatcher.num_live == 0, timeout_s=30.0)
+        assert caught.value.reason == reasons.SLOW_CONSUMER
+        assert workers[1].num_emitted < 1000, "500 KiB would have found room in a window that grows"
 
 
 async def test_silence_brings_keep_alives(tmp_path: Path) -> None:

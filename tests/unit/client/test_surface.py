@@ -113,6 +113,8 @@ def test_results_are_frozen() -> None:
         ({"timeout_s": float("nan")}, "timeout_s"),
         ({"retries": -1}, "retries"),
         ({"num_connections": 0}, "num_connections"),
+        ({"max_unread_bytes": 1000}, "max_unread_bytes"),
+        ({"max_unread_bytes": 1 << 31}, "max_unread_bytes"),
         ({"api_key": ""}, "api_key"),
         ({"api_key": "a\nb"}, "api_key"),
         ({"api_key": "schlüssel"}, "api_key"),

@@ -3,15 +3,20 @@
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from tandem.cluster.cache_setup import prepare_cache
 from tandem.cluster.config.model import ClusterConfig
 from tandem.cluster.plan import plan_router, plan_workers
 from tandem.cluster.programs.cache import cache_setup
 from tandem.cluster.programs.config import RegistryTarget, RouterProgramConfig, WorkerProgramConfig
+from tandem.cluster.programs.images import open_images
+from tandem.core.clock import MonotonicClock
 from tandem.core.errors import ConfigError
 from tandem.core.ids import Epoch
 from tandem.prefix_cache.config import SECRET_BYTES, PrefixCacheConfig, PrefixCacheProgram
+from tandem.prefix_cache.remote.images import RemoteImages
+from tandem.router.config import RouterConfig
 from tandem.text.tokenizer import Tokenizer
 from tests.fakes.tiny_tokenizer import save_tiny_tokenizer
 from tests.unit.cluster.test_plan import MODEL
@@ -88,3 +93,28 @@ def test_a_workers_part() -> None:
     assert len(alone.secret) == SECRET_BYTES
     assert not alone.is_shared_secret
     assert cache_setup(PrefixCacheProgram(settings=PrefixCacheConfig(enabled=False)), Epoch(3)) is None
+
+
+async def test_images_lie_in_the_redis_of_blocks_or_of_the_registry_and_need_a_secret() -> None:
+    def program(
+        *, registry: RegistryTarget = REDIS, secret: str | None = "00" * 32, **values: object
+    ) -> RemoteImages | None:
+        settings = PrefixCacheConfig.model_validate(values)
+        cache = PrefixCacheProgram(settings=settings, secret=None if secret is None else SecretStr(secret))
+        return open_images(
+            RouterProgramConfig(router=router, cache=cache, model_folder=Path("/m"), registry=registry), clock
+        )
+
+    clock, router = MonotonicClock(), RouterConfig()
+    nowhere = RegistryTarget(kind="router", address="127.0.0.1:1")
+    elsewhere = {"url": "redis://127.0.0.1:2/0", "namespace": "other"}
+    found = [program(), program(redis=elsewhere), program(registry=nowhere, redis=elsewhere)]
+    assert [images and images.prefix for images in found] == ["tandem:index:", "other:index:", "other:index:"]
+    for images in found:
+        assert images is not None
+        await images.close()
+    assert program(registry=nowhere) is None
+    assert program(secret=None) is None
+    assert program(enabled=False) is None
+    router = RouterConfig.model_validate({"cache": {"image": {"enabled": False}}})
+    assert program() is None

@@ -2,6 +2,7 @@
 
 from io import StringIO
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -109,6 +110,33 @@ def test_a_life_says_what_was_predicted_and_measured_and_what_is_missing() -> No
     assert "what came before is forgotten" not in refused
 
 
+def test_a_refusal_says_when_to_come_back_or_to_stay_away() -> None:
+    refused = Admission(taken=False, cause="queue_wait", num_queued=1, wait_s=12.0, retry_after_s=4.0)
+    assert "1 request waited" in "\n".join(life_lines([decided(refused)]))
+    assert "may come again in 4.0 s" in "\n".join(life_lines([decided(refused)]))
+    storm = msgspec.structs.replace(refused, retry_after_s=None)
+    assert "asked not to come again by itself" in "\n".join(life_lines([decided(storm)]))
+    invalid = Admission(taken=False, cause="invalid_argument")
+    assert "come again" not in "\n".join(life_lines([decided(invalid)]))
+    assert "come again" not in "\n".join(life_lines([decided(Admission(taken=True, cause="fits", wait_s=1.0))]))
+
+
+def test_who_gave_its_place_away_waits_for_its_turn() -> None:
+    lost = Recovery(failed_attempt=0, cause="KV_TIMEOUT", emitted_tokens=3)
+    assert "3 tokens had been sent; it is placed again at once" in "\n".join(life_lines([decided(lost)]))
+    yielded = msgspec.structs.replace(lost, cause="YIELDED")
+    assert "it is placed again when its turn comes" in "\n".join(life_lines([decided(yielded)]))
+
+
+@pytest.mark.parametrize(
+    ("own", "words"), [("prefill-0", "in 3.0 ms: the same"), ("prefill-7", "in 3.0 ms: instead of prefill-7")]
+)
+def test_a_placement_says_what_the_routers_agreed_on(own: str, words: str) -> None:
+    placed = msgspec.structs.replace(PLACED, own_prefill=own, asked_s=0.003)
+    assert f"agreed with the other routers {words}" in "\n".join(life_lines([decided(placed)]))
+    assert "agreed" not in "\n".join(life_lines([decided(PLACED)]))
+
+
 def test_what_is_typed_is_checked() -> None:
     wanted = filter_of(kinds=["end"], request="r", tenant="acme", since="2026-11-23T00:00:00+00:00", limit=5)
     assert (wanted.since_unix_s, wanted.kinds) == (1795392000.0, ("end",))
@@ -119,7 +147,7 @@ def test_what_is_typed_is_checked() -> None:
             filter_of(**{"kinds": [], "request": "", "tenant": "", "since": "", "limit": 5, **bad})  # type: ignore[arg-type]
         assert caught.value.field == field
     with pytest.raises(InvalidArgument, match="32 hexadecimal digits"):
-        run_explain(Connection(), "../etc/passwd", as_json=False)
+        run_explain([Connection()], "../etc/passwd", as_json=False)
 
 
 def test_curves() -> None:

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+from pydantic import ValidationError
+
 from tandem.cluster.config.model import ClusterConfig
-from tandem.cluster.plan import plan_router, plan_workers
+from tandem.cluster.plan import plan_added_worker, plan_router, plan_workers
 from tandem.cluster.programs.config import PlacedWorker, RegistryTarget, RouterProgramConfig, WorkerProgramConfig
 from tandem.core.prepared_model import PreparedModel
 from tandem.core.types import Role
@@ -100,6 +103,30 @@ def test_a_bundle_names_only_what_is_asked_for() -> None:
     program = plan_workers(config(), MODEL, REDIS)[0]
     assert PlacedWorker(program=program, cpus=2).bundle() == {"CPU": 2}
     assert PlacedWorker(program=program, cpus=1, gpus=0.5).bundle() == {"CPU": 1, "GPU": 0.5}
+
+
+def test_workers_on_nodes_of_their_own_show_metrics_at_one_port() -> None:
+    pods = {"kind": "ray", "address": "auto"}
+    shown = config(runtime=pods, workers={"metrics_port": 9464})
+    assert {worker.metrics_port for worker in plan_workers(shown, MODEL, REDIS)} == {9464}
+    added = plan_added_worker(shown, MODEL, REDIS, worker_id="decode-7", role=Role.DECODE)
+    assert added.metrics_port == 9464
+    counted = config(workers={"metrics_base_port": 9500})
+    assert plan_added_worker(counted, MODEL, REDIS, worker_id="decode-7", role=Role.DECODE).metrics_port is None
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"workers": {"metrics_port": 9464}}, "use metrics_base_port"),
+        ({"workers": {"metrics_port": 9464}, "runtime": {"kind": "ray"}}, "use metrics_base_port"),
+        ({"workers": {"metrics_port": 9464, "metrics_base_port": 9500}}, "exclude each other"),
+    ],
+    ids=str,
+)
+def test_one_port_for_workers_of_one_host_is_refused(sections: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        config(**sections)
 
 
 def test_each_worker_has_a_metrics_port_of_its_own_or_none_has() -> None:

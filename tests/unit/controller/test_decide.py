@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tandem.controller.deciding.decide import decide, describe, move_ended
+from tandem.controller.deciding.decide import decide, move_ended
 from tandem.controller.deciding.values import (
     AddWorkers,
     ControllerState,
@@ -15,30 +15,31 @@ from tandem.controller.deciding.values import (
     SwitchRoles,
     Verdict,
 )
-from tandem.controller.observation import Observation, Stage
+from tandem.controller.observation import ClassTraffic, Observation, Stage
 from tandem.controller.policy.bounds import Split
 from tandem.core.ids import WorkerId
 from tandem.core.latency import LatencyCoefficients, LatencyModel
-from tandem.core.types import PriorityClass, Role, WorkerLoad
+from tandem.core.types import Role, WorkerLoad
 from tests.unit.controller.worlds import (
+    ALONE,
     ANSWERS,
-    MODEL,
+    PINNED,
     PROMPTS,
+    STANDARD,
     first_move,
     now,
     policy,
+    prompt_heavy,
     rounds,
     seen,
     traffic,
     workers,
 )
 
-STANDARD = PriorityClass.STANDARD
-PINNED = {"budget": {"min": 8, "max": 8}, "ratio": {"min": "1:7", "max": "7:1"}}
 
-
-def prompt_heavy(prefill: int = 4, decode: int = 4, rate: float = 9.0, **changes: Any) -> Observation:
-    return seen(prefill, decode, traffic={STANDARD: traffic(rate, PROMPTS)}, **changes)
+def _with_figure(name: str, value: float) -> ClassTraffic:
+    changed: dict[str, Any] = {name: value}
+    return replace(traffic(1.0), **changed)
 
 
 # --- what is not believed -----------------------------------------------------------------------------------------
@@ -54,6 +55,11 @@ def prompt_heavy(prefill: int = 4, decode: int = 4, rate: float = 9.0, **changes
         (prompt_heavy(rate=math.nan), "standard arrivals_per_s is nan"),
         (prompt_heavy(rate=-1.0), "standard arrivals_per_s is -1.0"),
         (prompt_heavy(backlog_s=math.inf), "backlog_s is inf"),
+        *(
+            (seen(4, 4, traffic={STANDARD: _with_figure(name, value)}), f"standard {name} is {value}")
+            for name in ("rate_error_per_s", "missed_now", "num_open", "left_tokens")
+            for value in (math.nan, -1)
+        ),
         (prompt_heavy(workers=()), "no worker was seen"),
         (prompt_heavy(4, 0), "a role has no worker that serves or starts"),
         (
@@ -107,7 +113,9 @@ def test_off_decides_nothing() -> None:
 
 
 def test_advisory_says_what_it_would_do_and_does_nothing() -> None:
-    made = rounds(prompt_heavy(), policy(mode="Advisory", **PINNED), seconds=60)
+    made = rounds(
+        prompt_heavy(rate=17.0), policy(mode="Advisory", **PINNED | {"borrow": {"maxShare": 0.1}}), seconds=60
+    )
     assert all(each.move is None and each.borrow.share == 0.0 for each in made)
     assert made[-1].record.verdict is Verdict.ADVISE
     assert isinstance(made[-1].record.move, SwitchRoles)
@@ -164,7 +172,7 @@ def test_the_idlest_worker_is_taken() -> None:
 
 
 def test_the_last_serving_worker_of_a_role_never_goes() -> None:
-    wanted = policy(budget={"min": 5, "max": 5})
+    wanted = policy(budget={"min": 5, "max": 5}, **ALONE)
     assert all(each.move is None for each in rounds(prompt_heavy(4, 1, rate=30.0), wanted, seconds=100))
     starting = tuple(replace(w, stage=Stage.STARTING) if w.worker_id == "decode-1" else w for w in workers(3, 2))
     view = prompt_heavy(3, 2, rate=30.0, workers=starting)
@@ -237,7 +245,7 @@ def test_half_an_exchange_is_none() -> None:
 
 
 def test_with_room_in_the_budget_it_grows_first() -> None:
-    wanted = policy(budget={"min": 8, "max": 9}, roleSwitch={"enabled": False})
+    wanted = policy(budget={"min": 8, "max": 9}, roleSwitch={"enabled": False}, **ALONE)
     assert first_move(prompt_heavy(), wanted).move == AddWorkers(prefill=1)
 
 
@@ -271,7 +279,7 @@ def test_below_the_minimum_it_grows() -> None:
 
 def test_above_a_lowered_maximum_it_shrinks_even_under_load() -> None:
     pools = {"prefill": {"maxReplicas": 2}, "decode": {"maxReplicas": 8}}
-    move = first_move(prompt_heavy(4, 2), policy(pools=pools)).move
+    move = first_move(prompt_heavy(4, 2), policy(pools=pools, **ALONE)).move
     assert isinstance(move, RemoveWorkers)
     assert move.role is Role.PREFILL
 
@@ -336,54 +344,3 @@ def test_load_with_a_target_counts_as_hpa_does() -> None:
     assert first_move(view, wanted).move == AddWorkers(decode=2)  # 36 running / 10 = 4
     near = seen(1, 2, workers=workers(1, 2, num_running=11), prefill_busy=0.6)
     assert first_move(near, wanted).move is None  # 10 % is near enough
-
-
-# --- borrowing, and learning from what was measured ---------------------------------------------------------------
-
-
-def test_borrowing_is_immediate_and_only_as_much_as_needed() -> None:
-    decision = decide(prompt_heavy(rate=8.0), policy(**PINNED), ControllerState(), now())
-    assert 0.0 < decision.borrow.share <= 0.3
-    assert "borrowed" in decision.borrow.reason
-    assert decide(seen(4, 4), policy(), ControllerState(), now()).borrow.share == pytest.approx(0.0)
-    never = policy(**PINNED, borrow={"enabled": False})
-    assert decide(prompt_heavy(), never, ControllerState(), now()).borrow.share == pytest.approx(0.0)
-
-
-def test_busy_decode_workers_lend_nothing() -> None:
-    both = seen(4, 4, traffic={STANDARD: traffic(12.0, ANSWERS, PROMPTS, ANSWERS)})
-    decision = decide(both, policy(), ControllerState(), now())
-    assert decision.borrow.share == pytest.approx(0.0)
-
-
-def test_measured_misses_count_even_where_the_model_is_content() -> None:
-    well = seen(4, 4, traffic={STANDARD: traffic(5.0, PROMPTS, kept={"ttft": 0.96})})
-    assert all(not isinstance(each.move, AddWorkers) for each in rounds(well, policy(), seconds=60))
-    ill = seen(4, 4, traffic={STANDARD: traffic(5.0, PROMPTS, kept={"ttft": 0.7})})
-    move = first_move(ill, policy(), seconds=60).move
-    assert isinstance(move, AddWorkers)
-    assert move.prefill >= 1
-    few = replace(traffic(5.0, PROMPTS, kept={"ttft": 0.7}), num_ended=10)
-    assert all(each.move is None for each in rounds(seen(4, 4, traffic={STANDARD: few}), policy(), seconds=60))
-
-
-def test_missed_attainment_blames_the_tightest_promise() -> None:
-    """Each promise is kept by 96 %, but only 80 % of the requests get both."""
-    asked = replace(traffic(5.0, PROMPTS, kept={"ttft": 0.96, "itl": 0.96}), attainment=0.8)
-    move = first_move(seen(4, 4, traffic={STANDARD: asked}), policy(), seconds=60).move
-    assert isinstance(move, SwitchRoles)  # decode workers are idle: no need to grow
-    assert move.to is Role.PREFILL
-    content = replace(asked, attainment=0.94)  # of 500 requests that may be chance
-    assert first_move(seen(4, 4, traffic={STANDARD: content}), policy(), seconds=60).move is None
-
-
-def test_moves_are_told_in_words() -> None:
-    assert describe(AddWorkers(prefill=1, decode=2)) == "add 1 prefill and 2 decode"
-    assert describe(RemoveWorkers(workers=(WorkerId("a"), WorkerId("b")), role=Role.DECODE)) == "remove a, b (decode)"
-    assert describe(ExchangeWorker(remove=WorkerId("a"), add=Role.PREFILL)) == "exchange a for a new prefill worker"
-
-
-def test_a_class_nobody_uses_any_more_does_not_hold_workers() -> None:
-    idle = seen(4, 4, traffic={PriorityClass.BATCH: replace(traffic(0.0), shapes=())}, decode_model=MODEL)
-    decision = decide(idle, policy(), ControllerState(), now())
-    assert decision.record.numbers["stress"] == pytest.approx(0.0)

@@ -8,12 +8,15 @@ import pytest
 from tandem.controller.deciding.values import AddWorkers, RemoveWorkers, SwitchRoles, Verdict
 from tandem.controller.policy.bounds import Split
 from tandem.controller.policy.model import AutoscalingPolicy
+from tandem.controller.policy.sections import BorrowSection
 from tandem.core.config.yaml_file import load_yaml_config
-from tests.fakes.controller_plant import Load, Plant
+from tandem.core.types import Role
+from tests.fakes.controller_plant import UNIX_S, Load, Plant
 from tests.unit.controller.worlds import policy
 
 ROOT = Path(__file__).parents[3]
 PINNED = load_yaml_config(ROOT / "deploy" / "examples" / "pinned-budget.policy.yaml", AutoscalingPolicy)
+ALONE = PINNED.model_copy(update={"spec": PINNED.spec.model_copy(update={"borrow": BorrowSection(enabled=False)})})
 PROMPT_HEAVY = Load(rate_per_s=8, prompt_tokens=4000, output_tokens=60)
 ANSWER_HEAVY = Load(rate_per_s=8, prompt_tokens=300, output_tokens=500)
 KEPT = {"ttft_s": 1.0, "gap_s": 0.05}
@@ -23,6 +26,11 @@ def shifting(now_s: float) -> Load:
     return ANSWER_HEAVY if 400 <= now_s < 900 else PROMPT_HEAVY
 
 
+def _of(split: Split | None, role: Role) -> int:
+    assert split is not None
+    return split.prefill if role is Role.PREFILL else split.decode
+
+
 def switches_per_minute(plant: Plant) -> int:
     times = [at for at, move in plant.moves if isinstance(move, SwitchRoles)]
     return max((sum(1 for each in times if at <= each < at + 60.0) for at in times), default=0)
@@ -30,7 +38,8 @@ def switches_per_minute(plant: Plant) -> int:
 
 @pytest.fixture(scope="module")
 def shifted() -> Plant:
-    return Plant(policy=PINNED, start=Split(prefill=4, decode=4), load=shifting).run_until(1300)
+    """Without the fastest speed, which would do alone."""
+    return Plant(policy=ALONE, start=Split(prefill=4, decode=4), load=shifting).run_until(1300)
 
 
 def test_each_shift_converges_in_at_most_three_moves(shifted: Plant) -> None:
@@ -49,12 +58,25 @@ def test_a_pinned_budget_moves_only_the_ratio(shifted: Plant) -> None:
     assert switches_per_minute(shifted) <= 1
 
 
-def test_it_borrows_before_the_switch_is_due(shifted: Plant) -> None:
+def test_where_borrowing_does_no_worker_switches() -> None:
+    plant = Plant(policy=PINNED, start=Split(prefill=4, decode=4), load=shifting).run_until(1300)
+    assert plant.moves == []
+    assert plant.kept(0, 1300, **KEPT) >= 0.95
+    assert max(share for _, share in plant.borrowed) > 0.1
+
+
+def test_it_borrows_before_the_switch_is_due() -> None:
     """Milliseconds before seconds: the share rises at once, and falls back once the pool has grown."""
-    first_switch_s = next(at for at, _ in shifted.moves if at >= 900)
-    shares = [share for at, share in shifted.borrowed if 905 <= at <= first_switch_s]
-    assert max(shares) > 0.0
-    assert shifted.borrowed[-1][1] <= 0.05
+
+    def rising(now_s: float) -> Load:
+        return ANSWER_HEAVY if now_s < 300 else Load(rate_per_s=11, prompt_tokens=4000, output_tokens=20)
+
+    plant = Plant(policy=PINNED, start=Split(prefill=2, decode=6), load=rising).run_until(800)
+    first_switch_s = next(at for at, _ in plant.moves)
+    shares = [share for at, share in plant.borrowed if 305 <= at <= first_switch_s]
+    assert max(shares) == pytest.approx(0.5)
+    assert plant.borrowed[-1][1] <= 0.3
+    assert plant.kept(650, 800, **KEPT) >= 0.95
 
 
 def test_without_a_controller_the_same_load_is_served_worse(shifted: Plant) -> None:
@@ -96,7 +118,10 @@ def test_a_threefold_step_grows_and_the_lull_after_it_shrinks() -> None:
     peak = max(split.prefill + split.decode for at, split in plant.splits if at < 600)
     assert plant.split.prefill + plant.split.decode < peak
     removals = [(at, move) for at, move in plant.moves if isinstance(move, RemoveWorkers)]
-    assert all(at >= 800 for at, _ in removals), "HPA's five minutes before anything is taken away"
+    assert removals
+    for at, move in removals:  # HPA's five minutes before anything is taken away
+        before = [each for each in plant.records if UNIX_S + at - 300 <= each.time_s < UNIX_S + at]
+        assert all(_of(each.wished, move.role) < _of(each.current, move.role) for each in before)
     assert plant.kept(1000, 1600, **KEPT) >= 0.95
 
 

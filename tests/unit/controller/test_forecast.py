@@ -89,3 +89,14 @@ def test_a_long_season_is_kept_in_few_parts() -> None:
 
 def test_nothing_seen_is_nothing_expected() -> None:
     assert [made(kind).ahead(60.0) for kind in KINDS] == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("kind", ["Constant", "HoltWinters", "Kalman"])
+def test_a_level_that_has_moved_is_believed_at_once(kind: str) -> None:
+    forecast = make_forecast(PredictorSection.model_validate({"kind": kind}), 1.0)
+    for second in range(60):
+        forecast = forecast.observe(2.0, float(second), float(second))
+    assert forecast.observe(6.0, 60.0, 60.0).ahead(0.0) < 5.0
+    moved = forecast.moved_to(6.0, 60.0, 60.0)
+    assert moved.ahead(0.0) == pytest.approx(6.0)
+    assert moved.ahead(30.0) == pytest.approx(6.0), "no trend is known of it"

@@ -230,8 +230,14 @@ def test_convert_writes_a_file_that_validates(tmp_path: Path, capsys: pytest.Cap
     assert is_hpa(SourceText(name="", text=HPAS))
     assert run("policy", "convert", str(hpas), "-o", str(out)) == 0
     assert run("policy", "validate", str(out)) == 0
+    named = out.read_text(encoding="utf-8").splitlines()[0].rpartition("$schema=")[2]
+    jsonschema.Draft202012Validator(json.loads((tmp_path / named).read_text())).validate(
+        yaml.safe_load(out.read_text())
+    )
     assert run("policy", "convert", str(hpas), "-o", str(out)) == 1
     assert "exists already" in capsys.readouterr().err
+    assert run("policy", "convert", str(hpas), "-o", str(tmp_path / "nowhere" / "policy.yaml")) == 1
+    assert "choose another --output" in capsys.readouterr().err
     assert run("policy", "convert", str(serve)) == 0
     assert policy_of(capsys.readouterr().out).spec.pools.prefill.max_replicas == 4
     assert run("policy", "convert", str(serve), str(serve)) == 1

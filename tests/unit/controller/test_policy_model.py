@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tandem.controller.policy.base import format_duration, parse_duration, ratio_of
+from tandem.controller.policy.base import PolicyModel, format_duration, parse_duration, ratio_of
 from tandem.controller.policy.behavior import SelectPolicy
 from tandem.controller.policy.bounds import Bounds, Split
 from tandem.controller.policy.model import AutoscalingPolicy, Mode
@@ -22,8 +22,10 @@ from tandem.core.config.yaml_file import load_yaml_config, parse_yaml_config, re
 from tandem.core.types import PriorityClass
 
 ROOT = Path(__file__).parents[3]
+CONTROLLER = ROOT / "controller" / "tandem" / "controller"
 EXAMPLES = sorted((ROOT / "deploy" / "examples").glob("*.policy.yaml"))
 VALIDATOR = jsonschema.Draft202012Validator(json.loads(render_policy_schema()))
+SECTIONS = {section.__name__: section for section in PolicyModel.__subclasses__()}
 VIENNA = ZoneInfo("Europe/Vienna")
 
 
@@ -208,3 +210,30 @@ def test_the_listed_splits_are_exactly_those_that_nothing_forbids(  # noqa: PLR0
     every = [Split(prefill=p, decode=d) for p in range(8) for d in range(1, 8)]
     assert set(bounds.splits()) == {split for split in every if not bounds.forbids(split)}
     assert bounds.is_empty() == (not set(bounds.splits()))
+
+
+def sections(model: type[PolicyModel]) -> set[type[PolicyModel]]:
+    """The model and every section below it."""
+    found, fresh = {model}, [model]
+    while fresh:
+        for field in fresh.pop().model_fields.values():
+            for inner in re.findall(r"[\w.]+", str(field.annotation)):
+                section = SECTIONS.get(inner.rpartition(".")[2])
+                if section is not None and section not in found:
+                    found.add(section)
+                    fresh.append(section)
+    return found
+
+
+def test_every_field_is_read_by_something() -> None:
+    """A key that is accepted and does nothing is a promise that nobody keeps."""
+    code = "".join(path.read_text(encoding="utf-8") for path in CONTROLLER.rglob("*.py"))
+    all_sections = sections(AutoscalingPolicy)
+    assert len(all_sections) >= 25
+    unread = [
+        f"{section.__name__}.{name}"
+        for section in all_sections
+        for name in section.model_fields
+        if name not in {"api_version", "kind"} and re.search(rf"\.{name}\b(?!\s*import)", code) is None
+    ]
+    assert unread == []

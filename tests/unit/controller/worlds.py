@@ -16,6 +16,9 @@ MODEL = LatencyModel(coefficients=LatencyCoefficients(prefill=(2e-3, 1e-4, 1e-8)
 UNIX_S = 1_800_000_000.0
 PROMPTS = RequestShape(new_tokens=4000, cached_tokens=0, output_tokens=60)  # 0.48 s of prefill
 ANSWERS = RequestShape(new_tokens=300, cached_tokens=0, output_tokens=500)
+STANDARD = PriorityClass.STANDARD
+ALONE = {"borrow": {"enabled": False}}  # what is wanted of the slower speeds, without the fastest one
+PINNED = {"budget": {"min": 8, "max": 8}, "ratio": {"min": "1:7", "max": "7:1"}, **ALONE}
 
 
 def policy(**spec: Any) -> AutoscalingPolicy:
@@ -79,3 +82,8 @@ def first_move(view: Observation, wanted: AutoscalingPolicy, *, seconds: float =
     """Return the decision that moves, or the last one."""
     made = rounds(view, wanted, seconds=seconds)
     return next((each for each in made if each.move is not None), made[-1])
+
+
+def prompt_heavy(prefill: int = 4, decode: int = 4, rate: float = 9.0, **changes: Any) -> Observation:
+    """Long prompts with short answers, on so many workers."""
+    return seen(prefill, decode, traffic={STANDARD: traffic(rate, PROMPTS)}, **changes)

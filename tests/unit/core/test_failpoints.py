@@ -21,6 +21,7 @@ from tandem.core.failpoints import (
     arm_failpoints,
     disarm_failpoints,
     failpoint,
+    failpoint_again,
     failpoint_in_loop,
 )
 
@@ -169,6 +170,14 @@ async def test_on_a_loop_a_pause_holds_nobody_else(desk: Desk) -> None:
         await failpoint_in_loop("r.before_dispatch_decode")
 
 
+def test_again_is_said_as_often_as_asked_and_only_where_it_is_asked(desk: Desk) -> None:
+    assert not failpoint_again("r.grant")
+    desk.write(r__grant={"action": "again", "times": 2}, p__chunk={"action": "again"})
+    assert [failpoint_again("r.grant") for _ in range(3)] == [True, True, False]
+    assert failpoint("p.chunk") is None, "nothing is done again where nobody asks"
+    assert not failpoint_again("r.abort")
+
+
 def test_a_file_that_is_no_spec_does_nothing(desk: Desk) -> None:
     """A test notices by the hit that does not come; a worker must not fall over its tester's typo."""
     (desk.folder / "w.json").write_text("{")
@@ -211,7 +220,8 @@ def test_refused_where_it_would_be_dangerous(monkeypatch: pytest.MonkeyPatch, tm
 def test_the_table_the_set_and_the_code_name_the_same_points() -> None:
     product = [p for p in ROOT.glob("*/tandem/**/*.py") if p.name != "failpoints.py" and "chaos" not in p.parts]
     text = "\n".join(path.read_text(encoding="utf-8") for path in product)
-    used = {name for name in POINTS if f'failpoint("{name}"' in text or f'failpoint_in_loop("{name}")' in text}
+    calls = [f'{call}("' for call in ("failpoint", "failpoint_in_loop", "failpoint_again")]
+    used = {name for name in POINTS if any(f'{call}{name}"' in text for call in calls)}
     assert used == POINTS
-    assert text.count('failpoint("') + text.count('failpoint_in_loop("') == len(POINTS)
+    assert sum(text.count(call) for call in calls) == len(POINTS)
     assert all(f"``{name}``" in (failpoints.__doc__ or "") for name in POINTS)

@@ -10,6 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parents[3]
 CHART = ROOT / "deploy" / "helm" / "tandem"
+EXAMPLES = ROOT / "deploy" / "examples"
 NAMESPACE = "serving"
 
 Manifest = dict[str, Any]
@@ -37,11 +38,26 @@ GPU: Values = {
     "image": {"tag": "0.1.0-cuda"},
     "workers": {"gpusPerWorker": 1, "runtimeClassName": "nvidia"},
 }
+KEPT_HEAD: Values = {
+    "faultTolerance": {
+        "redisAddress": "redis://ray-state.data.svc:6379",
+        "username": "ray",
+        "passwordSecret": {"name": "ray-state", "key": "password"},
+        "peers": [{"podSelector": {"matchLabels": {"app": "ray-state"}}}],
+    }
+}
+SCALED: Values = {"autoscaler": {"enabled": True, "apiServer": {"peers": [{"ipBlock": {"cidr": "10.0.0.1/32"}}]}}}
 MONITORED: Values = {
     "monitoring": {
         "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
         "prometheusRule": {"enabled": True},
     }
+}
+POLICY: Values = {
+    "apiVersion": "tandem/v1",
+    "kind": "AutoscalingPolicy",
+    "metadata": {"name": "ours"},
+    "spec": {"mode": "Off", "strategy": "Load", "pools": {"prefill": {"maxReplicas": 3}, "decode": {"maxReplicas": 3}}},
 }
 COMBINATIONS: Mapping[str, Values] = {
     "defaults": {},
@@ -80,8 +96,21 @@ COMBINATIONS: Mapping[str, Values] = {
             }
         }
     },
-    "policy": {"policy": {"apiVersion": "tandem/v1", "kind": "AutoscalingPolicy", "mode": "Off"}},
-    "everything": {**REDIS, **PINNED, **MONITORED, "image": {"tag": "0.1.0-cuda"}},
+    "policy": {"policy": POLICY},
+    "policy as text": {"policy": (EXAMPLES / "office-hours.policy.yaml").read_text("utf-8")},
+    "no controller": {"controller": {"enabled": False}, "policy": POLICY},
+    "one certificate": {"controller": {"tls": {"secretName": None}}},
+    "head's state in a redis": {"ray": KEPT_HEAD},
+    "scaled": {"ray": SCALED, "workers": {"replicas": 4, "minReplicas": 2, "maxReplicas": 8}},
+    "scaled by a policy": {"ray": SCALED, "policy": (EXAMPLES / "office-hours.policy.yaml").read_text("utf-8")},
+    "scaled and pinned": {**PINNED, "ray": SCALED, "workers": {"replicas": 1, "maxReplicas": 3}},
+    "everything": {
+        **REDIS,
+        **PINNED,
+        **MONITORED,
+        "image": {"tag": "0.1.0-cuda"},
+        "ray": {**KEPT_HEAD, **SCALED},
+    },
 }
 
 

@@ -105,9 +105,20 @@ def _cluster_ports(document: Mapping[str, Any], pods: list[Pod]) -> Broken:
                 if router[key] != pod.ports()[name]:
                     yield "config-port", f"router.{key} is {router[key]}, the pod declares {pod.ports()[name]}"
     mounts = {mount["mountPath"] for pod in pods if "grpc" in pod.ports() for mount in pod.mounts()}
+    yield from _controller_files(document, mounts)
     protected = router.get("tls") and router.get("internal_tls") and "/etc/tandem/auth" in mounts
     if not (protected or router["insecure"]):
         yield "config-open", "TLS, mTLS or keys are missing, and `insecure` does not say so"
+
+
+def _controller_files(document: Mapping[str, Any], mounts: set[str]) -> Broken:
+    """What the controller reads is mounted where it may run: in the pod that offers its Ray resource."""
+    controller = document.get("controller", {})
+    if controller.get("enabled") and "ray_resource" not in controller:
+        yield "controller-place", "without ray_resource the actor may run in a pod that has none of its files"
+    for file in (controller.get("policy"), *controller.get("tls", {}).values()):
+        if file is not None and file.rsplit("/", 1)[0] not in mounts:
+            yield "controller-files", f"{file} is in no mounted folder of the router's pod"
 
 
 def _ray_cluster(manifest: Manifest, pods: list[Pod]) -> Broken:

@@ -44,6 +44,11 @@ def pod_findings(pods: list[Pod]) -> Iterator[Finding]:
                 where = f"pod {pod.name}, container {container['name']}"
                 for message in container_rule(container):
                     yield Finding(rule=container_rule.__name__.replace("_", "-"), where=where, message=message)
+        for container in pod.injected:
+            for container_rule in INJECTED_RULES:
+                where = f"pod {pod.name}, container {container['name']}"
+                for message in container_rule(container):
+                    yield Finding(rule=container_rule.__name__.replace("_", "-"), where=where, message=message)
 
 
 def run_as_root(pod: Pod) -> Iterator[str]:
@@ -56,7 +61,7 @@ def run_as_root(pod: Pod) -> Iterator[str]:
 
 
 def _contexts(pod: Pod) -> list[tuple[str, Manifest]]:
-    return [(c["name"], c.get("securityContext", {})) for c in pod.containers]
+    return [(c["name"], c.get("securityContext", {})) for c in (*pod.containers, *pod.injected)]
 
 
 def host_access(pod: Pod) -> Iterator[str]:
@@ -76,7 +81,7 @@ def service_account_token(pod: Pod) -> Iterator[str]:
 def volumes(pod: Pod) -> Iterator[str]:
     """What is mounted exists, what exists is mounted, and every emptyDir has a limit that fits the pod's."""
     declared = {volume["name"]: volume for volume in pod.spec.get("volumes", [])}
-    mounted = {mount["name"] for c in pod.containers for mount in c.get("volumeMounts", [])}
+    mounted = {mount["name"] for mount in pod.mounts()}
     yield from (f"mount {name} has no volume" for name in sorted(mounted - declared.keys()))
     yield from (f"volume {name} is not mounted" for name in sorted(declared.keys() - mounted))
     sizes = {"Memory": 0.0, "": 0.0}
@@ -229,3 +234,5 @@ CONTAINER_RULES: tuple[Callable[[Manifest], Iterator[str]], ...] = (
     probes,
     image,
 )
+# The operator gives an injected container its image, and no probes.
+INJECTED_RULES = (container_security, resource_limits, ray_auth, secret_in_environment)

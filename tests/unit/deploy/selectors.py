@@ -28,6 +28,7 @@ class Pod:
     ray_start_params: Mapping[str, str]
     is_head: bool
     min_replicas: int
+    injected: tuple[Manifest, ...] = ()  # containers that the operator adds, as far as the chart says how
 
     @property
     def containers(self) -> list[Manifest]:
@@ -36,7 +37,9 @@ class Pod:
 
     def mounts(self) -> list[Manifest]:
         """Volume mounts of all containers."""
-        return [mount for container in self.containers for mount in container.get("volumeMounts", [])]
+        return [
+            mount for container in (*self.containers, *self.injected) for mount in container.get("volumeMounts", [])
+        ]
 
     def ports(self) -> dict[str, int]:
         """Container ports by name."""
@@ -50,6 +53,8 @@ def pods_of(manifests: list[Manifest]) -> list[Pod]:
 
 def _groups(spec: Manifest) -> Iterator[Pod]:
     head = spec["headGroupSpec"]
+    autoscaler = {"name": "autoscaler", **spec.get("autoscalerOptions", {})}
+    injected = (autoscaler,) if spec.get("enableInTreeAutoscaling") else ()
     for name, group, is_head in [("head", head, True), *((g["groupName"], g, False) for g in spec["workerGroupSpecs"])]:
         yield Pod(
             name=name,
@@ -58,6 +63,7 @@ def _groups(spec: Manifest) -> Iterator[Pod]:
             ray_start_params=group["rayStartParams"],
             is_head=is_head,
             min_replicas=1 if is_head else group["minReplicas"],
+            injected=injected if is_head else (),
         )
 
 

@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.unit.deploy.chart import CHART, COMBINATIONS, NAMESPACE, OPEN, Values, notes, only, render
+from tests.unit.deploy.chart import CHART, COMBINATIONS, NAMESPACE, OPEN, POLICY, Values, notes, only, render
 from tests.unit.deploy.manifest_lint import lint
 from tests.unit.deploy.pod_rules import PROBES
 from tests.unit.deploy.schema_rules import custom_kinds
@@ -76,6 +76,9 @@ def test_schema_closes_every_object_it_describes() -> None:
         {"model": {"dtype": "int8"}},
         {"networkPolicy": {"clients": [{}]}},
         {"pinned": {"prefill": {"enabled": True, "cpus": 4}}},
+        {"policy": {"kind": "AutoscalingPolicy"}},
+        {"policy": ""},
+        {"controller": {"enabled": True, "policy": "p.yaml"}},
     ],
     ids=str,
 )
@@ -91,6 +94,7 @@ def test_wrong_values_are_refused(values: Values) -> None:
         ({"router": {"tls": {"secretName": None}}}, "open to the pod network"),
         ({"internalTls": {"secretName": None}}, "open to the pod network"),
         ({"workers": {"replicas": 1}}, "raise its replicas"),
+        ({"policy": {**POLICY, "spec": {"mode": False}}}, "Write mode"),
         ({"workers": {"replicas": 4, "maxReplicas": 3}}, "does not hold"),
         ({"workers": {"replicas": 4, "minReplicas": 5}}, "does not hold"),
     ],
@@ -132,7 +136,7 @@ def test_pinned_group_takes_unset_keys_from_the_generic_one() -> None:
 def test_gpus_reach_kubernetes_ray_and_the_pools() -> None:
     manifests = render(COMBINATIONS["gpu"])
     worker = next(pod for pod in pods_of(manifests) if pod.name == "workers")
-    config = yaml.safe_load(only(manifests, "ConfigMap")["data"]["cluster.yaml"])
+    config = yaml.safe_load(only(manifests, "ConfigMap", "demo-tandem-config")["data"]["cluster.yaml"])
     assert worker.spec["runtimeClassName"] == "nvidia"
     assert worker.spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert worker.ray_start_params["num-gpus"] == "1"
@@ -144,7 +148,7 @@ def test_one_worker_fills_one_pod() -> None:
     group_of_role = {"defaults": {"prefill": "workers", "decode": "workers"}, "pinned": {"prefill": "prefill"}}
     for name, groups in group_of_role.items():
         manifests = render(COMBINATIONS[name])
-        pools = yaml.safe_load(only(manifests, "ConfigMap")["data"]["cluster.yaml"])["pools"]
+        pools = yaml.safe_load(only(manifests, "ConfigMap", "demo-tandem-config")["data"]["cluster.yaml"])["pools"]
         pods = {pod.name: pod for pod in pods_of(manifests)}
         for role, group in groups.items():
             assert str(pools[role]["cpus"]) == pods[group].ray_start_params["num-cpus"]
@@ -167,7 +171,7 @@ def test_router_with_tls_is_asked_by_its_own_probe_since_the_kubelet_speaks_plai
     (router,) = [pod for pod in pods_of(manifests) if pod.name == "router"]
     python, script, target, _, authority = router.spec["containers"][0]["readinessProbe"]["exec"]["command"]
     assert python == "/opt/tandem/bin/python"
-    assert script.removeprefix("/etc/tandem/config/") in only(manifests, "ConfigMap")["data"]
+    assert script.removeprefix("/etc/tandem/config/") in only(manifests, "ConfigMap", "demo-tandem-config")["data"]
     assert target == "demo-tandem.serving.svc:8700"
     assert router.spec["hostAliases"] == [{"ip": "127.0.0.1", "hostnames": ["demo-tandem.serving.svc"]}]
     assert any(m["mountPath"] == authority.rsplit("/", 1)[0] for m in router.mounts())
@@ -178,12 +182,6 @@ def test_commands_that_replace_the_generated_one_say_so() -> None:
         replaced = "command" in group["template"]["spec"]["containers"][0]
         annotations = group["template"]["metadata"].get("annotations", {})
         assert (annotations.get("ray.io/overwrite-container-cmd") == "true") == replaced
-
-
-def test_policy_is_rendered_only_when_given() -> None:
-    assert "policy.yaml" not in only(render({}), "ConfigMap")["data"]
-    data = only(render(COMBINATIONS["policy"]), "ConfigMap")["data"]
-    assert yaml.safe_load(data["policy.yaml"])["kind"] == "AutoscalingPolicy"
 
 
 def test_changed_configuration_changes_the_router_template() -> None:

@@ -32,7 +32,9 @@ def secrets(tmp_path: Path) -> Path:
 
 
 def _rendered(values: Values) -> dict[str, Any]:
-    document: dict[str, Any] = yaml.safe_load(only(render(values), "ConfigMap")["data"]["cluster.yaml"])
+    document: dict[str, Any] = yaml.safe_load(
+        only(render(values), "ConfigMap", "demo-tandem-config")["data"]["cluster.yaml"]
+    )
     return document
 
 
@@ -70,7 +72,7 @@ def test_keys_and_url_come_from_the_secrets_and_the_rest_stays(secrets: Path) ->
 
 
 def test_nothing_secret_is_in_the_config_map() -> None:
-    text = yaml.safe_dump(only(render({**REDIS}), "ConfigMap")["data"]["cluster.yaml"])
+    text = yaml.safe_dump(only(render({**REDIS}), "ConfigMap", "demo-tandem-config")["data"]["cluster.yaml"])
     assert "sha256" not in text
     assert "redis://" not in text
 

@@ -36,6 +36,16 @@ def test_workers_register_at_the_router(manifests: list[Manifest]) -> None:
     assert all(allowed(manifests, worker, router, INTERNAL) for worker in _pods(manifests, "worker"))
 
 
+def test_the_controller_in_the_router_pod_reaches_routers_and_workers_and_no_edge_is_left_without_it(
+    manifests: list[Manifest],
+) -> None:
+    router = _pods(manifests, "router")[0]
+    assert allowed(manifests, router, router, INTERNAL)
+    assert not allowed(manifests, router, router, PUBLIC)
+    without = render({"controller": {"enabled": False}})
+    assert not allowed(without, _pods(without, "router")[0], _pods(without, "router")[0], INTERNAL)
+
+
 @pytest.mark.parametrize("port", [GCS, NODE_MANAGER, 6381, 6382, 6383, 10002, 10999])
 def test_ray_nodes_reach_each_other(manifests: list[Manifest], port: int) -> None:
     pods = pods_of(manifests)

@@ -166,12 +166,12 @@ def typing_error_in_a_builtin_kind(m: list[Manifest]) -> None:
 
 @plant("schema")
 def number_for_a_string_in_a_config_map(m: list[Manifest]) -> None:
-    only(m, "ConfigMap")["data"]["port"] = 8700
+    only(m, "ConfigMap", "demo-tandem-config")["data"]["port"] = 8700
 
 
 @plant("schema")
 def typing_error_in_a_pod_monitor(m: list[Manifest]) -> None:
-    only(m, "PodMonitor")["spec"]["podMetricsEndpoint"] = []
+    only(m, "PodMonitor", "demo-tandem")["spec"]["podMetricsEndpoint"] = []
 
 
 @plant("schema")
@@ -308,33 +308,33 @@ def service_to_a_port_that_is_not_there(m: list[Manifest]) -> None:
 
 @plant("monitor-port")
 def scrape_of_a_port_that_is_not_there(m: list[Manifest]) -> None:
-    only(m, "PodMonitor")["spec"]["podMetricsEndpoints"][0]["port"] = "metrics-port"
+    only(m, "PodMonitor", "demo-tandem")["spec"]["podMetricsEndpoints"][0]["port"] = "metrics-port"
 
 
 @plant("monitor-selects-nothing")
 def scrape_of_nobody(m: list[Manifest]) -> None:
-    only(m, "PodMonitor")["spec"]["selector"]["matchLabels"]["tandem/component"] = "gateway"
+    only(m, "PodMonitor", "demo-tandem")["spec"]["selector"]["matchLabels"]["tandem/component"] = "gateway"
 
 
 @plant("config-yaml")
 def configuration_that_is_no_yaml(m: list[Manifest]) -> None:
-    only(m, "ConfigMap")["data"]["cluster.yaml"] += "\n  : ["
+    only(m, "ConfigMap", "demo-tandem-config")["data"]["cluster.yaml"] += "\n  : ["
 
 
 @plant("config-yaml")
 def configuration_without_a_kind(m: list[Manifest]) -> None:
-    only(m, "ConfigMap")["data"]["cluster.yaml"] = "router: {}\n"
+    only(m, "ConfigMap", "demo-tandem-config")["data"]["cluster.yaml"] = "router: {}\n"
 
 
 @plant("config-port")
 def port_of_another_configuration(m: list[Manifest]) -> None:
-    data = only(m, "ConfigMap")["data"]
+    data = only(m, "ConfigMap", "demo-tandem-config")["data"]
     data["cluster.yaml"] = data["cluster.yaml"].replace("port: 8700", "port: 8710")
 
 
 @plant("config-open")
 def router_without_tls(m: list[Manifest]) -> None:
-    data = only(m, "ConfigMap")["data"]
+    data = only(m, "ConfigMap", "demo-tandem-config")["data"]
     data["cluster.yaml"] = data["cluster.yaml"].replace("  tls:", "  limits:")
 
 
@@ -346,8 +346,13 @@ def router_without_keys(m: list[Manifest]) -> None:
 
 
 @plant("reference")
+def config_map_of_the_policy_of_another_name(m: list[Manifest]) -> None:
+    only(m, "ConfigMap", "demo-tandem-policy")["metadata"]["name"] = "policy"
+
+
+@plant("reference")
 def config_map_of_another_name(m: list[Manifest]) -> None:
-    only(m, "ConfigMap")["metadata"]["name"] = "config"
+    only(m, "ConfigMap", "demo-tandem-config")["metadata"]["name"] = "config"
 
 
 @pytest.fixture(scope="module")

@@ -96,7 +96,7 @@ def test_tandem_starts_after_ray_has_joined(stand: Stand) -> None:
     stand.start()
     stand.wait_for(lambda log: len(log) == 2)
     assert stand.log() == [
-        "ray started start --address=head:6379 --block",
+        'ray started start --address=head:6379 --block --resources={"tandem_router": 1}',
         f"tandem started up -f {stand.folder / 'cluster.yaml'}",
     ]
 

@@ -14,6 +14,7 @@ from tandem.prefix_cache.eviction.lru import Lru
 from tandem.prefix_cache.eviction.policy import BlockValue, EvictionPolicy
 from tandem.prefix_cache.eviction.ranked import RankedBlocks
 from tandem.prefix_cache.eviction.s3_fifo import S3Fifo
+from tandem.prefix_cache.eviction.weighted_lru import WeightedLru
 from tandem.prefix_cache.keys import BlockKey
 
 CHEAP = BlockValue(recompute_s=1.0)
@@ -61,7 +62,11 @@ def test_a_used_block_outlives_one_that_was_not(which: EvictionName) -> None:
 
 
 @pytest.mark.parametrize("which", EvictionName)
-@given(steps=st.lists(st.tuples(st.sampled_from(["insert", "touch", "remove", "evict", "forget"]), st.integers(0, 9))))
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["add", "insert", "touch", "remove", "evict", "forget"]), st.integers(0, 9))
+    )
+)
 def test_the_victims_are_exactly_the_evictable_blocks(which: EvictionName, steps: list[tuple[str, int]]) -> None:
     policy = make_policy(which)
     cached: set[int] = set()
@@ -71,6 +76,9 @@ def test_the_victims_are_exactly_the_evictable_blocks(which: EvictionName, steps
             policy.insert(name(number), CHEAP)
             cached.add(number)
             evictable.add(number)
+        elif action == "add" and number not in cached:
+            policy.add(name(number), CHEAP)
+            cached.add(number)
         elif action == "touch" and number in cached:
             policy.touch(name(number))
         elif action == "remove" and number in cached:
@@ -96,6 +104,141 @@ def test_lru_follows_the_last_use() -> None:
     policy.touch(name(1))
     policy.touch(name(2))
     assert drain(policy) == [3, 1, 2]
+
+
+@pytest.mark.parametrize("which", [EvictionName.LRU, EvictionName.WEIGHTED_LRU])
+def test_what_becomes_evictable_because_another_went_is_not_new(which: EvictionName) -> None:
+    """1 is followed by 2, and was last used before 3: when 2 goes, 1 goes next. Giving up an end renews nothing."""
+    policy = make_policy(which)
+    for number in (1, 2, 3):
+        policy.add(name(number), CHEAP)
+        policy.release(name(number))
+    policy.insert(name(2), CHEAP)
+    policy.insert(name(3), CHEAP)
+    assert policy.victim() == name(2)
+    policy.forget(name(2))
+    policy.insert(name(1), CHEAP)
+    assert drain(policy) == [1, 3]
+
+
+@pytest.mark.parametrize("which", [EvictionName.LRU, EvictionName.WEIGHTED_LRU])
+def test_the_end_of_a_use_counts_as_a_use(which: EvictionName) -> None:
+    policy = make_policy(which)
+    for number in (1, 2, 3):
+        policy.add(name(number), CHEAP)
+    for number in (2, 3, 1):  # 1 was in use longest
+        policy.release(name(number))
+        policy.insert(name(number), CHEAP)
+        policy.add(name(100 + number), CHEAP)
+    assert drain(policy) == [2, 3, 1]
+
+
+def aged(policy: EvictionPolicy, num_blocks: int, first: int = 100) -> None:
+    """So many other blocks are cached meanwhile, and stay in use."""
+    for number in range(first, first + num_blocks):
+        policy.add(name(number), CHEAP)
+
+
+@pytest.mark.parametrize(("num_before", "stays"), [(0, False), (14, False), (15, True), (255, True), (10**9, True)])
+def test_a_deep_block_outlives_a_shallow_one_of_half_its_age(num_before: int, stays: bool) -> None:
+    """Sixteen times the depth is two steps, twice the weight."""
+    policy = WeightedLru()
+    policy.insert(name(1), BlockValue(recompute_s=1.0, num_blocks_before=num_before))
+    aged(policy, 20)
+    policy.insert(name(2), CHEAP)
+    aged(policy, 22, first=150)
+    assert policy.victim() == name(2 if stays else 1)  # ages 43 and 22
+
+
+@pytest.mark.parametrize("num_uses", [1, 2, 9])
+def test_a_block_found_again_outlives_one_that_never_was_until_it_is_that_much_older(num_uses: int) -> None:
+    for num_between, expected in ((3, 2), (5, 1)):  # ages 14 and 10, 16 and 10; the weight is 1.41
+        policy = WeightedLru()
+        policy.add(name(1), CHEAP)
+        for _ in range(num_uses):
+            policy.touch(name(1))
+        policy.release(name(1))
+        policy.insert(name(1), CHEAP)
+        aged(policy, num_between)
+        policy.insert(name(2), CHEAP)
+        aged(policy, 10, first=150)
+        assert policy.victim() == name(expected), num_between
+
+
+@given(
+    steps=st.lists(st.tuples(st.sampled_from(["ask", "ask", "release", "evict"]), st.integers(0, 70)), max_size=120),
+    weight=st.sampled_from([1.0, 1.5, 2.0]),
+)
+def test_weighted_lru_equals_its_formula(steps: list[tuple[str, int]], weight: float) -> None:
+    """Against a model that looks at every block: none older for its weight than the victim."""
+    policy = WeightedLru(step_weight=weight)
+    clock, last, found, evictable = 0, dict[int, int](), set[int](), set[int]()
+
+    def age(number: int) -> float:
+        depth_steps = sum(number + 1 >= bound for bound in (4, 16, 64))
+        return (clock - last[number]) / weight ** (depth_steps + (number in found))
+
+    for action, number in steps:
+        value = BlockValue(recompute_s=1.0, num_blocks_before=number)
+        if action == "ask" and number in last:
+            policy.touch(name(number))
+            policy.remove(name(number))
+            last[number] = clock
+            found.add(number)
+            evictable.discard(number)
+        elif action == "ask":
+            policy.add(name(number), value)
+            clock += 1
+            last[number] = clock
+        elif action == "release" and number in last and number not in evictable:
+            policy.release(name(number))
+            policy.insert(name(number), value)
+            last[number] = clock
+            evictable.add(number)
+        elif action == "evict":
+            victim = policy.victim()
+            assert (victim is None) == (not evictable)
+            if victim is not None:
+                assert victim[0] in evictable
+                assert age(victim[0]) == max(age(each) for each in evictable)
+                policy.forget(victim)
+                del last[victim[0]]
+                found.discard(victim[0])
+                evictable.discard(victim[0])
+
+
+def test_weighted_lru_forgets_what_is_gone() -> None:
+    policy = WeightedLru()
+    for number in range(200):
+        policy.insert(name(number), BlockValue(recompute_s=1.0, num_blocks_before=number))
+        policy.touch(name(number))
+        if number >= 8:
+            victim = policy.victim()
+            assert victim is not None
+            policy.forget(victim)
+    assert len(policy._blocks) == 8
+
+
+def test_weighted_lru_without_weights_is_lru() -> None:
+    draw = random.Random(3)
+    plain, weighted = Lru(), WeightedLru(step_weight=1.0)
+    cached: set[int] = set()
+    for _ in range(3000):
+        number = draw.randrange(60)
+        for policy in (plain, weighted):
+            if number in cached:
+                policy.touch(name(number))
+            else:
+                policy.insert(name(number), BlockValue(recompute_s=1.0, num_blocks_before=number))
+        cached.add(number)
+        aged(weighted, 1, first=200)  # time goes on between the uses, so that no two are equally old
+        if len(cached) > 20:
+            victim = plain.victim()
+            assert victim is not None
+            assert victim == weighted.victim()
+            plain.forget(victim)
+            weighted.forget(victim)
+            cached.discard(victim[0])
 
 
 def test_lfu_keeps_the_popular_and_ages_them() -> None:

@@ -43,7 +43,7 @@ def test_a_whole_answers_promise_leaves_less_time_for_the_first_token() -> None:
     decision = decide(gate, ask(), BUSY)
     assert decision.cause is AdmissionCause.SLO
     assert decision.latest_s == pytest.approx(7.0 - 3.8)
-    assert "standard ones get 2.72 s" in str(refusal(decision))
+    assert "standard ones get 2.72 s of 3.20 s" in str(refusal(decision))
     gate.follow({STANDARD: ClassTargets(ttft_s=1.0, e2e_s=10.0)})
     assert decide(gate, ask(), BUSY).latest_s == pytest.approx(1.0), "the tighter of the two"
 

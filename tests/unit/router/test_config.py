@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from tandem.core.types import PriorityClass
 from tandem.router.admission.buckets import TenantLimit
 from tandem.router.admission.config import AdmissionSection, LimitSection
+from tandem.router.cache.config import CacheImageSection, CacheSection
 from tandem.router.config import (
     LimitsSection,
     PlacementSection,
@@ -79,6 +80,12 @@ def test_the_admission_section_reaches_the_gate() -> None:
     assert (policy.slo_reserve, policy.batch_max_tokens, policy.yields) == (0.2, 64, False)
 
 
+def test_an_image_outlives_the_interval_at_which_it_is_renewed() -> None:
+    assert CacheImageSection(interval_s=10.0, ttl_s=30.0).enabled
+    with pytest.raises(ValidationError, match="at least three times"):
+        CacheImageSection(interval_s=10.0, ttl_s=29.0)
+
+
 def test_every_field_is_described() -> None:
     for section in (
         AdmissionSection,
@@ -89,5 +96,7 @@ def test_every_field_is_described() -> None:
         PlacementSection,
         TimersSection,
         StreamSection,
+        CacheSection,
+        CacheImageSection,
     ):
         assert [name for name, field in section.model_fields.items() if not field.description] == []

@@ -25,9 +25,12 @@ from tandem.router.decisions.log import DecisionLog
 from tandem.router.decisions.observer import DecisionObserver
 from tandem.router.decisions.refused import note_refusal
 from tandem.router.health import Health
+from tandem.router.live import DispatcherPolicy
 from tandem.router.observer import SilentObserver
 from tandem.router.samples import Levels, Samples
+from tandem.router.sharing import SharingMode, SharingPolicy
 from tandem.rpc.context import CallContext
+from tests.fakes.reserver import FakeReserver
 from tests.unit.router.builders import D2, P2, D, P, SteppedClock
 from tests.unit.router.world import World, done, failed, handed, token
 
@@ -77,6 +80,27 @@ def test_a_request_on_a_pair() -> None:
     told = msgspec.json.encode(world.life()).decode()
     assert "acme" not in told
     assert all(one.tenant_hash == world.log.pseudonyms.of("acme-corporation") for one in world.life())
+
+
+def test_what_the_routers_agreed_on() -> None:
+    reserver = FakeReserver()
+    world = Watched(P, P2, D, reserver=reserver, policy=DispatcherPolicy(sharing=SharingPolicy(mode=SharingMode.ON)))
+    world.submit()
+    own = reserver.asked[0].candidates[0].worker
+    assert [decision.kind for decision in world.life()] == ["admission"], "nothing is decided yet"
+    world.clock.time_s += 0.004
+    agreed = reserver.answer(P2 if own == P else P)
+    placed = world.life()[-1].detail
+    assert isinstance(placed, Placed)
+    assert (placed.prefill, placed.own_prefill) == (agreed.worker_id, own.worker_id)
+    assert placed.asked_s == pytest.approx(0.004)
+    assert {one.worker for one in placed.prefills} == {"prefill-0", "prefill-1"}, "both were weighed"
+    assert f"{own.worker_id} is reserved for more work" in world.life()[-1].reason
+    alone = Watched(P, P2, D)
+    alone.submit()
+    other = alone.life()[-1].detail
+    assert isinstance(other, Placed)
+    assert (other.own_prefill, other.asked_s) == ("", 0.0)
 
 
 def test_a_lost_worker_and_what_follows() -> None:

@@ -188,6 +188,31 @@ def test_only_attached_alive_undrained_workers_of_the_role_take_work() -> None:
     assert fleet.views(Role.DECODE) == []
 
 
+def test_a_beat_from_before_a_drain_order_does_not_end_the_drain() -> None:
+    fleet = Fleet(TIMERS)
+    record = ready(fleet, "decode-0", Role.DECODE)
+    record.order_drain(6.0)
+    fleet.on_beat(D, beat(D), 1.0)  # it was on its way
+    assert not record.can_take_work
+    fleet.on_beat(D, beat(D, draining=True), 1.1)
+    assert not record.can_take_work
+    fleet.on_beat(D, beat(D), 1.2)  # a controller has called it back
+    assert record.can_take_work
+
+
+def test_a_drain_order_that_nobody_follows_ends() -> None:
+    fleet = Fleet(TIMERS)
+    record = ready(fleet, "decode-0", Role.DECODE)
+    record.order_drain(6.0)
+    fleet.on_beat(D, beat(D), 5.9)
+    assert record.draining
+    fleet.on_beat(D, beat(D), 6.0)
+    assert not record.draining
+    record.order_drain(20.0)
+    record.withdraw_drain()
+    assert not record.draining
+
+
 def test_a_beat_tells_role_and_load() -> None:
     fleet = Fleet(TIMERS)
     ready(fleet, "decode-0", Role.DECODE)

@@ -2,14 +2,18 @@
 
 from dataclasses import replace
 
-from tandem.core.ids import RequestId
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tandem.core.ids import RequestId, Tenant
 from tandem.core.latency import LatencyCoefficients
 from tandem.core.messages import ReserveDecode, StartPrefill
 from tandem.core.types import PriorityClass
 from tandem.router.cache.view import CacheView
 from tandem.router.live import DispatcherPolicy, OvertakingPolicy
 from tandem.router.placement import NoCapacity, PlacementMode, PlacementPolicy
-from tandem.router.queue import CentralQueue, QueueBounds
+from tandem.router.queue import CentralQueue, QueueBounds, QueueEntry
 from tests.unit.router.builders import P2, D, P
 from tests.unit.router.cached import hold, make_cache_view, stored
 from tests.unit.router.test_queue import entry, names
@@ -74,6 +78,33 @@ def test_any_one_head_is_passed_so_often_and_no_more() -> None:
     assert len(prefilled(made)) > 5, "with the head the others go on"
 
 
+@given(st.lists(st.integers(1, 150), max_size=20))
+def test_nobody_who_passes_makes_the_head_begin_later(sizes: list[int]) -> None:
+    """Whoever passes, and however many: when the head's worker has credit, the head is what it gets next."""
+    made = world(max_overtakes=1 << 16)
+    made.submit("head", prompt=980)
+    for number, size in enumerate(sizes):
+        made.clock.time_s += 0.01
+        made.submit(f"o{number}", prompt=size, tenant=f"t{number}")
+        made.report(P2, events=tuple(done(f"o{n}") for n in range(number + 1)))
+    at_head_s_worker = [name for worker, name in prefilled(made) if worker == P.worker_id]
+    assert at_head_s_worker == ["first"], "who passes takes another worker"
+    assert len(prefilled(made)) == 1 + len(sizes), "and nobody is kept from an idle one"
+    made.report(P, events=(done("first"),))
+    assert [name for worker, name in prefilled(made) if worker == P.worker_id][1] == "head"
+
+
+def test_by_default_one_head_is_no_reason_for_others_to_stand_idle() -> None:
+    """A long prompt waits for as long as a hundred short ones take; they go on meanwhile."""
+    made = world(max_overtakes=OvertakingPolicy().max_overtakes, max_sequences=200)
+    made.submit("head", prompt=980)
+    for number in range(100):
+        made.clock.time_s += 0.01
+        made.submit(f"o{number}", prompt=1, tenant=f"t{number}")
+        made.report(P2, events=tuple(done(f"o{n}") for n in range(number + 1)))
+    assert len(prefilled(made)) == 1 + 100
+
+
 def test_those_ahead_are_counted_as_if_they_had_been_placed() -> None:
     """Who would wait for P behind all who wait for it already does better elsewhere, and goes there."""
     view = make_cache_view(max_expected_blocks=0)
@@ -128,6 +159,25 @@ def test_the_order_beyond_the_head_is_the_order_of_taking() -> None:
         queue.take(one)
         taken.append(str(one.request_id))
     assert [str(head.request_id), *following] == taken
+
+
+def test_looking_costs_as_much_as_is_looked_at_however_many_tenants_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look happens every few milliseconds: of a thousand tenants only those that may be in it are gone through."""
+    queue = CentralQueue(QueueBounds())
+    for number in range(1000):
+        queue.push(entry(f"r{number}", tenant=f"t{number:04}", arrived_s=number))
+    head = queue.peek()
+    assert head is not None
+    looked: list[str] = []
+    first_of = CentralQueue._first_of
+
+    def counted(self: CentralQueue, priority: PriorityClass, tenant: Tenant, most: int) -> list[QueueEntry]:
+        looked.append(tenant)
+        return first_of(self, priority, tenant, most)
+
+    monkeypatch.setattr(CentralQueue, "_first_of", counted)
+    assert names(queue.following(head, 8)) == [f"r{number}" for number in range(1, 9)]
+    assert len(looked) <= 9
 
 
 def test_looking_changes_nothing() -> None:

@@ -147,3 +147,17 @@ def test_the_fleet_learns_what_hand_overs_cost() -> None:
         record.learn(1.0)
     assert record.model.transfer_s(num_bytes=10_000_000) == pytest.approx(0.012, rel=0.2)
     assert record.view().kv_bytes_per_token == pytest.approx((16 << 20) / 112)  # seven blocks
+
+
+@pytest.mark.parametrize("start_s", [0.1, 7.3, 1000.1])
+def test_the_longest_wait_is_over_at_the_very_moment_of_its_timer(start_s: float) -> None:
+    """The timer comes once: whoever it finds a rounding error too early would wait for ever."""
+    world = World(P, D, max_sequences=1)
+    world.submit("first")
+    world.clock.time_s = start_s
+    sink = world.submit("waits")
+    world.clock.time_s = start_s + DispatcherPolicy().max_queue_wait_s
+    for record in world.dispatcher.fleet.records():
+        record.pulse.heard(world.clock.time_s)
+    world.dispatcher.step()
+    assert [end.outcome for end in sink.ends] == [Outcome.SHED]

@@ -31,6 +31,7 @@ from tandem.router.live import DispatcherPolicy
 from tandem.router.observer import Observer, SilentObserver
 from tandem.router.placement import PlacementPolicy
 from tandem.router.queue import CentralQueue, QueueBounds
+from tandem.router.sharing import Reserver
 from tests.unit.router.builders import SteppedClock, make_delta, make_info, make_task
 
 
@@ -79,6 +80,7 @@ class World:
         event_log: EventSink | None = None,
         cache: CacheView | None = None,
         observer: Observer | None = None,
+        reserver: Reserver | None = None,
     ) -> None:
         self.clock = SteppedClock()
         self._cache = cache
@@ -93,6 +95,7 @@ class World:
             observer=observer or SilentObserver(),
             event_log=event_log,
             cache=cache,
+            reserver=reserver,
         )
         self.max_sequences = max_sequences
         infos = [
@@ -163,6 +166,8 @@ class World:
         assert self.dispatcher.num_live == 0
         assert len(self.dispatcher.queue) == 0
         assert all(len(record.in_flight) == 0 for record in self.dispatcher.fleet.records())
+        assert len(self.dispatcher.reserving) == 0
+        assert self.dispatcher.reserving.ahead_s == {}
 
 
 def done(name: str = "r", attempt: int = 0) -> PrefillDone:

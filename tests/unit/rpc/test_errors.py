@@ -177,6 +177,14 @@ def test_statuses_of_grpc_itself_are_understood(code: grpc.StatusCode, kind: typ
     assert "text of gRPC's" in error.message
 
 
+@pytest.mark.parametrize("words", ["Deadline Exceeded", "Stream removed (Deadline Exceeded)"])
+def test_a_time_out_that_grpc_itself_noticed_says_what_to_do(words: str) -> None:
+    error = _bare(grpc.StatusCode.DEADLINE_EXCEEDED, words)
+    assert isinstance(error, DeadlineExceeded)
+    assert error.stage == "client"
+    assert error.message == "the time for this call was over before its answer was whole; give it more"
+
+
 def test_too_large_a_message_is_the_callers_fault() -> None:
     error = _bare(grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVER: Received message larger than max (9 vs. 4)")
     assert isinstance(error, InvalidArgument)

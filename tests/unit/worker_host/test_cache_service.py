@@ -1,19 +1,23 @@
 """Pins take hold when the KV is there; flush and numbers come from the engine thread, or not at all in time."""
 
 import asyncio
+import math
 import threading
+from collections import Counter
 
 import pytest
 
-from tandem.core.blocks import AttemptKey
+from tandem.core.blocks import AttemptKey, BlockRef
+from tandem.core.cache import TierStats, WorkerFlushed
 from tandem.core.clock import MonotonicClock
 from tandem.core.errors import Unavailable
 from tandem.core.ids import Tenant
-from tandem.core.kv_events import Tier
+from tandem.core.kv_events import BlockKey, Tier
 from tandem.core.messages import AttemptFailed, AttemptReleased, Granted, HandoverDone, PrefillDone, RequestEvent
 from tandem.core.types import PrefixPin
 from tandem.engine.engine import Engine
 from tandem.rpc.context import CallContext
+from tandem.worker_host import cache_service
 from tandem.worker_host.cache_service import WorkerCacheServiceHandler
 from tandem.worker_host.engine_calls import EngineCalls
 from tandem.worker_host.inbox import Inbox
@@ -84,6 +88,45 @@ async def _answering(inbox: Inbox, stop: threading.Event) -> None:
     await asyncio.to_thread(lambda: [inbox.wait_and_run(0.01) for _ in iter(stop.is_set, True)])
 
 
+class _SlowRedis:
+    """Behind the pool: a Redis that hears of a flush when it is asked for the third time, or never."""
+
+    def __init__(self, num_asked: float) -> None:
+        self.num_left = num_asked
+
+    def evicted(self, name: BlockKey, tenant: Tenant, ref: BlockRef) -> None:
+        """Nothing is kept."""
+
+    def flushed(self, tenant: Tenant | None) -> int:
+        """Nothing is there."""
+        return 0
+
+    def stats(self, hit_tokens: Counter[Tier]) -> tuple[TierStats, ...]:
+        """No numbers."""
+        return ()
+
+    def is_flush_pending(self) -> bool:
+        self.num_left -= 1
+        return self.num_left > 0
+
+
+@pytest.mark.parametrize(("num_asked", "is_pending"), [(3, False), (math.inf, True)])
+async def test_a_flush_waits_a_little_for_redis_and_says_if_it_did_not_hear(
+    num_asked: float, is_pending: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_service, "_REDIS_S", 0.2)
+    engine, inbox, stop = served(num_prompts=1), Inbox(), threading.Event()
+    assert engine.cache is not None
+    engine.cache.slower = _SlowRedis(num_asked)
+    handler = WorkerCacheServiceHandler(engine.cache, EngineCalls(inbox), clock=MonotonicClock())
+    thread = asyncio.create_task(_answering(inbox, stop))
+    try:
+        assert (await handler.flush_cache(None, CALL)).redis_pending is is_pending
+    finally:
+        stop.set()
+        await thread
+
+
 async def test_numbers_and_flush_are_the_engine_threads() -> None:
     engine, inbox, stop = served(num_prompts=3), Inbox(), threading.Event()
     assert engine.cache is not None
@@ -95,8 +138,8 @@ async def test_numbers_and_flush_are_the_engine_threads() -> None:
         assert stats.num_cached_tokens > 0
         assert [(tier.tier, tier.num_hit_tokens) for tier in stats.tiers] == [(Tier.DEVICE, stats.num_cached_tokens)]
         assert [use.tenant for use in stats.tenants] == ["acme"]
-        assert await handler.flush_cache(Tenant("rival"), CALL) == 0
-        assert await handler.flush_cache(Tenant("acme"), CALL) == stats.num_blocks
+        assert await handler.flush_cache(Tenant("rival"), CALL) == WorkerFlushed(num_blocks=0)
+        assert await handler.flush_cache(Tenant("acme"), CALL) == WorkerFlushed(num_blocks=stats.num_blocks)
         assert (await handler.get_cache_stats(CALL)).num_blocks == 0
     finally:
         stop.set()

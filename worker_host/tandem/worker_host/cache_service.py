@@ -1,8 +1,10 @@
 """A worker's prefix cache behind gRPC: its events, a flush, its numbers."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 
-from tandem.core.cache import TenantBlocks, WorkerCacheStats
+from tandem.core.cache import TenantBlocks, WorkerCacheStats, WorkerFlushed
 from tandem.core.clock import Clock
 from tandem.core.ids import Tenant
 from tandem.core.kv_events import KvUpdate, WatchFrom
@@ -13,6 +15,8 @@ from tandem.worker_host.kv_watch import KvWatches
 
 _MAX_TENANTS = 100
 _TIMEOUT_S = 5.0
+_REDIS_S = 1.0  # for Redis to hear of a flush; what it did not hear by then is told as pending
+_POLL_S = 0.01
 
 
 class WorkerCacheServiceHandler:
@@ -27,9 +31,13 @@ class WorkerCacheServiceHandler:
         """Yield what is held and what changes."""
         return self.watches.follow(start)
 
-    async def flush_cache(self, tenant: Tenant | None, call: CallContext) -> int:
+    async def flush_cache(self, tenant: Tenant | None, call: CallContext) -> WorkerFlushed:
         """Forget one tenant's blocks, or all. Raises Unavailable when the engine does not come to it in time."""
-        return await self._calls.run(lambda: self._cache.flush(tenant), timeout_s=_TIMEOUT_S)
+        num_blocks = await self._calls.run(lambda: self._cache.flush(tenant), timeout_s=_TIMEOUT_S)
+        until_s = time.monotonic() + _REDIS_S
+        while self._cache.is_flush_pending and time.monotonic() < until_s:  # noqa: ASYNC110  # set by another thread
+            await asyncio.sleep(_POLL_S)
+        return WorkerFlushed(num_blocks=num_blocks, redis_pending=self._cache.is_flush_pending)
 
     async def get_cache_stats(self, call: CallContext) -> WorkerCacheStats:
         """Return the numbers. Raises Unavailable as for a flush."""

@@ -252,14 +252,20 @@ class ChaosCluster:
 
     async def settled(self, *, timeout_s: float = 30.0) -> ClusterStatus:
         """Wait until every worker is ready and no request is left at the router. Raises TimeoutError."""
-        async with asyncio.timeout(timeout_s):
-            while True:
-                with contextlib.suppress(TandemError):
-                    status = await self.status()
-                    ready = [w for w in status.workers if w.state is WorkerState.READY]
-                    if len(ready) == len(self.worker_ids) and not status.num_queued and not status.num_running:
-                        return status
-                await asyncio.sleep(_POLL_S)
+        last = "the router does not answer"
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    with contextlib.suppress(TandemError):
+                        status = await self.status()
+                        ready = [w for w in status.workers if w.state is WorkerState.READY]
+                        if len(ready) == len(self.worker_ids) and not status.num_queued and not status.num_running:
+                            return status
+                        states = ", ".join(f"{w.info.worker_id} {w.state.value}" for w in status.workers)
+                        last = f"{states}; {status.num_queued} wait, {status.num_running} run"
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            raise TimeoutError(f"not settled after {timeout_s:.0f} s: {last}") from None
 
     async def take_baseline(self) -> None:
         """Remember the size of every process as it is now: what leak checks compare with."""

@@ -45,7 +45,7 @@ class RequestSpec:
     def options(self) -> GenerateOptions:
         """The same as options of the SDK. Every field is given: none is left to the server's defaults."""
         sampling, stop = self.sampling, self.stop
-        return GenerateOptions(
+        options = GenerateOptions(
             n=self.n,
             max_tokens=stop.max_tokens,
             stop=stop.stop,
@@ -63,6 +63,9 @@ class RequestSpec:
             seed=sampling.seed,
             label=self.label,
         )
+        if sampling.num_logprobs is not None:
+            options["logprobs"] = sampling.num_logprobs
+        return options
 
 
 def random_specs(

@@ -69,7 +69,6 @@ class Flow:
     ) -> None:
         self.direction = direction
         self.num_bytes_in = 0
-        self.num_bytes_out = 0
         self.is_closed = False
         self._reader = reader
         self._writer = writer
@@ -137,7 +136,6 @@ class Flow:
                 await asyncio.sleep(wait_s)
             self._writer.write(piece.data)
             await self._writer.drain()
-            self.num_bytes_out += len(piece.data)
             self._queue.task_done()
         with contextlib.suppress(OSError):
             self._writer.write_eof()

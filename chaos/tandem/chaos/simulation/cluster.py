@@ -42,7 +42,6 @@ class SimCluster:
         self.callers: list[Caller] = []
         self.num_restarts = 0
         self._killed_by: dict[str, int] = {}
-        self._deadlines: list[Caller] = []
         for worker in plan.workers:
             delay_s = world.rng.uniform(8.0, 25.0) if worker.name in plan.late else 0.0
             world.at(delay_s, partial(self._start_late if delay_s else self.start_worker, worker))

@@ -77,7 +77,6 @@ class SimReceiverLink(receiver_link.ReceiverLink):
             self._end(error)
             return
         self._channel = accepted.channel
-        self._peer_epoch = accepted.hello.src_epoch
         wire = accepted.channel.wire
         if not isinstance(wire, SimWire):
             raise TypeError("a simulated door hands out simulated wires")

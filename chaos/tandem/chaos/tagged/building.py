@@ -7,7 +7,7 @@ import torch
 from tandem.chaos.tagged.evidence import Evidence, FileEvidence, MemoryEvidence
 from tandem.chaos.tagged.model import read_shape
 from tandem.chaos.tagged.runner import TaggedRunner
-from tandem.chaos.tagged.settings import TaggedCost, TaggedWorkerConfig
+from tandem.chaos.tagged.settings import TaggedCost, TaggedLayout, TaggedWorkerConfig
 from tandem.core.clock import Clock
 from tandem.core.prepared_model import PreparedModel
 from tandem.engine.config import EngineConfig
@@ -25,8 +25,9 @@ _DEFAULT_BLOCKS = 256
 class TaggedBuilder:
     """The worker program's engine builder."""
 
-    def __init__(self, *, cost: TaggedCost, evidence: Evidence) -> None:
+    def __init__(self, *, cost: TaggedCost, evidence: Evidence, layout: TaggedLayout | None = None) -> None:
         self._cost = cost
+        self._layout = layout or TaggedLayout()
         self._evidence = evidence
 
     @classmethod
@@ -35,6 +36,7 @@ class TaggedBuilder:
         folder = config.evidence_folder
         return cls(
             cost=config.cost,
+            layout=config.layout,
             evidence=MemoryEvidence() if folder is None else FileEvidence(folder, config.worker_id),
         )
 
@@ -53,7 +55,7 @@ class TaggedBuilder:
             dtype=torch.float32,
         )
         runner = TaggedRunner(spec, pool, cost=self._cost, evidence=self._evidence)
-        layout = layout_of(spec, tokenizer, block_size=config.block_size)
+        layout = self._layout.of(layout_of(spec, tokenizer, block_size=config.block_size))
         engine = Engine(
             runner=runner,
             sampler=Sampler(),

@@ -6,7 +6,8 @@
   ``source`` (R3): a lease that ended frees the blocks and stops nothing, and a chunk is copied out of a block whoever
   owns it now (``lease`` is the first half alone: then the look at the block table is the only guard left);
   ``destination`` (R2): a hand-over that was aborted goes on, and a chunk is written into the block that
-  was granted once, whoever owns it now; ``digest`` (R4): what a chunk's bytes add up to is taken on trust.
+  was granted once, whoever owns it now; ``digest`` (R4): what a chunk's bytes add up to is taken on trust; ``seal``: a
+  block that comes back from Redis is taken on trust.
 
 What was refused is written to ``<worker>.<pid>.kv.json`` in the evidence folder, a few times a second.
 """
@@ -36,6 +37,9 @@ from tandem.kvtransfer.machine.lease import LeaseScan
 from tandem.kvtransfer.machine.receiver import HandoverReceiver
 from tandem.kvtransfer.receiver import KvReceiverService
 from tandem.kvtransfer.sender import KvSenderService
+from tandem.prefix_cache.keys import BlockKey
+from tandem.prefix_cache.remote.envelope import HEAD_BYTES, TAG_BYTES, BlockEnvelope, Opened, Refusal
+from tandem.prefix_cache.tiers import block_tiers
 from tandem.worker_host.kv_memory import EngineBlockMemory
 
 _WRITE_PERIOD_S = 0.2
@@ -49,7 +53,7 @@ class RaceSettings(ConfigModel):
     """How long the receiver's connection stands still."""
     delay_every_s: float = pydantic.Field(default=0.3, ge=0.0, le=60.0)
     """How long it works between two delays."""
-    unguarded: Literal["", "lease", "source", "destination", "digest"] = ""
+    unguarded: Literal["", "lease", "source", "destination", "digest", "seal"] = ""
     """The guard that is taken away."""
 
     @property
@@ -119,6 +123,24 @@ class TrustingReceiver(HandoverReceiver):
         return super().on_event(now_s, event)
 
 
+class TrustingEnvelope(BlockEnvelope):
+    """Whatever is as long as a block that was stored is the block that was asked for."""
+
+    _num_bytes = 0
+
+    def seal(self, key: BlockKey, payload: bytes | bytearray | memoryview) -> bytes:
+        """See how long a stored block is."""
+        sealed = super().seal(key, payload)
+        self._num_bytes = len(sealed)
+        return sealed
+
+    def open(self, key: BlockKey, value: bytes) -> Opened | Refusal:
+        """Believe."""
+        if len(value) != self._num_bytes:
+            return super().open(key, value)
+        return Opened(memoryview(value)[HEAD_BYTES:-TAG_BYTES])
+
+
 class _CountingEvents:
     """Passes a service's callbacks on and counts the failures by reason."""
 
@@ -174,6 +196,8 @@ def install(settings: RaceSettings, *, evidence_folder: Path, worker_id: str) ->
     ]
     if settings.unguarded == "digest":
         parts.append((receiving, "HandoverReceiver", TrustingReceiver))
+    if settings.unguarded == "seal":
+        parts.append((block_tiers, "BlockEnvelope", TrustingEnvelope))
     for module, name, replacement in parts:
         if not hasattr(module, name):
             raise AttributeError(f"{module.__name__} has no {name} any more: nothing would be provoked")

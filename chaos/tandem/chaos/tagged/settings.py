@@ -1,13 +1,15 @@
 """What the tagged worker program takes beside the worker's own configuration. Zero I/O."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import pydantic
 
 from tandem.chaos.tagged.race import RaceSettings
 from tandem.cluster.programs.config import WorkerProgramConfig
 from tandem.core.config.model import ConfigModel
+from tandem.kvtransfer.layout import PROTOCOL_VERSION, KvLayout
 
 
 class TaggedCost(ConfigModel):
@@ -27,6 +29,22 @@ class TaggedCost(ConfigModel):
         return self.step_s + self.prefill_token_s * num_prefill_tokens + self.row_s * num_decode_rows
 
 
+class TaggedLayout(ConfigModel):
+    """What the worker says of its KV, where that is not what the engine's is: a worker of another version."""
+
+    dtype: Literal["float32", "float16"] = "float32"
+    """Numbers."""
+    protocol_version: int = pydantic.Field(default=PROTOCOL_VERSION, ge=1)
+    """Version of the hand-over."""
+    rope_digest: str | None = None
+    """Digest of the rotary embedding's parameters; nothing = the model's."""
+
+    def of(self, layout: KvLayout) -> KvLayout:
+        """Return the layout as it is told."""
+        rope_digest = layout.rope_digest if self.rope_digest is None else self.rope_digest
+        return replace(layout, dtype=self.dtype, protocol_version=self.protocol_version, rope_digest=rope_digest)
+
+
 class TaggedWorkerConfig(WorkerProgramConfig):
     """One worker process with the tagged engine. A plain worker's line is one too."""
 
@@ -34,6 +52,8 @@ class TaggedWorkerConfig(WorkerProgramConfig):
     """How long it pretends to compute."""
     race: RaceSettings = RaceSettings()
     """Races to be provoked in its KV hand-over; needs `evidence_folder`."""
+    layout: TaggedLayout = TaggedLayout()
+    """What it says of its KV."""
     evidence_folder: Path | None = None
     """Where it counts what it verified and records what did not fit; nothing = it only fails the requests."""
 

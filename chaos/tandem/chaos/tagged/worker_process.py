@@ -6,6 +6,8 @@ serves nothing but a tagged model folder, and nothing in ``cluster.yaml`` names 
 
 import asyncio
 import sys
+import threading
+from functools import partial
 
 from tandem.chaos.tagged.building import TaggedBuilder
 from tandem.chaos.tagged.model import read_shape
@@ -28,20 +30,24 @@ def _report_status(detail: str) -> None:
     report("status", detail=detail)
 
 
-def _report_ready(worker: ReadyWorker) -> None:
+def _report_ready(
+    loop: asyncio.AbstractEventLoop, stop: asyncio.Event, begun: threading.Event, worker: ReadyWorker
+) -> None:
+    stop_on_sigterm(loop, stop)  # there is work to drain from now on; a start, even a stuck one, ends at once
+    begun.set()
     report("ready", address=worker.address, epoch=worker.info.epoch)
 
 
 async def serve(config: TaggedWorkerConfig) -> None:
-    """Serve until the lifeline ends or SIGTERM comes, then drain."""
+    """Serve until the lifeline ends or SIGTERM comes, then drain; either of them ends it at once before it is ready."""
     loop = asyncio.get_running_loop()
-    stop = stop_event_on_lifeline(loop)
-    stop_on_sigterm(loop, stop)
+    begun = threading.Event()
+    stop = stop_event_on_lifeline(loop, has_begun=begun.is_set)
     read_shape(read_prepared_model(config.model_folder))  # a real model is refused before anything is provoked
     if config.race.is_on and config.evidence_folder is not None:
         install(config.race, evidence_folder=config.evidence_folder, worker_id=config.worker_id)
     program = WorkerProgram(config, build=TaggedBuilder.of(config))
-    await program.run(stop, on_status=_report_status, on_ready=_report_ready)
+    await program.run(stop, on_status=_report_status, on_ready=partial(_report_ready, loop, stop, begun))
 
 
 def main() -> None:

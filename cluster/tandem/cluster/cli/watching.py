@@ -8,6 +8,10 @@ import typer
 from tandem.cluster.cli import options as opt
 
 Internal = Annotated[str | None, typer.Option(help="Internal address of a router, host:port.")]
+Routers = Annotated[
+    list[str] | None,
+    typer.Option("--address", help="Internal address of a router, host:port; one for each of several routers."),
+]
 
 
 def decisions(
@@ -24,29 +28,28 @@ def decisions(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new ones (Ctrl-C ends).")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
     name: opt.Name = None,
-    address: Internal = None,
+    address: Routers = None,
     ca: opt.Ca = None,
     cert: opt.Cert = None,
     key: opt.Key = None,
     key_file: opt.KeyFile = None,
     insecure: opt.Insecure = False,
 ) -> None:
-    """List what a router decided, and why: admission, placement, recovery, workers, the controller's rounds."""
+    """List what the routers decided, and why: admission, placement, recovery, workers, the controller's rounds."""
+    from tandem.cluster.commands.asking import connections_to
     from tandem.cluster.commands.connection import Connection
     from tandem.cluster.commands.decisions import filter_of, run_decisions
 
-    connection = Connection(
-        name=name, address=address, ca=ca, certificate=cert, key=key, key_file=key_file, insecure=insecure
-    )
+    connection = Connection(name=name, ca=ca, certificate=cert, key=key, key_file=key_file, insecure=insecure)
     wanted = filter_of(kinds=kind or [], request=request, tenant=tenant, since=since, limit=limit)
-    run_decisions(connection, wanted, follow=follow, as_json=as_json)
+    run_decisions(connections_to(connection, address or []), wanted, follow=follow, as_json=as_json)
 
 
 def explain(
     request_id: Annotated[str, typer.Argument(help="The request's id, as its answer or its error names it.")],
     as_json: opt.AsJson = False,
     name: opt.Name = None,
-    address: Internal = None,
+    address: Routers = None,
     ca: opt.Ca = None,
     cert: opt.Cert = None,
     key: opt.Key = None,
@@ -54,13 +57,12 @@ def explain(
     insecure: opt.Insecure = False,
 ) -> None:
     """Tell the life of one request: why it was admitted or not, went where it went, failed, was tried again."""
+    from tandem.cluster.commands.asking import connections_to
     from tandem.cluster.commands.connection import Connection
     from tandem.cluster.commands.decisions import run_explain
 
-    connection = Connection(
-        name=name, address=address, ca=ca, certificate=cert, key=key, key_file=key_file, insecure=insecure
-    )
-    run_explain(connection, request_id, as_json=as_json)
+    connection = Connection(name=name, ca=ca, certificate=cert, key=key, key_file=key_file, insecure=insecure)
+    run_explain(connections_to(connection, address or []), request_id, as_json=as_json)
 
 
 def top(
@@ -74,7 +76,7 @@ def top(
     key_file: opt.KeyFile = None,
     insecure: opt.Insecure = False,
 ) -> None:
-    """Watch the cluster: pools, queues, promises kept, throughput, cache, ratio over time (Ctrl-C ends)."""
+    """Watch the cluster: pools, queues, promises kept, throughput, cache, ratio over time (q ends)."""
     from tandem.cluster.commands.connection import Connection
     from tandem.cluster.commands.top import run_top
 

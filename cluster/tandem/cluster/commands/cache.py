@@ -68,10 +68,19 @@ def run_cache_flush(connection: Connection, *, tenant: str | None, everybody: bo
     if flushed.num_missed:
         raise Unavailable(
             f"{flushed.num_missed} of {flushed.num_workers + flushed.num_missed} workers did not answer: "
-            "what they hold may still be found",
+            "what they hold may still be found; the router asks them again until they do",
+            reason="FLUSH_INCOMPLETE",
+        )
+    if flushed.num_pending:
+        raise Unavailable(
+            f"{flushed.num_workers} workers have forgotten {flushed.num_blocks} blocks, but Redis did not take the "
+            f"flush of {flushed.num_pending} of them yet: they repeat it, and take nothing from Redis before",
             reason="FLUSH_INCOMPLETE",
         )
     terminal.say(f"{flushed.num_blocks} blocks on {flushed.num_workers} workers are forgotten")
+
+
+_PUBLIC = "(public prefixes)"
 
 
 def worker_table(workers: Sequence[WatchedCache]) -> Table:
@@ -127,7 +136,7 @@ def tenant_table(status: CacheStatus) -> Group:
     for tenant in sorted(blocks.keys() | known.keys(), key=lambda name: (-blocks[name], name)):
         usage = known.get(tenant)
         if usage is None:
-            table.add_row(escape(tenant), str(blocks[tenant]), "0", "0", "0", "-")
+            table.add_row(escape(tenant or _PUBLIC), str(blocks[tenant]), "0", "0", "0", "-")
             continue
         asked = usage.cached_tokens + usage.uncached_tokens
         rate = f"{usage.cached_tokens / asked:.1%}" if asked else "-"

@@ -53,6 +53,7 @@ class Connection:
         try:
             return self.key_file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise ConfigError(
-                f"{self.key_file}: can't read the key: {error}", remedy="give a file that holds nothing but your key"
+                f"{self.key_file}: can't read the key: {why}", remedy="give a file that holds nothing but your key"
             ) from error

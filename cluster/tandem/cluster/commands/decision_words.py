@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from tandem.cluster.commands.report import table
+from tandem.core import reasons
 from tandem.core.decisions import (
     Admission,
     ControllerRound,
@@ -56,14 +57,24 @@ def life_lines(decisions: Sequence[Decision]) -> list[str]:
     outcome = (
         end.outcome if end is not None else "not admitted" if refused else "still running, or its end is forgotten"
     )
-    lines = [f"request {first.request_id}: {outcome}", f"class {first.priority}, tenant #{first.tenant_hash}"]
+    routers = routers_of(decisions)
+    lines = [
+        f"request {first.request_id}: {outcome}",
+        f"class {first.priority}, tenant #{first.tenant_hash}, {', '.join(routers)}",
+    ]
     if not isinstance(first.detail, Admission):
         lines.append("what came before is forgotten")
     for decision in decisions:
         since_s = decision.unix_s - first.unix_s
-        lines += ["", f"+{since_s:8.3f} s  {headline(decision)}: {decision.reason}"]
+        who = f"{decision.source}: " if len(routers) > 1 else ""
+        lines += ["", f"+{since_s:8.3f} s  {who}{headline(decision)}: {decision.reason}"]
         lines += [f"{_INDENT}{line}" for line in _numbers(decision, decisions)]
     return lines
+
+
+def routers_of(decisions: Sequence[Decision]) -> list[str]:
+    """Who made these decisions, by name."""
+    return sorted({decision.source for decision in decisions})
 
 
 def _numbers(decision: Decision, all_of_it: Sequence[Decision]) -> Iterator[str]:
@@ -71,7 +82,7 @@ def _numbers(decision: Decision, all_of_it: Sequence[Decision]) -> Iterator[str]
         case Admission() as detail:
             yield from _admission_numbers(detail)
         case Waiting() as detail:
-            yield f"{detail.num_waiting} others wait"
+            yield _others(detail.num_waiting)
         case Placed() as detail:
             yield from _placement_numbers(detail)
         case Recovery() as detail:
@@ -85,7 +96,8 @@ def _numbers(decision: Decision, all_of_it: Sequence[Decision]) -> Iterator[str]
 
 def _admission_numbers(detail: Admission) -> Iterator[str]:
     tried = f", its caller's attempt {detail.client_attempt + 1}" if detail.client_attempt else ""
-    yield f"{detail.num_queued} requests waited, load {detail.load_level:.2f}{tried}"
+    waited = "1 request" if detail.num_queued == 1 else f"{detail.num_queued} requests"
+    yield f"{waited} waited, load of the last seconds {detail.load_level:.2f}{tried}"
     if detail.wait_s is not None:
         promise = "no promise" if detail.limit_s is None else f"limit {_ms(detail.limit_s)}"
         yield (
@@ -100,6 +112,8 @@ def _admission_numbers(detail: Admission) -> Iterator[str]:
         yield f"takes the place of request {detail.displaces}"
     if detail.retry_after_s is not None:
         yield f"may come again in {detail.retry_after_s:.1f} s"
+    elif not detail.taken and detail.wait_s is not None:
+        yield "is asked not to come again by itself: for some time most requests have been refused"
 
 
 def _placement_numbers(detail: Placed) -> Iterator[str]:
@@ -113,8 +127,11 @@ def _placement_numbers(detail: Placed) -> Iterator[str]:
     )
     yield (
         f"predicted: first token {_ms(detail.predicted_ttft_s)}, prefill {_ms(detail.predicted_prefill_s)}, "
-        f"hand-over {_ms(detail.predicted_handover_s)}; {detail.num_waiting} others wait"
+        f"hand-over {_ms(detail.predicted_handover_s)}; {_others(detail.num_waiting)}"
     )
+    if detail.own_prefill:
+        agreed = "the same" if detail.own_prefill == detail.prefill else f"instead of {detail.own_prefill}"
+        yield f"agreed with the other routers in {_ms(detail.asked_s)}: {agreed}"
     yield from _alternatives(detail)
     yield from _prefill_table(detail)
     yield from _decode_table(detail)
@@ -175,8 +192,11 @@ def _alternatives(detail: Placed) -> Iterator[str]:
 def _recovery_numbers(detail: Recovery) -> Iterator[str]:
     if detail.worker:
         yield f"{detail.worker} {'died, or its stream broke' if detail.lost else 'failed, or told of it'}"
-    pause = f"after {_ms(detail.pause_s)}" if detail.pause_s else "at once"
-    yield f"{detail.emitted_tokens} tokens had been sent; it is placed again {pause}"
+    if detail.cause == reasons.YIELDED:
+        again = "when its turn comes"
+    else:
+        again = f"after {_ms(detail.pause_s)}" if detail.pause_s else "at once"
+    yield f"{detail.emitted_tokens} tokens had been sent; it is placed again {again}"
     for words, names in (("workers", detail.avoid), ("pairs", detail.avoid_pairs)):
         if names:
             yield f"{words} to avoid: {', '.join(names)}"
@@ -226,6 +246,10 @@ def _where(detail: Placed) -> str:
     if detail.prefill:
         return f"prompt on {detail.prefill}, answer on {detail.decode}"
     return f"prompt and answer on {detail.decode}"
+
+
+def _others(num_waiting: int) -> str:
+    return "1 other waits" if num_waiting == 1 else f"{num_waiting} others wait"
 
 
 def _plain(cause: str) -> str:

@@ -13,6 +13,7 @@ from tandem.controller.policy.convert.hpa import SourceText, draft_from_hpas, is
 from tandem.controller.policy.convert.ray_serve import draft_from_ray_serve
 from tandem.controller.policy.diff import Change, Scalar, differences
 from tandem.controller.policy.model import AutoscalingPolicy
+from tandem.controller.policy.schema import SCHEMA_FILE, render_policy_schema
 from tandem.core.config.yaml_file import load_yaml_config, parse_yaml_config, read_yaml_text
 from tandem.core.environment import Environment, read_environment
 from tandem.core.errors import ConfigError
@@ -36,6 +37,12 @@ def run_apply(file: Path, connection: Connection, *, dry_run: bool) -> None:
     version = asyncio.run(_apply(connection, environment, text))
     what = "no difference" if changes is not None and not changes else policy.spec.mode.value
     terminal.say(f"{policy.metadata.name} applied ({what}), version {version}")
+    state = connection.state(environment)
+    if state is not None and not state.controlled:
+        terminal.note(
+            f"{state.name} runs no controller, so nothing follows this policy: set `controller: {{enabled: true}}` in"
+            " its file and start it again (a policy that was applied is lost with the embedded registry)"
+        )
 
 
 async def _changes(
@@ -88,7 +95,10 @@ def run_diff(old: Path, new: Path, *, as_json: bool) -> bool:
 
 
 def run_convert(files: Sequence[Path], *, names: Mapping[Role, str], output: Path | None, force: bool) -> None:
-    """Write a policy made from HorizontalPodAutoscalers or one Ray Serve file, to ``output`` or standard output."""
+    """Write a policy made from HorizontalPodAutoscalers or one Ray Serve file, to ``output`` or standard output.
+
+    Beside ``output`` goes the schema that its first line names to editors. Raises ConfigError.
+    """
     sources = [SourceText(name=str(file), text=read_yaml_text(file)) for file in files]
     if any(is_hpa(source) for source in sources):
         text = render(draft_from_hpas(sources, names))
@@ -105,8 +115,15 @@ def run_convert(files: Sequence[Path], *, names: Mapping[Role, str], output: Pat
         return
     if output.exists() and not force:
         raise ConfigError(f"{output}: exists already", remedy="choose another --output, or --force")
-    output.write_text(text, encoding="utf-8")
-    terminal.note(f"wrote {output}")
+    schema = output.parent / SCHEMA_FILE
+    try:
+        output.write_text(text, encoding="utf-8")
+        schema.write_text(render_policy_schema(), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename}: can't write: {error.strerror}", remedy="choose another --output"
+        ) from error
+    terminal.note(f"wrote {output} and {schema}")
 
 
 def _shown(value: Scalar) -> str:

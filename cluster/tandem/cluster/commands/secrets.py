@@ -33,9 +33,12 @@ def run_keys_new(key_id: str, tenant: str, *, operator: bool) -> None:
     try:
         key = issue_key(key_id, Tenant(tenant), operator=operator)
     except pydantic.ValidationError as error:
-        field = {"id": "--id", "tenant": "--tenant"}.get(str(error.errors()[0]["loc"][0]), "key")
+        problem = error.errors()[0]
+        field = {"id": "--id", "tenant": "--tenant"}.get(str(problem["loc"][0]), "key")
         raise InvalidArgument(
-            field, "is not a name that fits", remedy="use 1 to 32 small letters, digits and dashes"
+            field,
+            f"is {problem['input']!r}, which is not a name that fits",
+            remedy="use 1 to 32 small letters, digits and dashes",
         ) from error
     terminal.note("The key, shown this once; give it to its owner, who saves it in a file for --key-file:")
     terminal.say(key.text)

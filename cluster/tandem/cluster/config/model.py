@@ -71,6 +71,14 @@ class WorkersSection(ConfigModel):
     """Address of the workers' metrics pages (Prometheus text over plain HTTP)."""
     metrics_base_port: int | None = pydantic.Field(default=None, ge=1, le=57343)
     """Port of the first worker's metrics page; the others follow, prefill workers first. Not set = none."""
+    metrics_port: int | None = pydantic.Field(default=None, ge=1, le=65535)
+    """The same port for every worker, in a foreign Ray cluster whose nodes hold one worker each, such as pods."""
+
+    @pydantic.model_validator(mode="after")
+    def _one_way_to_number_pages(self) -> "WorkersSection":
+        if self.metrics_port is not None and self.metrics_base_port is not None:
+            raise ValueError("metrics_port and metrics_base_port exclude each other; leave one of them out")
+        return self
 
 
 class PoolsSection(ConfigModel):
@@ -115,6 +123,9 @@ class ControllerSection(ConfigModel):
     """Policy file; it is read again when it changes."""
     tls: TlsFiles | None = None
     """Certificate of role controller, its key and the CA; not set = that of the workers."""
+    ray_resource: str | None = pydantic.Field(default=None, pattern=r"^[a-z][a-z0-9_]{0,62}$")
+    """Ray only: custom resource of the nodes that hold policy file and certificate, where alone the actor may run; not
+    set = the node on which the cluster was started, or any other when that one is lost."""
 
 
 class ObservabilitySection(ConfigModel):
@@ -159,3 +170,11 @@ class ClusterConfig(ConfigModel):
     """Autoscaling and role switches."""
     observability: ObservabilitySection = ObservabilitySection()
     """Logs."""
+
+    @pydantic.model_validator(mode="after")
+    def _workers_of_one_host_differ(self) -> "ClusterConfig":
+        if self.workers.metrics_port is not None and (self.runtime.kind != "ray" or self.runtime.address is None):
+            raise ValueError(
+                "workers.metrics_port is one port for all workers, which share a host here; use metrics_base_port"
+            )
+        return self

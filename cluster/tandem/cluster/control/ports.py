@@ -1,6 +1,7 @@
 """What the controller asks of workers and routers, over gRPC; one connection per worker life and per router."""
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ from tandem.rpc.tls import TlsMaterial
 
 _ASK_S = 2.0
 _GONE_AFTER_S = 30.0
+_MOST_OWED = 64  # decisions, to a router that is away
 _COMMAND_S = 12.0  # a worker answers between two forward steps, and building a role takes a moment
 
 _Life = tuple[WorkerId, Epoch]
@@ -69,11 +71,27 @@ class GrpcRouters:
         self._stubs = [ControlStub(channel) for channel in self._channels]
         self._clock = clock or MonotonicClock()
         self._answered_s = [self._clock.now_s()] * len(self._stubs)
+        self._owed: list[deque[Decision]] = [deque(maxlen=_MOST_OWED) for _ in self._stubs]
+        self._told_last: Decision | None = None
 
     async def traffic(self, window_s: float) -> tuple[TrafficReport, ...]:
-        """Ask every router."""
+        """Ask every router. Raises what the first that did not answer failed with.
+
+        Such a one may come back as a new process that remembers nothing: it is told again what was told last.
+        """
         asked = (stub.get_traffic(window_s, timeout_s=_ASK_S) for stub in self._stubs)
-        return tuple(await asyncio.gather(*asked))
+        reports: list[TrafficReport] = []
+        failed: list[BaseException] = []
+        for owed, answer in zip(self._owed, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+            if isinstance(answer, BaseException):
+                failed.append(answer)
+                if self._told_last is not None and not owed:
+                    owed.append(self._told_last)
+            else:
+                reports.append(answer)
+        if failed:
+            raise failed[0]
+        return tuple(reports)
 
     async def guide(self, guidance: Guidance) -> int:
         """Tell every router, and how many there are; return the highest term that one has heard.
@@ -100,8 +118,22 @@ class GrpcRouters:
         return max(sum(answered_s >= since_s for answered_s in self._answered_s), 1)
 
     async def tell(self, source: str, decisions: Sequence[Decision]) -> None:
-        """Put decisions into the log of every router."""
-        await asyncio.gather(*(stub.record_decisions(source, decisions, timeout_s=_ASK_S) for stub in self._stubs))
+        """Put decisions into the log of every router, after those that it has missed.
+
+        Raises what the first that did not take them failed with; the others have them, and get none of them twice.
+        """
+        for decision in decisions:
+            self._told_last = decision
+            for owed in self._owed:
+                owed.append(decision)
+        telling = (self._catch_up(index, source) for index, owed in enumerate(self._owed) if owed)
+        for answer in await asyncio.gather(*telling, return_exceptions=True):
+            if isinstance(answer, BaseException):
+                raise answer
+
+    async def _catch_up(self, index: int, source: str) -> None:
+        await self._stubs[index].record_decisions(source, tuple(self._owed[index]), timeout_s=_ASK_S)
+        self._owed[index].clear()
 
     async def close(self) -> None:
         """Close every connection."""

@@ -52,11 +52,19 @@ def watch_lifeline(
     return thread
 
 
-def stop_event_on_lifeline(loop: asyncio.AbstractEventLoop, *, last_resort_s: float = 90.0) -> asyncio.Event:
-    """Return an event of ``loop`` that is set when the lifeline ends; see `watch_lifeline`."""
+def stop_event_on_lifeline(
+    loop: asyncio.AbstractEventLoop, *, last_resort_s: float = 90.0, has_begun: Callable[[], bool] = lambda: True
+) -> asyncio.Event:
+    """Return an event of ``loop`` that is set when the lifeline ends; see `watch_lifeline`.
+
+    While ``has_begun`` says no there is nothing to drain, and what the start waits for may never come: then the end of
+    the lifeline ends the process at once.
+    """
     event = asyncio.Event()
 
     def set_event() -> None:
+        if not has_begun():
+            os._exit(1)
         try:
             loop.call_soon_threadsafe(event.set)
         except RuntimeError:

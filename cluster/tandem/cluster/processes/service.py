@@ -20,9 +20,11 @@ class Service:
         self.child: ChildProcess | None = None
         self._on_event = on_event
         self._following: asyncio.Task[None] | None = None
+        self._last_said = ""
 
     async def start(self, timeout_s: float) -> dict[str, Any]:
         """Start it and return its ``ready`` status. Raises SetupError in its own words; nothing is left then."""
+        self._last_said = ""
         self.child = await ChildProcess.start(self.spec)
         ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._following = asyncio.create_task(self._follow(self.child, ready), name=f"follow {self.spec.name}")
@@ -33,7 +35,8 @@ class Service:
         except TimeoutError:
             await self.stop(grace_s=1.0)
             raise EnvironmentProblem(
-                f"{self.spec.name} was not ready after {timeout_s:g} s", remedy=f"see {self.spec.log_file}"
+                f"{self.spec.name} was not ready after {timeout_s:g} s: {self._last_said or 'it said nothing'}",
+                remedy=f"see {self.spec.log_file}",
             ) from None
         except BaseException:
             await self.stop(grace_s=1.0)
@@ -62,6 +65,7 @@ class Service:
     async def _follow(self, child: ChildProcess, ready: asyncio.Future[dict[str, Any]]) -> None:
         failure: SetupError | None = None
         async for status in child.statuses():
+            self._last_said = str(status.get("detail", self._last_said))
             if status.get("event") == "failed":
                 failure = error_from_status(self.spec.name, status, self.spec.log_file)
             elif status.get("event") == "ready" and not ready.done():

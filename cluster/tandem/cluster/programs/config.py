@@ -132,6 +132,8 @@ class ControllerProgramConfig(ConfigModel):
     """Where it looks for workers and keeps its records."""
     routers: list[str] = pydantic.Field(min_length=1)
     """Internal addresses of the routers, host:port."""
+    ray_resource: str | None = None
+    """Custom resource of the Ray nodes on which its actor may run; nothing = preferably that of the driver."""
     lease_s: float = pydantic.Field(default=10.0, ge=1.0, le=600.0)
     """How long it must have been silent before another controller takes over."""
     tls: TlsFiles | None = None
@@ -181,6 +183,8 @@ class RayProgramConfig(ConfigModel):
     """Strategy of the placement group."""
     workers: list[PlacedWorker]
     """Every worker of the cluster."""
+    own_resources: dict[str, float] = pydantic.Field(default_factory=dict)
+    """Custom resources of a Ray of our own."""
     may_scale: bool = False
     """Further workers may be ordered: a Ray of our own promises room for them."""
     announce_node_address: bool = False

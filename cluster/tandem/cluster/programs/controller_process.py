@@ -1,6 +1,7 @@
 """The controller as a subprocess of ours. Never loads torch."""
 
 import asyncio
+import math
 import sys
 
 from tandem.cluster.control.program import run_controller
@@ -30,8 +31,11 @@ def _tell(one: Round) -> None:
         current=str(record.current),
         wished=None if record.wished is None else str(record.wished),
         move=None if record.move is None else describe(record.move),
+        is_repair=record.is_repair,
         borrow_share=record.borrow_share,
         clamps=list(record.clamps),
+        time_s=record.time_s,
+        numbers={name: round(number, 3) for name, number in record.numbers.items() if math.isfinite(number)},
     )
 
 

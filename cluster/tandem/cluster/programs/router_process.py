@@ -7,6 +7,8 @@ from tandem.cluster.processes.failure import report_failure
 from tandem.cluster.processes.lifeline import read_config_line, report, stop_event_on_lifeline
 from tandem.cluster.programs.config import RegistryTarget, RouterProgramConfig
 from tandem.cluster.programs.exposure import router_program_exposure
+from tandem.cluster.programs.images import open_images
+from tandem.cluster.programs.reservations import open_reserver
 from tandem.cluster.registry.redis_directory import RedisDirectory
 from tandem.cluster.registry.redis_records import RedisRecords
 from tandem.cluster.registry.redis_registry import RedisRegistry
@@ -32,7 +34,11 @@ async def serve(config: RouterProgramConfig) -> None:
     model = await asyncio.to_thread(ServedModel.load, config.model_folder, name=config.router.served_model)
     target = config.registry
     records = None if registry is None else RedisRecords(target.url, namespace=target.namespace)
-    router = Router(config.router, model, directory, cache=config.cache, records=records)
+    clock = MonotonicClock()
+    reserver, images = open_reserver(config, clock), open_images(config, clock)
+    router = Router(
+        config.router, model, directory, cache=config.cache, records=records, reserver=reserver, images=images
+    )
     await router.start()
     report("ready", public_address=router.address, internal_address=router.internal_address)
     telling = asyncio.create_task(_tell_workers(router))
@@ -41,10 +47,14 @@ async def serve(config: RouterProgramConfig) -> None:
     finally:
         telling.cancel()
         await asyncio.gather(telling, return_exceptions=True)
+        if reserver is not None:
+            await reserver.close()
         if registry is not None:
             await registry.close()
         if records is not None:
             await records.close()
+        if images is not None:
+            await images.close()
 
 
 async def _tell_workers(router: Router) -> None:

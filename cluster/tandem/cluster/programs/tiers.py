@@ -3,6 +3,7 @@
 from functools import partial
 
 from tandem.cluster.programs.config import RegistryTarget
+from tandem.cluster.programs.reservations import shared_redis_url
 from tandem.core.clock import Clock
 from tandem.core.latency import LatencyEstimator
 from tandem.engine.engine import Engine
@@ -14,9 +15,7 @@ from tandem.prefix_cache.tiers.block_tiers import BlockTiers
 def redis_url(setup: CacheSetup, registry: RegistryTarget) -> str | None:
     """Return where blocks are kept in Redis; None: there is none, or it is switched off."""
     redis = setup.settings.redis
-    if not redis.enabled:
-        return None
-    return redis.url or (registry.url if registry.kind == "redis" and registry.url else None)
+    return shared_redis_url(redis, registry) if redis.enabled else None
 
 
 def attach_tiers(

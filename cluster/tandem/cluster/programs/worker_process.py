@@ -2,6 +2,8 @@
 
 import asyncio
 import sys
+import threading
+from functools import partial
 
 from tandem.cluster.processes.failure import report_failure
 from tandem.cluster.processes.lifeline import (
@@ -22,16 +24,20 @@ def _report_status(detail: str) -> None:
     report("status", detail=detail)
 
 
-def _report_ready(worker: ReadyWorker) -> None:
+def _report_ready(
+    loop: asyncio.AbstractEventLoop, stop: asyncio.Event, begun: threading.Event, worker: ReadyWorker
+) -> None:
+    stop_on_sigterm(loop, stop)  # there is work to drain from now on; a start, even a stuck one, ends at once
+    begun.set()
     report("ready", address=worker.address, epoch=worker.info.epoch)
 
 
 async def serve(config: WorkerProgramConfig) -> None:
-    """Serve until the lifeline ends or SIGTERM comes, then drain."""
+    """Serve until the lifeline ends or SIGTERM comes, then drain; either of them ends it at once before it is ready."""
     loop = asyncio.get_running_loop()
-    stop = stop_event_on_lifeline(loop, last_resort_s=config.drain_s + _LAST_RESORT_S)
-    stop_on_sigterm(loop, stop)
-    await WorkerProgram(config).run(stop, on_status=_report_status, on_ready=_report_ready)
+    begun = threading.Event()
+    stop = stop_event_on_lifeline(loop, last_resort_s=config.drain_s + _LAST_RESORT_S, has_begun=begun.is_set)
+    await WorkerProgram(config).run(stop, on_status=_report_status, on_ready=partial(_report_ready, loop, stop, begun))
 
 
 def main() -> None:

@@ -74,8 +74,12 @@ class EngineThreadFailed(RuntimeError):
     """The engine thread ended with an error: the process must end and be started again."""
 
 
+class AnnouncingFailed(RuntimeError):
+    """The registry is not told of this worker any more: it is drained, and the process must be started again."""
+
+
 class WorkerProgram:
-    """One life of one worker. `run` returns after a drain; it raises when the engine thread dies."""
+    """One life of one worker. `run` returns after a drain; it raises when the engine thread or its announcing dies."""
 
     def __init__(self, config: WorkerProgramConfig, *, build: EngineBuilder = build_engine) -> None:
         """``build`` makes the engine of a prepared model; it runs in a thread of its own."""
@@ -149,19 +153,21 @@ class WorkerProgram:
         withdrawn = asyncio.Event()
         announcing = asyncio.create_task(keep_announced(self._registry(), lambda: host.info, withdrawn))
         try:
-            while host.failure is None:
+            while host.failure is None and not announcing.done():
                 try:
                     await asyncio.wait_for(stop.wait(), _FAILURE_POLL_S)
                     break
                 except TimeoutError:
                     continue
+            failure, unknown = host.failure, _ended_early(announcing)
             withdrawn.set()
-            failure = host.failure
             if failure is not None:
                 raise EngineThreadFailed(f"the engine thread is of no use any more: {failure}") from failure
             num_left = await host.drain(self._config.drain_s)
             num_lost = await host.hand_over(_HAND_OVER_S) if num_left else 0
             _log.info("drained", num_handed_over=num_left - num_lost, num_lost=num_lost)
+            if unknown is not None:
+                raise AnnouncingFailed(f"nobody can learn of this worker any more: {unknown!r}") from unknown
         finally:
             withdrawn.set()
             await asyncio.gather(announcing, return_exceptions=True)
@@ -208,6 +214,11 @@ class WorkerProgram:
             clock=self._clock,
             event_log=self._event_log,
         )
+
+
+def _ended_early(announcing: asyncio.Task[None]) -> BaseException | None:
+    """Return why it ended, if it did; nobody had asked it to."""
+    return announcing.exception() if announcing.done() and not announcing.cancelled() else None
 
 
 def _recompute_s(estimator: LatencyEstimator, block_size: int, num_tokens_before: int) -> float:

@@ -5,6 +5,7 @@ that made it, until that one ends it, or until it has been alone for ``_ALONE_S`
 """
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
@@ -23,6 +24,7 @@ from tandem.core.log import configure_logging
 _log = structlog.get_logger(__name__)
 _ALONE_S = 900.0
 _LOOK_S = 5.0
+_AGAIN_S = 5.0
 ACTOR_NAME = "tandem-controller"
 
 
@@ -58,9 +60,6 @@ class ControllerActor:
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
-        except TandemError as error:
-            self._failure = str(error)
-            _log.error("controller_failed", problem=str(error))
         except BaseException:  # noqa: BLE001  # the process is of no use any more: Ray starts another
             _log.error("controller_crashed", exc_info=True)
             os._exit(1)
@@ -69,10 +68,23 @@ class ControllerActor:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         watching = asyncio.create_task(self._leave_when_alone(), name="leave when alone")
         try:
-            await run_controller(self._config, self._stop, on_ready=self._on_ready)
+            await self._control(self._stop)
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
+
+    async def _control(self, stop: asyncio.Event) -> None:
+        """Run the program; what a person can mend, as a wrong policy file, is tried again until it is mended."""
+        while not stop.is_set():
+            try:
+                await run_controller(self._config, stop, on_ready=self._on_ready)
+            except TandemError as error:
+                if str(error) != self._failure:  # said once, not every time
+                    _log.error("controller_failed", problem=str(error), again_in_s=_AGAIN_S)
+                self._failure, self._is_ready = str(error), False
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_AGAIN_S):
+                        await stop.wait()
 
     async def _leave_when_alone(self) -> None:
         while time.monotonic() - self._seen_s < _ALONE_S:  # noqa: ASYNC110  # silence has no event
@@ -82,4 +94,4 @@ class ControllerActor:
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
     def _on_ready(self) -> None:
-        self._is_ready = True
+        self._is_ready, self._failure = True, ""

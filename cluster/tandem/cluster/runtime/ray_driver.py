@@ -2,10 +2,14 @@
 
 Workers that are ordered later get a placement group of one bundle each, since groups can't grow; before that Ray's
 autoscaler is asked for room.
+
+Once the cluster is up nothing here waits for Ray's head: it may be away, and workers are watched and drained all the
+same.
 """
 
 import math
 import queue
+import secrets
 import threading
 import time
 from typing import Any
@@ -13,23 +17,26 @@ from typing import Any
 import ray
 import ray.autoscaler.sdk
 import structlog
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from tandem.cluster.processes.failure import setup_error
 from tandem.cluster.processes.lifeline import report
-from tandem.cluster.programs.config import ControllerProgramConfig, PlacedWorker, RayOrder, RayProgramConfig
+from tandem.cluster.programs.config import PlacedWorker, RayOrder, RayProgramConfig
 from tandem.cluster.runtime.ray_actor import WorkerActor
-from tandem.cluster.runtime.ray_controller import ACTOR_NAME, ControllerActor
+from tandem.cluster.runtime.ray_address import require_listener
+from tandem.cluster.runtime.ray_controller_host import ControllerHost
+from tandem.cluster.runtime.ray_head_calls import HeadCalls
+from tandem.cluster.runtime.ray_workers import AddedWorker, LeavingWorker, RayWorker
 from tandem.core.environment import worker_variables
 from tandem.core.errors import EnvironmentProblem
 
 _log = structlog.get_logger(__name__)
 _POLL_S = 0.1
 _PLACE_S = 60.0
+_HEAD_S = 5.0  # how long an end waits for Ray's head, which does the rest by itself when it comes back
 _ROOM_CPUS = 1024  # what a Ray of our own promises beyond the plan, when workers may be ordered
-_PING_CONTROLLER_S = 30.0
 _OBJECT_STORE_BYTES = 80 << 20  # nothing of ours goes through it; this is about the least that Ray takes
 
 
@@ -44,11 +51,13 @@ class RayDriver:
         self._config = config
         self._ended = ended
         self._group: PlacementGroup | None = None
-        self._workers: list[_Worker] = []
-        self._leaving: list[_Leaving] = []
-        self._controller: Any = None
-        self._next_ping_s = 0.0
+        self._workers: list[RayWorker] = []
+        self._adding: list[AddedWorker] = []
+        self._leaving: list[LeavingWorker] = []
+        self._head = HeadCalls()
+        self._controller = ControllerHost(self._head)
         self._orders: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._has_asked = False  # the autoscaler
 
     def start(self) -> None:
         """Bring Ray and all workers up. Raises SetupError, or Stopped when the lifeline ends first."""
@@ -56,7 +65,7 @@ class RayDriver:
         self._connect()
         group = self._group = self._reserve()
         self._workers = [
-            _Worker(placed, self._make_actor(placed, group, bundle))
+            RayWorker(placed, self._make_actor(placed, group, bundle))
             for bundle, placed in enumerate(self._config.workers)
         ]
         deadline_s = time.monotonic() + self._config.start_timeout_s
@@ -85,24 +94,32 @@ class RayDriver:
                 return
 
     def stop(self) -> None:
-        """Drain all workers at once, end them, give the bundles back, leave Ray."""
+        """Drain all workers at once, end them, give the bundles back, leave Ray.
+
+        Draining needs the workers alone. The rest is left undone while Ray's head is away: it ends what this process
+        owned when it comes back and finds it gone, and Ray's nodes do when they give the head up.
+        """
         if not ray.is_initialized():
             return
         grace_s = self._config.stop_timeout_s
+        self._controller.end()  # first: it must not order what is ending
         try:
-            if self._controller is not None:  # first: it must not order what is ending
-                ray.kill(self._controller, no_restart=True)
             stopping = [worker.actor.stop.remote(grace_s) for worker in self._workers if worker.is_ready]
             if stopping:
                 ray.wait(stopping, num_returns=len(stopping), timeout=grace_s)
-            for worker in [*self._workers, *(each.worker for each in self._leaving)]:
-                ray.kill(worker.actor, no_restart=True)
-                if worker.own_group is not None:
-                    ray.util.remove_placement_group(worker.own_group)
-            if self._group is not None:
-                ray.util.remove_placement_group(self._group)
         except RayError:
             _log.warning("ray_stop_failed", exc_info=True)
+        for addition in self._adding:
+            addition.is_wanted = False
+        for worker in [*self._workers, *(each.worker for each in self._leaving)]:
+            self._end(worker)
+        if self._group is not None:
+            group = self._group
+            self._head.do("give the bundles back", lambda: ray.util.remove_placement_group(group))
+        self._ask_for_room([])
+        if not self._head.finish(_HEAD_S):
+            _log.warning("ray_head_away", left_to_it="actors and bundles of this cluster")
+            return  # leaving Ray would wait for the head as well; the end of this process is seen by its node
         ray.shutdown()
 
     def _connect(self) -> None:
@@ -116,11 +133,14 @@ class RayDriver:
                 "address": "local",
                 "num_cpus": needed
                 + (_ROOM_CPUS if config.may_scale else 0),  # a promise to our own placement group, not a measurement
+                "resources": config.own_resources,
                 "include_dashboard": False,
                 "object_store_memory": _OBJECT_STORE_BYTES,
                 "_temp_dir": str(config.temp_folder),
             }
         try:
+            if config.address is not None:
+                require_listener(config.address)
             ray.init(**options)
         except (ConnectionError, RayError, RuntimeError, ValueError, OSError, TimeoutError) as error:
             where = "start here" if config.address is None else f"be reached at {config.address}"
@@ -133,9 +153,7 @@ class RayDriver:
 
     def _reserve(self) -> PlacementGroup:
         bundles = [worker.bundle() for worker in self._config.workers]
-        group: PlacementGroup = placement_group(
-            bundles, strategy=self._config.placement, name=f"tandem-{self._config.namespace}"
-        )
+        group: PlacementGroup = placement_group(bundles, strategy=self._config.placement, name=self._unique("plan"))
         deadline_s = time.monotonic() + min(_PLACE_S, self._config.start_timeout_s)
         while not group.wait(timeout_seconds=1):
             self._check_ended()
@@ -150,7 +168,7 @@ class RayDriver:
     def _make_actor(self, placed: PlacedWorker, group: PlacementGroup, bundle: int) -> Any:
         config = self._config
         options: dict[str, Any] = {
-            "name": placed.program.worker_id,
+            "name": self._unique(placed.program.worker_id),
             "num_cpus": placed.cpus,
             "num_gpus": placed.gpus,
             "max_restarts": -1,
@@ -171,59 +189,102 @@ class RayDriver:
             )
         )
 
+    def _unique(self, name: str) -> str:
+        """For people who list Ray's actors and groups. A name is free again only some time after its owner's end."""
+        return f"{self._config.namespace}.{name}.{secrets.token_hex(4)}"
+
     def _follow(self, order: RayOrder) -> None:
         if order.add is not None:
             self._add(order.add)
         if order.remove is not None:
             self._remove(order.remove)
         if order.controller is not None:
-            self._host(order.controller)
+            remote = self._config.address is not None
+            self._controller.want(
+                order.controller, log_file="" if remote else str(self._config.log_folder / "controller.log")
+            )
 
     def _add(self, placed: PlacedWorker) -> None:
         name = placed.program.worker_id
-        if any(worker.name == name for worker in self._workers):
+        if name in {worker.name for worker in self._workers} | {addition.name for addition in self._wanted()}:
             return
-        bundles = [each.placed.bundle() for each in self._workers] + [placed.bundle()]
-        if self._config.address is not None:
-            ray.autoscaler.sdk.request_resources(bundles=bundles)
-        group = placement_group([placed.bundle()], strategy="PACK", name=f"tandem-{self._config.namespace}-{name}")
-        self._workers.append(_Worker(placed, self._make_actor(placed, group, 0), own_group=group))
+        addition = AddedWorker(placed)
+        self._adding.append(addition)
+        self._ask_for_room(self._wanted_room())
+        self._head.do(f"add {name}", lambda: self._make_added(addition))
+
+    def _make_added(self, addition: AddedWorker) -> None:
+        """Make its group and its actor. In the thread of the head's calls."""
+        placed, group = addition.placed, None
+        if not addition.is_wanted:
+            addition.problem = "it was removed before Ray made it"
+            return
+        try:
+            group = placement_group([placed.bundle()], strategy="PACK", name=self._unique(addition.name))
+            addition.made = RayWorker(placed, self._make_actor(placed, group, 0), own_group=group)
+        except Exception as error:  # noqa: BLE001  # Ray raises many kinds; whoever ordered it is told and asks again
+            addition.problem = f"Ray can't make it: {(str(error).strip().splitlines() or [''])[0]}"
+            if group is not None:
+                self._give_back(group)
+
+    def _take_made(self) -> None:
+        """Take over what Ray has made of the orders to add."""
+        for addition in [each for each in self._adding if each.made is not None or each.problem]:
+            self._adding.remove(addition)
+            if addition.made is not None and addition.is_wanted:
+                self._workers.append(addition.made)
+            elif addition.made is not None:
+                self._end(addition.made)
+            elif addition.is_wanted:
+                failure = {"problem": addition.problem, "remedy": "", "reason": EnvironmentProblem.reason}
+                report("worker_failed", worker=addition.name, **failure)
+
+    def _wanted(self) -> list[AddedWorker]:
+        return [each for each in self._adding if each.is_wanted]
+
+    def _wanted_room(self) -> list[PlacedWorker]:
+        return [worker.placed for worker in self._workers] + [addition.placed for addition in self._wanted()]
 
     def _remove(self, name: str) -> None:
+        for addition in [each for each in self._wanted() if each.name == name]:
+            addition.is_wanted = False
+            report("worker_ended", worker=name)
         for worker in [worker for worker in self._workers if worker.name == name]:
             self._workers.remove(worker)
-            grace_s = self._config.stop_timeout_s
-            stopping = worker.actor.stop.remote(grace_s) if worker.is_ready else None
-            self._leaving.append(_Leaving(worker, stopping, until_s=time.monotonic() + grace_s))
+            self._leaving.append(LeavingWorker(worker, grace_s=self._config.stop_timeout_s))
 
     def _end_leaving(self) -> None:
         for each in [each for each in self._leaving if each.is_over()]:
             self._leaving.remove(each)
-            ray.kill(each.worker.actor, no_restart=True)
-            if each.worker.own_group is not None:
-                ray.util.remove_placement_group(each.worker.own_group)
-            if self._config.address is not None:
-                ray.autoscaler.sdk.request_resources(bundles=[w.placed.bundle() for w in self._workers])
+            self._end(each.worker)
+            self._ask_for_room(self._wanted_room())
             report("worker_ended", worker=each.worker.name)
 
-    def _host(self, program: ControllerProgramConfig) -> None:
-        log_file = "" if self._config.address is not None else str(self._config.log_folder / "controller.log")
-        self._controller = (
-            ray.remote(ControllerActor)
-            .options(name=ACTOR_NAME, lifetime="detached", max_restarts=-1, max_concurrency=4, num_cpus=0)
-            .remote(program.model_dump_json(), log_file=log_file)
-        )
+    def _end(self, worker: RayWorker) -> None:
+        """End an actor whose program has ended, and give back the group that is its own."""
+        self._head.do(f"end {worker.name}", lambda: ray.kill(worker.actor, no_restart=True))
+        if worker.own_group is not None:
+            self._give_back(worker.own_group)
+
+    def _give_back(self, group: PlacementGroup) -> None:
+        self._head.do("give a bundle back", lambda: ray.util.remove_placement_group(group))
+
+    def _ask_for_room(self, placed: list[PlacedWorker]) -> None:
+        """Tell a foreign Ray's autoscaler what shall fit in, whatever is in use: each call replaces the one before."""
+        if self._config.address is not None and (placed or self._has_asked):
+            self._has_asked = True
+            bundles = [each.bundle() for each in placed]
+            self._head.do("ask for room", lambda: ray.autoscaler.sdk.request_resources(bundles=bundles))
 
     def _poll(self) -> None:
         while not self._orders.empty():
             self._follow(RayOrder.model_validate_json(self._orders.get()))
+        self._take_made()
         for worker in self._workers:
             worker.poll()
         self._give_up_failed()
         self._end_leaving()
-        if self._controller is not None and time.monotonic() >= self._next_ping_s:
-            self._next_ping_s = time.monotonic() + _PING_CONTROLLER_S
-            self._controller.ping.remote()  # nobody waits for the answer: it is how the actor knows that we live
+        self._controller.look()
         if self._ended.wait(_POLL_S):
             raise Stopped
 
@@ -236,75 +297,6 @@ class RayDriver:
     def _check_ended(self) -> None:
         if self._ended.is_set():
             raise Stopped
-
-
-class _Worker:
-    """One actor as the driver sees it: at most one ping is under way."""
-
-    def __init__(self, placed: PlacedWorker, actor: Any, *, own_group: PlacementGroup | None = None) -> None:
-        self.placed = placed
-        self.own_group = own_group  # of a worker beyond the plan
-        self.name = placed.program.worker_id
-        self.actor = actor
-        self.is_ready = False
-        self.failure: dict[str, str] | None = None
-        self._ping: Any = None
-        self._pid: int | None = None
-        self._num_restarts = 0
-        self._told: tuple[object, ...] = ()
-
-    def poll(self) -> None:
-        """Take the answer of the last ping, if it has come, and ask again."""
-        if self._ping is None:
-            self._ping = self.actor.ping.remote()
-        try:
-            answer = ray.get(self._ping, timeout=0)
-        except GetTimeoutError:
-            return
-        except RayActorError:  # its process has died: Ray is starting the next
-            self._ping = None
-            self.is_ready = False
-            self._tell("restarting")
-            return
-        self._ping = None
-        if self._pid not in (None, answer["pid"]):
-            self._num_restarts += 1
-        self._pid, self.is_ready, self.failure = answer["pid"], answer["ready"], answer["failure"]
-        self._tell(answer["detail"])
-
-    def _tell(self, detail: str) -> None:
-        now = (self._pid, self.is_ready, self._num_restarts, detail)
-        if now != self._told:
-            self._told = now
-            report(
-                "worker",
-                worker=self.name,
-                pid=self._pid,
-                running=self.is_ready,
-                restarts=self._num_restarts,
-                detail=detail,
-            )
-
-
-class _Leaving:
-    """A worker that drains and is ended then."""
-
-    def __init__(self, worker: _Worker, stopping: Any, *, until_s: float) -> None:
-        self.worker = worker
-        self._stopping = stopping
-        self._until_s = until_s
-
-    def is_over(self) -> bool:
-        """Whether it has drained, died or had its time."""
-        if self._stopping is None or time.monotonic() >= self._until_s:
-            return True
-        try:
-            ray.get(self._stopping, timeout=0)
-        except GetTimeoutError:
-            return False
-        except RayActorError:
-            return True
-        return True
 
 
 def _free() -> dict[str, float]:

@@ -145,6 +145,7 @@ class RayRuntime:
             namespace=config.metadata.name,
             placement=config.runtime.placement,
             workers=[self._placed(worker) for worker in workers],
+            own_resources={config.controller.ray_resource: 1.0} if config.controller.ray_resource else {},
             may_scale=config.controller.enabled,
             announce_node_address=workers_are_elsewhere(config),
             temp_folder=temp_folder,

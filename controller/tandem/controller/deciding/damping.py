@@ -31,8 +31,15 @@ def _agreed(values: Sequence[int], current: int) -> int:
     return max(values) if max(values) < current else current
 
 
-def switch_window_s(spec: PolicySpec, *, to: Role, last_to: Role | None, rested_s: float) -> float:
-    """For how long a switch must have been wanted: longer when it undoes the last one, so that no wave is followed."""
+def switch_window_s(
+    spec: PolicySpec, *, to: Role, last_to: Role | None, rested_s: float, is_urgent: bool = False
+) -> float:
+    """For how long a switch must have been wanted: longer when it undoes the last one, so that no wave is followed.
+
+    ``is_urgent``: promises are being missed; then what was done last is no reason to wait.
+    """
+    if is_urgent:
+        return spec.damping.dwell_s
     is_reverse = last_to is not None and last_to is not to and rested_s < 5 * spec.damping.cooldown_s
     return max(spec.damping.reverse_dwell_s, spec.damping.dwell_s) if is_reverse else spec.damping.dwell_s
 

@@ -5,13 +5,14 @@ Three speeds: *borrow* (a share of the prompts is computed by decode workers; ch
 can't be believed freezes everything.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 from tandem.controller.deciding.damping import longest_window_s
 from tandem.controller.deciding.moving import Chosen, Situation, choose_move
 from tandem.controller.deciding.pace import LONGEST_PERIOD_S
+from tandem.controller.deciding.present import Present, present_of
+from tandem.controller.deciding.repair import Repair, repair_of
 from tandem.controller.deciding.values import (
     AddWorkers,
     Borrow,
@@ -30,15 +31,13 @@ from tandem.controller.deciding.values import (
 from tandem.controller.deciding.wishes import Wished, wish
 from tandem.controller.forecast.choice import AnyForecast, expected_rate, make_forecast
 from tandem.controller.observation import Now, Observation, Stage
-from tandem.controller.policy.bounds import Split
+from tandem.controller.policy.bounds import Bounds, Split
 from tandem.controller.policy.model import AutoscalingPolicy, Mode, PolicySpec
 from tandem.controller.policy.sections import StaleAction
 from tandem.controller.sizing.correction import corrections_of
 from tandem.controller.sizing.demand import demand_of
 from tandem.controller.sizing.prediction import SplitJudge
 from tandem.core.types import PriorityClass, Role
-
-_BORROW_STEP = 0.05
 
 
 def decide(observation: Observation | None, policy: AutoscalingPolicy, state: ControllerState, now: Now) -> Decision:
@@ -50,33 +49,47 @@ def decide(observation: Observation | None, policy: AutoscalingPolicy, state: Co
     if observation is None or problem:
         return _freeze(observation, policy, state, now, problem)
     current = split_of(observation)
-    forecasts = _learn(spec, state.forecasts, observation, now)
-    state = replace(state, forecasts=forecasts, stale_since_s=None)
+    unlearnt = make_forecast(spec.predictor, spec.interval_s)
+    forecasts = _learn(unlearnt, state.forecasts if state.unlearnt == unlearnt else {}, observation, now)
+    state = replace(state, forecasts=forecasts, unlearnt=unlearnt, stale_since_s=None)
     rates = {priority: expected_rate(each, spec.predictor.horizon_s) for priority, each in forecasts.items()}
-    judge = _judge(spec, observation, rates, current)
-    borrow = _borrow(spec, judge, current)
+    judge = _judge(spec, observation, rates, current, state.borrow_share)
+    sure = _judge(spec, observation, _lowered(rates, observation), current, state.borrow_share)
+    present = present_of(spec, observation, current, judge=judge, sure=sure)
+    borrow = present.borrow if spec.mode is Mode.AUTO else Borrow()
+    state = replace(state, borrow_share=borrow.share)
     bounds = spec.bounds_at(now.unix_s)
-    wished = wish(spec, observation, bounds=bounds, current=current, judge=judge, unix_s=now.unix_s)
+    wished = wish(
+        spec, observation, bounds=bounds, current=current, judge=judge, present=present, unix_s=now.unix_s
+    )  # fmt: skip
     if state.in_flight is not None:
         since_s = now.monotonic_s - state.in_flight.begun_s
         wished = Wished(split=wished.split, reason=f"{describe(state.in_flight.move)}: for {since_s:.0f} s under way")
         chosen = Chosen(clamps=("one move at a time",))
         state = replace(state, wishes=())
+    elif (repair := _repair(spec, observation, current, bounds)) is not None:
+        wished, chosen = Wished(split=repair.split, reason=repair.reason), Chosen(move=repair.move)
+        record = _record(policy, now, current, wished=wished, chosen=chosen, present=present, judge=judge)
+        flight = MoveInFlight(move=repair.move, begun_s=now.monotonic_s, is_repair=True)
+        state = replace(state, in_flight=flight, wishes=())
+        return Decision(record=replace(record, is_repair=True), state=state, move=repair.move, borrow=borrow)
     else:
         state = replace(state, wishes=_remember(state.wishes, wished.split, now, spec))
         situation = Situation(
-            spec=spec, observation=observation, bounds=bounds, current=current, judge=judge, state=state,
-            now_s=now.monotonic_s,
+            spec=spec, observation=observation, bounds=bounds, current=current, judge=judge, present=present,
+            state=state, now_s=now.monotonic_s,
         )  # fmt: skip
         chosen = choose_move(situation, wished.split)
-    record = _record(policy, now, current, wished=wished, chosen=chosen, borrow=borrow, judge=judge)
+    record = _record(policy, now, current, wished=wished, chosen=chosen, present=present, judge=judge)
     if chosen.move is None or spec.mode is not Mode.AUTO:
-        return Decision(record=record, state=state, borrow=borrow if spec.mode is Mode.AUTO else Borrow())
+        return Decision(record=record, state=state, borrow=borrow)
     return Decision(record=record, state=_begun(state, chosen.move, current, now), move=chosen.move, borrow=borrow)
 
 
 def move_ended(state: ControllerState, now: Now) -> ControllerState:
-    """Return the state after the move in flight has ended, well or not: the cool-down begins."""
+    """Return the state after the move in flight has ended, well or not. A repair leaves the cool-down as it is."""
+    if state.in_flight is not None and state.in_flight.is_repair:
+        return replace(state, in_flight=None, wishes=())
     return replace(state, in_flight=None, wishes=(), last_move_ended_s=now.monotonic_s)
 
 
@@ -164,12 +177,13 @@ def _idle(
 
 
 def _learn(
-    spec: PolicySpec, forecasts: Mapping[PriorityClass, AnyForecast], observation: Observation, now: Now
+    unlearnt: AnyForecast, forecasts: Mapping[PriorityClass, AnyForecast], observation: Observation, now: Now
 ) -> dict[PriorityClass, AnyForecast]:
     learnt = dict(forecasts)
     for priority, traffic in observation.traffic.items():
-        known = learnt.get(priority) or make_forecast(spec.predictor, spec.interval_s)
-        learnt[priority] = known.observe(traffic.arrivals_per_s, observation.measured_s, now.unix_s)
+        known = learnt.get(priority) or unlearnt
+        learn = known.moved_to if traffic.is_new_rate else known.observe
+        learnt[priority] = learn(traffic.arrivals_per_s, observation.measured_s, now.unix_s)
     return learnt
 
 
@@ -178,8 +192,12 @@ def _judge(
     observation: Observation,
     rates: Mapping[PriorityClass, float],
     current: Split,
+    lent_share: float,
 ) -> SplitJudge:
-    """Return the judge of splits; where requests fare worse than predicted, its predictions are raised to match."""
+    """Return the judge of splits; where requests fare worse than predicted, its predictions are raised to match.
+
+    They fared so with ``lent_share`` of the prompts borrowed.
+    """
 
     def judge(corrections: Mapping[tuple[PriorityClass, str], float]) -> SplitJudge:
         return SplitJudge(
@@ -191,26 +209,22 @@ def _judge(
         )
 
     plain = judge({})
-    corrections = corrections_of(plain.judge(current), observation.traffic, spec.classes.promises())
+    corrections = corrections_of(plain.judge(current, lent_share), observation.traffic, spec.classes.promises())
     return judge(corrections) if corrections else plain
 
 
-def _borrow(spec: PolicySpec, judge: SplitJudge, current: Split) -> Borrow:
-    """Return the least share that lets every promise be kept; if none does, the share that is least bad."""
-    plain = judge.judge(current)
-    if not spec.borrow.enabled or plain.stress <= 1.0:
-        return Borrow()
-    best, best_share = plain, 0.0
-    for step in range(1, math.floor(spec.borrow.max_share / _BORROW_STEP + 1e-9) + 1):
-        share = round(step * _BORROW_STEP, 2)
-        lent = judge.judge(current, share)
-        if lent.badness() < best.badness():
-            best, best_share = lent, share
-        if lent.stress <= 1.0:
-            break
-    if best_share == 0.0:
-        return Borrow(reason=f"decode workers can't help: {plain.worst}")
-    return Borrow(share=best_share, reason=f"{plain.worst}; with {best_share:.0%} borrowed {best.worst}")
+def _lowered(rates: Mapping[PriorityClass, float], observation: Observation) -> dict[PriorityClass, float]:
+    """Return the rates without what chance alone may have added to them."""
+    return {
+        priority: max(rate - observation.traffic[priority].rate_error_per_s, 0.0) if priority in observation.traffic
+        else rate
+        for priority, rate in rates.items()
+    }  # fmt: skip
+
+
+def _repair(spec: PolicySpec, observation: Observation, current: Split, bounds: Bounds) -> Repair | None:
+    may_switch = spec.mode is Mode.AUTO and spec.role_switch.enabled
+    return repair_of(observation, current, bounds) if may_switch else None
 
 
 def _remember(wishes: tuple[Wish, ...], split: Split, now: Now, spec: PolicySpec) -> tuple[Wish, ...]:
@@ -225,9 +239,14 @@ def _begun(state: ControllerState, move: Move, current: Split, now: Now) -> Cont
     for role, delta in _deltas(move).items():
         size = current.prefill if role is Role.PREFILL else current.decode
         kept.append(PoolChange(time_s=now.monotonic_s, role=role, delta=delta, size_before=size))
-    flight = MoveInFlight(move=move, begun_s=now.monotonic_s)
-    last_to = move.to if isinstance(move, SwitchRoles) else state.last_switch_to
-    return replace(state, in_flight=flight, wishes=(), changes=tuple(kept), last_switch_to=last_to)
+    return replace(
+        state,
+        in_flight=MoveInFlight(move=move, begun_s=now.monotonic_s),
+        wishes=(),
+        changes=tuple(kept),
+        last_move_begun_s=now.monotonic_s,
+        last_switch_to=move.to if isinstance(move, SwitchRoles) else state.last_switch_to,
+    )
 
 
 def _deltas(move: Move) -> dict[Role, int]:
@@ -249,7 +268,7 @@ def _record(
     *,
     wished: Wished,
     chosen: Chosen,
-    borrow: Borrow,
+    present: Present,
     judge: SplitJudge,
 ) -> DecisionRecord:
     before, after = judge.judge(current), judge.judge(wished.split)
@@ -266,10 +285,12 @@ def _record(
         current=current,
         wished=wished.split,
         move=chosen.move,
-        borrow_share=borrow.share,
+        borrow_share=present.borrow.share,
         clamps=chosen.clamps,
         numbers={
             "stress": before.stress,
+            "stress_lent": present.lent.stress,
+            "stress_sure": present.sure.stress,
             "stress_wished": after.stress,
             "prefill_busy": before.prefill_busy,
             "decode_busy": before.decode_busy,
@@ -277,5 +298,7 @@ def _record(
             **{f"{p.priority.value}.{p.objective}_s": p.predicted_s for p in before.promises},
             **{f"{each.priority.value}.rate_per_s": each.rate_per_s for each in judge.demand.classes},
             "backlog_s": judge.demand.backlog_s,
+            "open": judge.demand.num_open,
+            "left_tokens": judge.demand.left_tokens,
         },
     )

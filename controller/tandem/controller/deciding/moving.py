@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tandem.controller.deciding.damping import down_window_s, steady, switch_window_s, up_window_s
 from tandem.controller.deciding.pace import allowed_growth, allowed_shrinking
+from tandem.controller.deciding.present import Present, lent
 from tandem.controller.deciding.values import (
     AddWorkers,
     ControllerState,
@@ -40,6 +41,7 @@ class Situation:
     bounds: Bounds
     current: Split
     judge: SplitJudge
+    present: Present
     state: ControllerState
     now_s: float
 
@@ -51,6 +53,12 @@ class Situation:
         """Workers of a role, those that are starting included."""
         return self.current.prefill if role is Role.PREFILL else self.current.decode
 
+    def rest_s(self) -> float:
+        """How long the cool-down still lasts: from the beginning of the last move; from its end if none is missed."""
+        begun_s, ended_s = self.state.last_move_begun_s, self.state.last_move_ended_s
+        since = [at for at in (begun_s, None if self.present.misses and begun_s else ended_s) if at is not None]
+        return max(since) + self.spec.damping.cooldown_s - self.now_s if since else 0.0
+
     def steady(self, window_s: float) -> Split:
         """What was wanted throughout the last ``window_s``."""
         return steady(self.state.wishes, self.current, self.now_s, window_s)
@@ -61,8 +69,7 @@ def choose_move(situation: Situation, wished: Split) -> Chosen:
     current = situation.current
     if wished == current:
         return Chosen()
-    ended_s = situation.state.last_move_ended_s
-    rest_s = 0.0 if ended_s is None else ended_s + situation.spec.damping.cooldown_s - situation.now_s
+    rest_s = situation.rest_s()
     if rest_s > 0.0:
         return Chosen(clamps=(f"cool-down: {rest_s:.0f} s left",))
     opposing = (wished.prefill - current.prefill) * (wished.decode - current.decode) < 0
@@ -86,6 +93,7 @@ def _shift(situation: Situation) -> Chosen:
         to=Role.PREFILL if state.wishes[-1].split.prefill > current.prefill else Role.DECODE,
         last_to=state.last_switch_to,
         rested_s=math.inf if state.last_move_ended_s is None else situation.now_s - state.last_move_ended_s,
+        is_urgent=situation.present.misses,
     )
     wanted = situation.steady(window_s)
     if (wanted.prefill - current.prefill) * (wanted.decode - current.decode) >= 0:
@@ -143,7 +151,10 @@ def _helps(situation: Situation, after: Split) -> bool:
     """Strategy Slo judges every step; the others know only where they want to be."""
     if situation.spec.strategy is not Strategy.SLO or situation.bounds.forbids(situation.current):
         return True
-    return situation.judge.judge(after).badness() < situation.judge.judge(situation.current).badness()
+    spec, judge = situation.spec, situation.judge
+    if judge.judge(after).badness() < judge.judge(situation.current).badness():
+        return True
+    return lent(spec, judge, after).badness() < situation.present.lent.badness()
 
 
 # --- growing and shrinking ----------------------------------------------------------------------------------------

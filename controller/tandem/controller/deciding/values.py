@@ -74,6 +74,7 @@ class DecisionRecord:
     current: Split
     wished: Split | None = None
     move: Move | None = None
+    is_repair: bool = False  # the move gives workers back the roles they had; it counts as none
     borrow_share: float = 0.0
     clamps: tuple[str, ...] = ()  # what kept the wish from being carried out whole
     numbers: Mapping[str, float] = field(default_factory=dict)
@@ -85,6 +86,7 @@ class MoveInFlight:
 
     move: Move
     begun_s: float
+    is_repair: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,12 +112,15 @@ class ControllerState:
     """All that a round needs of the ones before. Rebuilt from nothing after a death: then nothing moves for a dwell."""
 
     forecasts: Mapping[PriorityClass, AnyForecast] = field(default_factory=dict)
+    unlearnt: AnyForecast | None = None  # what ``forecasts`` began as: a policy that asks for another begins anew
     wishes: tuple[Wish, ...] = ()
     in_flight: MoveInFlight | None = None
+    last_move_begun_s: float | None = None
     last_move_ended_s: float | None = None
     last_switch_to: Role | None = None
     changes: tuple[PoolChange, ...] = ()
     stale_since_s: float | None = None
+    borrow_share: float = 0.0  # that the last round asked for: what was measured since was measured under it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,11 @@
 """What each strategy would have if it could have it at once. Pure; damping comes after."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from tandem.controller.deciding.present import Present, lent
 from tandem.controller.observation import Observation, Stage, WorkerSeen
 from tandem.controller.policy.base import ratio_of
 from tandem.controller.policy.behavior import ScalingRules
@@ -16,6 +17,7 @@ from tandem.core.types import Role
 
 _REACH = 16  # how far from the present counts a split is looked for in one round
 _HPA_TOLERANCE = 0.1
+_MOST_LENT = 12  # splits that are looked at with all that they might borrow: ten times the work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +29,18 @@ class Wished:
 
 
 def wish(
-    spec: PolicySpec, observation: Observation, *, bounds: Bounds, current: Split, judge: SplitJudge, unix_s: float
+    spec: PolicySpec,
+    observation: Observation,
+    *,
+    bounds: Bounds,
+    current: Split,
+    judge: SplitJudge,
+    present: Present,
+    unix_s: float,
 ) -> Wished:
     """Return what the policy's strategy wants; always an allowed split."""
     if spec.strategy is Strategy.SLO:
-        return _slo(spec, bounds, current, judge)
+        return _slo(spec, bounds, current, judge, present)
     if spec.strategy is Strategy.LOAD:
         wanted = _load(spec, observation, current)
     elif spec.strategy is Strategy.RATIO:
@@ -60,22 +69,57 @@ def distance(one: Split, other: Split) -> int:
 # --- Slo ----------------------------------------------------------------------------------------------------------
 
 
-def _slo(spec: PolicySpec, bounds: Bounds, current: Split, judge: SplitJudge) -> Wished:
+def _slo(spec: PolicySpec, bounds: Bounds, current: Split, judge: SplitJudge, present: Present) -> Wished:
     """The cheapest split that keeps every promise, the present one before its equals; else the least bad.
 
-    A split that has fewer workers somewhere must keep the promises with room (``safety``), so that what was removed
-    is not missed a minute later.
+    While the present split keeps them, be it with what is borrowed, only cheaper ones are looked at. A split that has
+    fewer workers somewhere must keep the promises with room (``safety``), so that what was removed is not missed a
+    minute later.
     """
     now = judge.judge(current)
     candidates = [judge.judge(split) for split in _around(bounds, current)]
-    good = [each for each in candidates if each.stress <= _limit(each.split, current, spec.damping.safety)]
-    if good:
-        best = min(good, key=lambda each: (bounds.cost(each.split), distance(each.split, current), each.stress))
-    else:
+    if present.suffices and not bounds.forbids(current):
+        return _saving(spec, bounds, candidates, now=now, present=present)
+    best = _cheapest_good(candidates, bounds, current, spec)
+    if best is None:  # no split does it alone: which does best with what it would borrow?
+        now = present.lent
+        likely = sorted(candidates, key=lambda each: (each.badness(), distance(each.split, current)))[:_MOST_LENT]
+        candidates = [lent(spec, judge, each.split) for each in likely]
+        best = _cheapest_good(candidates, bounds, current, spec)
+    if best is None:
         best = min(candidates, key=lambda each: (each.badness(), distance(each.split, current)))
     if best.split != current and not bounds.forbids(current) and not _is_worth_it(now, best, bounds, spec):
         return Wished(split=current, reason=f"{current} stays: {best.split} would not be enough better ({now.worst})")
     return Wished(split=best.split, reason=_slo_reason(now, best, bounds))
+
+
+def _cheapest_good(
+    candidates: Sequence[Prediction], bounds: Bounds, current: Split, spec: PolicySpec
+) -> Prediction | None:
+    good = [each for each in candidates if each.stress <= _limit(each.split, current, spec.damping.safety)]
+    return min(
+        good, key=lambda each: (bounds.cost(each.split), distance(each.split, current), each.stress), default=None
+    )
+
+
+def _saving(
+    spec: PolicySpec, bounds: Bounds, candidates: Sequence[Prediction], *, now: Prediction, present: Present
+) -> Wished:
+    """The present split, or a cheaper one that keeps every promise with room."""
+    cost = bounds.cost(now.split)
+    cheaper = [each for each in candidates if bounds.cost(each.split) < cost and each.stress <= spec.damping.safety]
+    if not cheaper:
+        return Wished(split=now.split, reason=_why_it_suffices(now, present))
+    best = min(cheaper, key=lambda each: (bounds.cost(each.split), distance(each.split, now.split), each.stress))
+    return Wished(split=best.split, reason=f"{best.split} is enough: {best.worst}")
+
+
+def _why_it_suffices(now: Prediction, present: Present) -> str:
+    if now.stress <= 1.0:
+        return f"{now.split} keeps every promise: {now.worst}"
+    if present.lent.stress <= 1.0:
+        return f"{now.split} keeps every promise with {present.borrow.share:.0%} borrowed: {present.lent.worst}"
+    return f"{now.split} stays while chance may be what makes it look short: {present.lent.worst}"
 
 
 def _limit(split: Split, current: Split, safety: float) -> float:

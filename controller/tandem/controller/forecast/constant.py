@@ -19,6 +19,10 @@ class ConstantForecast:
         weight = 1.0 - math.exp(-max(monotonic_s - self.seen_s, 0.0) / self.window_s)
         return replace(self, level=self.level + weight * (value - self.level), seen_s=monotonic_s)
 
+    def moved_to(self, value: float, monotonic_s: float, unix_s: float) -> "ConstantForecast":
+        """Return the forecast after the level has changed to ``value``: the mean of before is forgotten."""
+        return replace(self, level=value, seen_s=monotonic_s)
+
     def ahead(self, horizon_s: float) -> float:
         """Return the expected value ``horizon_s`` from the last one."""
         return max(self.level, 0.0)

@@ -52,6 +52,13 @@ class HoltWintersForecast:
             self, level=level, trend_per_s=trend, mean=mean, season=season, seen_s=monotonic_s, unix_s=unix_s
         )
 
+    def moved_to(self, value: float, monotonic_s: float, unix_s: float) -> "HoltWintersForecast":
+        """Return the forecast after the level has changed to ``value``: no trend is known of it; the season stays."""
+        if self.seen_s is None:
+            return self.observe(value, monotonic_s, unix_s)
+        level = value - self.season[self._part(unix_s)]
+        return replace(self, level=level, trend_per_s=0.0, seen_s=monotonic_s, unix_s=unix_s)
+
     def ahead(self, horizon_s: float) -> float:
         """Return the expected value ``horizon_s`` from the last one."""
         if self.seen_s is None:

@@ -47,6 +47,11 @@ class KalmanForecast:
             seen_s=monotonic_s,
         )
 
+    def moved_to(self, value: float, monotonic_s: float, unix_s: float) -> "KalmanForecast":
+        """Return the forecast after the level has changed to ``value``: it is as sure of it as of a first value."""
+        fresh = KalmanForecast(level_noise=self.level_noise, trend_noise=self.trend_noise)
+        return fresh.observe(value, monotonic_s, unix_s)
+
     def ahead(self, horizon_s: float) -> float:
         """Return the expected value ``horizon_s`` from the last one."""
         return max(self.level + self.trend_per_s * horizon_s, 0.0)

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 import structlog
 
 from tandem.controller.deciding.decide import decide, describe, move_ended, split_of
-from tandem.controller.deciding.values import ControllerState, DecisionRecord, SwitchRoles
+from tandem.controller.deciding.values import ControllerState, DecisionRecord
 from tandem.controller.live.eyes import Eyes
 from tandem.controller.live.leadership import Leadership
 from tandem.controller.live.mover import MoveEnd, Mover
 from tandem.controller.live.policies import Policies
 from tandem.controller.live.ports import Ports
 from tandem.controller.live.scaling import ScaleDesk
-from tandem.controller.live.telling import decision_of
+from tandem.controller.live.telling import News, decision_of
 from tandem.controller.moves.command import Command, left_draining, undrain
 from tandem.controller.observation import Now, Observation
 from tandem.controller.policy.model import AutoscalingPolicy, Mode, PolicySpec
@@ -29,7 +29,6 @@ from tandem.core.failpoints import failpoint_in_loop
 from tandem.core.ids import WorkerId
 from tandem.core.records import RecordStore
 from tandem.core.traffic import Guidance
-from tandem.core.types import Role
 
 _log = structlog.get_logger(__name__)
 _MOVE_TICK_S = 0.25
@@ -75,6 +74,7 @@ class Controller:
         self._leadership = Leadership(store, controller_id, lease_s=lease_s)
         self._scale = ScaleDesk(store)
         self._eyes = Eyes(ports, clock)
+        self._news = News()
         self._command = Command(term=0, deposed=True)
         self._state = ControllerState()
         self._mover: Mover | None = None
@@ -110,7 +110,18 @@ class Controller:
                 continue
 
     async def step(self) -> float:
-        """Do what is due; return in how many seconds to come again."""
+        """Do what is due; return in how many seconds to come again.
+
+        Raises whatever it failed with. What was wanted before is forgotten then: nobody has seen what was wanted
+        meanwhile, and two wishes with a failed round between them are not one that lasted.
+        """
+        try:
+            return await self._step()
+        except Exception:
+            self._state = replace(self._state, wishes=())
+            raise
+
+    async def _step(self) -> float:
         policy = await self._policies.current()
         if policy is None:
             return _IDLE_S
@@ -138,17 +149,21 @@ class Controller:
         if lease is None:
             return False
         now_s = self._clock.now_s()
-        ended_unix_s = None if before is None else before.move_ended_unix_s
         self._command = Command(term=lease.term)
         self._mover = None
         self._next_round_s = now_s
         self._state = ControllerState(
-            last_move_ended_s=None if ended_unix_s is None else now_s - max(self._unix_s() - ended_unix_s, 0.0),
+            last_move_begun_s=None if before is None else self._moment(before.move_begun_unix_s),
+            last_move_ended_s=None if before is None else self._moment(before.move_ended_unix_s),
             last_switch_to=lease.last_switch_to,
         )
         _log.info("leading", term=lease.term)
         await failpoint_in_loop("c.after_term")
         return True
+
+    def _moment(self, unix_s: float | None) -> float | None:
+        """Return a time of the wall clock on the monotonic one; what lies ahead is now."""
+        return None if unix_s is None else self._clock.now_s() - max(self._unix_s() - unix_s, 0.0)
 
     def _step_down(self) -> None:
         """Another controller rules: what was on its way here is its business now."""
@@ -184,6 +199,10 @@ class Controller:
         await asyncio.gather(*telling)
         if decision.move is not None and self._mover is None:
             self._mover = Mover(decision.move, self._eyes, self._scale, now_s=now.monotonic_s, spec=spec)
+            flight = self._state.in_flight
+            if flight is None or not flight.is_repair:
+                self._eyes.replanned()
+                await self._keep(now, move_begun_unix_s=now.unix_s)  # before the first order: a successor rests as well
 
     def _note_disturbance(self, observation: Observation | None, now_s: float) -> None:
         if self._mover is None and observation is not None:
@@ -234,9 +253,10 @@ class Controller:
             self._on_round(Round(term=self._command.term, record=record))
         except Exception:  # noqa: BLE001  # who writes decisions down must not stop them
             _log.error("round_not_told", exc_info=True)
+        is_new = self._news.is_new(record, term=self._command.term, now_s=self._clock.now_s())
         told = decision_of(record, term=self._command.term, source=self._controller_id)
         try:
-            await self._ports.routers.tell(self._controller_id, (told,))
+            await self._ports.routers.tell(self._controller_id, (told,) if is_new else ())
         except TandemError as error:
             _log.debug("decision_not_kept", reason=error.reason)
 
@@ -255,10 +275,21 @@ class Controller:
         self._mover = None
         now = Now(monotonic_s=self._clock.now_s(), unix_s=self._unix_s())
         self._state = move_ended(self._state, now)
-        switched_to: Role | None = None
-        if flight is not None and isinstance(flight.move, SwitchRoles):
-            switched_to = flight.move.to
+        if flight is None or not flight.is_repair:
+            await self._keep(now, move_ended_unix_s=now.unix_s)
+        elif end.problem:
+            self._eyes.replanned()  # what could not be repaired is left to the sizing
+
+    async def _keep(
+        self, now: Now, *, move_begun_unix_s: float | None = None, move_ended_unix_s: float | None = None
+    ) -> None:
+        """Write down what a successor must know to be as calm."""
         try:
-            await self._leadership.renew(now.unix_s, move_ended_unix_s=now.unix_s, last_switch_to=switched_to)
+            await self._leadership.renew(
+                now.unix_s,
+                move_begun_unix_s=move_begun_unix_s,
+                move_ended_unix_s=move_ended_unix_s,
+                last_switch_to=self._state.last_switch_to,
+            )
         except TandemError as error:
-            _log.info("move_end_not_kept", reason=error.reason)
+            _log.info("move_not_kept", reason=error.reason)

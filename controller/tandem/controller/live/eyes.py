@@ -8,7 +8,7 @@ from typing import TypeVar
 import structlog
 
 from tandem.controller.live.ports import Ports
-from tandem.controller.live.roster import Expected, Roster, described, observation_of, registered
+from tandem.controller.live.roster import Expected, Roster, described, observation_of, registered, replanned
 from tandem.controller.live.traffic import WINDOW_S, class_traffic
 from tandem.controller.moves.command import Command, heard, lost, polls
 from tandem.controller.observation import Observation
@@ -89,6 +89,10 @@ class Eyes:
             expected={**self.roster.expected, **expected},
             removed=self.roster.removed - expected.keys(),
         )
+
+    def replanned(self) -> None:
+        """A move begins."""
+        self.roster = replanned(self.roster)
 
     def removed(self, names: Iterable[WorkerId]) -> None:
         """These are to end: they count for nothing any more."""

@@ -22,6 +22,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     term: int
     controller_id: str
     renewed_unix_s: float
+    move_begun_unix_s: float | None = None
     move_ended_unix_s: float | None = None
     last_switch_to: Role | None = None
 
@@ -71,6 +72,7 @@ class Leadership:
             term=next_term(before, unix_s=unix_s, at_least=above_term),
             controller_id=self._controller_id,
             renewed_unix_s=unix_s,
+            move_begun_unix_s=None if before is None else before.move_begun_unix_s,
             move_ended_unix_s=None if before is None else before.move_ended_unix_s,
             last_switch_to=None if before is None else before.last_switch_to,
         )
@@ -83,7 +85,12 @@ class Leadership:
         return True
 
     async def renew(
-        self, unix_s: float, *, move_ended_unix_s: float | None = None, last_switch_to: Role | None = None
+        self,
+        unix_s: float,
+        *,
+        move_begun_unix_s: float | None = None,
+        move_ended_unix_s: float | None = None,
+        last_switch_to: Role | None = None,
     ) -> bool:
         """Say that we live, and what a successor must know; False = somebody else leads now."""
         if self.lease is None:
@@ -91,6 +98,7 @@ class Leadership:
         lease = msgspec.structs.replace(
             self.lease,
             renewed_unix_s=unix_s,
+            move_begun_unix_s=self.lease.move_begun_unix_s if move_begun_unix_s is None else move_begun_unix_s,
             move_ended_unix_s=self.lease.move_ended_unix_s if move_ended_unix_s is None else move_ended_unix_s,
             last_switch_to=self.lease.last_switch_to if last_switch_to is None else last_switch_to,
         )

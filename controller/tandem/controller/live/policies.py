@@ -24,7 +24,7 @@ class Policies:
     def __init__(self, store: RecordStore, file: Path | None) -> None:
         self._store = store
         self._file = file
-        self._file_stamp: tuple[int, int] | None = None
+        self._file_stamp: tuple[int, ...] | None = None
         self._version = 0
         self._policy: AutoscalingPolicy | None = None
         self.problem = ""  # of what was found last; empty = it is in force
@@ -49,7 +49,9 @@ class Policies:
             status = await asyncio.to_thread(file.stat)
         except OSError:
             return  # being replaced, or gone: what holds goes on
-        stamp = (status.st_mtime_ns, status.st_size)
+        # Device and inode too: a mounted ConfigMap changes by a symbolic link that points elsewhere, and what unpacks
+        # or copies files may give each the same time.
+        stamp = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
         if stamp == self._file_stamp:
             return
         self._file_stamp = stamp

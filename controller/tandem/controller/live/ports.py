@@ -51,7 +51,7 @@ class RouterPort(Protocol):
         ...
 
     async def tell(self, source: str, decisions: Sequence[Decision]) -> None:
-        """Put decisions into the log of every router."""
+        """Put decisions into the log of every router; without any, let those catch up that missed some."""
         ...
 
 

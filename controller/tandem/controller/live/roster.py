@@ -5,13 +5,13 @@ A worker that leaves the registry without our doing is expected back for a while
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import median
 
+from tandem.controller.live.fits import middle
 from tandem.controller.moves.command import Command
 from tandem.controller.observation import ClassTraffic, Observation, Stage, WorkerSeen
 from tandem.core.description import WorkerDescription
 from tandem.core.ids import Epoch, WorkerId
-from tandem.core.latency import LatencyCoefficients, LatencyModel
+from tandem.core.latency import LatencyCoefficients
 from tandem.core.types import PriorityClass, Role, WorkerInfo, WorkerLoad
 
 RETURN_S = 60.0
@@ -27,6 +27,8 @@ class Known:
     heard_s: float = 0.0
     busy_share: float = 0.0
     gone_s: float | None = None  # since when it is not registered
+    worked_as: frozenset[Role] = frozenset()  # what it was seen at work as, in this life: its fit speaks of that
+    died_as: Role | None = None  # the role of the life before this one, until it has it again or there is another plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,14 +63,21 @@ def registered(roster: Roster, infos: Sequence[WorkerInfo], now_s: float) -> Ros
             if name not in roster.removed and now_s - gone_s < RETURN_S:
                 known[name] = replace(before, gone_s=gone_s)
         elif info.epoch != before.info.epoch:
-            known[name] = Known(info=info, heard_s=now_s)
+            known[name] = Known(info=info, heard_s=now_s, died_as=before.died_as or before.info.role)
         else:
             known[name] = replace(before, info=info, gone_s=None)
+        if info is not None and known[name].died_as is info.role:
+            known[name] = replace(known[name], died_as=None)
     for name, info in by_name.items():
         if name not in known:
             known[name] = Known(info=info, heard_s=now_s)
     expected = {n: each for n, each in roster.expected.items() if n not in by_name and now_s < each.until_s}
     return replace(roster, known=known, expected=expected, removed=roster.removed & by_name.keys())
+
+
+def replanned(roster: Roster) -> Roster:
+    """A move begins: the roles that workers died in are not what is wanted any more."""
+    return replace(roster, known={name: replace(each, died_as=None) for name, each in roster.known.items()})
 
 
 def described(roster: Roster, description: WorkerDescription, now_s: float) -> Roster:
@@ -80,7 +89,11 @@ def described(roster: Roster, description: WorkerDescription, now_s: float) -> R
     share, passed_s = before.busy_share, now_s - before.heard_s
     if before.description is not None and passed_s >= _STEADY_S:
         share = min(max((description.busy_s - before.description.busy_s) / passed_s, 0.0), 1.0)
-    now = replace(before, description=description, heard_s=now_s, busy_share=share)
+    load = description.load
+    worked = {description.info.role} if load.num_running or load.waiting_prefill_tokens else set[Role]()
+    now = replace(
+        before, description=description, heard_s=now_s, busy_share=share, worked_as=before.worked_as | worked
+    )  # fmt: skip
     return replace(roster, known={**roster.known, name: now})
 
 
@@ -109,7 +122,7 @@ def observation_of(
         role: [description for known, description in told if role_of[known.info.worker_id] is role] for role in Role
     }
     everyone = [description for _, description in told]
-    prefill_model = _model(by_role[Role.PREFILL] or everyone)
+    prefill_model = middle(_fits(told, Role.PREFILL) or [d.latency for d in by_role[Role.PREFILL] or everyone], traffic)
     waiting = [d.load.waiting_prefill_tokens for d in by_role[Role.PREFILL] if d.load.waiting_prefill_tokens]
     decoders = by_role[Role.DECODE] or everyone
     busy = [k.busy_share for k, d in told if role_of[k.info.worker_id] is Role.PREFILL and not d.draining]
@@ -118,7 +131,7 @@ def observation_of(
         workers=workers,
         traffic=traffic,
         prefill_model=prefill_model,
-        decode_model=_model(decoders),
+        decode_model=middle(_fits(told, Role.DECODE) or [d.latency for d in decoders], traffic),
         max_sequences=min(d.info.max_sequences for d in decoders),
         kv_tokens=min(d.info.total_blocks * d.info.block_size for d in decoders),
         backlog_s=queued_work_s + sum(prefill_model.prefill_s(num_new_tokens=tokens) for tokens in waiting),
@@ -134,18 +147,14 @@ def _seen(known: Known, command: Command) -> WorkerSeen:
         return WorkerSeen(worker_id=name, epoch=epoch, role=known.info.role, stage=Stage.STARTING)
     role = claimed.report.role
     stage = Stage.SERVING if claimed.serves(role) else Stage.DRAINING
-    return WorkerSeen(worker_id=name, epoch=epoch, role=role, stage=stage, load=load)
+    died_as = None if known.died_as is role else known.died_as
+    return WorkerSeen(worker_id=name, epoch=epoch, role=role, stage=stage, load=load, died_as=died_as)
 
 
 def _awaited(name: WorkerId, role: Role) -> WorkerSeen:
     return WorkerSeen(worker_id=name, epoch=Epoch(0), role=role, stage=Stage.STARTING)
 
 
-def _model(descriptions: Iterable[WorkerDescription]) -> LatencyModel:
-    """Return the middle of what workers measured, number by number."""
-    fits = [description.latency for description in descriptions]
-    prefill, step = zip(*(fit.prefill for fit in fits), strict=True), zip(*(fit.step for fit in fits), strict=True)
-    a, b = [median(values) for values in prefill], [median(values) for values in step]
-    return LatencyModel(
-        coefficients=LatencyCoefficients(prefill=(a[0], a[1], a[2]), step=(b[0], b[1], b[2]), transfer=fits[0].transfer)
-    )
+def _fits(told: Iterable[tuple[Known, WorkerDescription]], role: Role) -> list[LatencyCoefficients]:
+    """Return the fits of those that have been at work in a role, whatever they do now: more fits outvote a bad one."""
+    return [description.latency for known, description in told if role in known.worked_as]

@@ -33,8 +33,6 @@ class RoleSwitchSection(PolicyModel):
     """Whether workers may change their roles."""
     max_workers: int = pydantic.Field(default=2, ge=1, le=16)
     """Most workers that one move switches, one after another."""
-    cost_s: Duration = Seconds(10)
-    """How long a switching worker serves nobody, besides its drain; a switch must be worth it within the horizon."""
 
 
 class BorrowSection(PolicyModel):
@@ -71,7 +69,7 @@ class DampingSection(PolicyModel):
     dwell_s: Duration = Seconds(30)
     """For how long a move must have been the right one before it is made."""
     cooldown_s: Duration = pydantic.Field(default=Seconds(60), ge=1)
-    """Rest after a move, until the next one may begin."""
+    """Rest from the end of a move, or while promises are missed from its beginning, until the next one may begin."""
     reverse_dwell_s: Duration = Seconds(90)
     """For how long a switch that undoes the last one must have been right, within five cool-downs."""
     move_timeout_s: Duration = pydantic.Field(default=Seconds(900), ge=1)

@@ -24,7 +24,7 @@ def corrections_of(
     found: Corrections = {}
     for promise in predicted.promises:
         seen = traffic[promise.priority]
-        gap = _gap(seen.kept.get(promise.objective), promise.percentile / 100.0, seen.num_ended)
+        gap = shortfall(seen.kept.get(promise.objective), promise.percentile / 100.0, seen.num_ended)
         if gap > 0.0:
             _raise(found, promise, gap)
     for priority, promises in promised.items():
@@ -32,13 +32,13 @@ def corrections_of(
         seen_by_class = traffic.get(priority)
         if not own or seen_by_class is None or any((priority, promise.objective) in found for promise in own):
             continue
-        gap = _gap(seen_by_class.attainment, promises.attainment, seen_by_class.num_ended)
+        gap = shortfall(seen_by_class.attainment, promises.attainment, seen_by_class.num_ended)
         if gap > 0.0:  # each promise is kept, but not all by the same requests: the tightest one is to blame
             _raise(found, max(own, key=lambda promise: promise.stress), gap)
     return found
 
 
-def _gap(kept: float | None, wanted: float, num_ended: int) -> float:
+def shortfall(kept: float | None, wanted: float, num_ended: int) -> float:
     """Return by how much a share is missed; 0 when that may be chance or little is known."""
     if kept is None or not math.isfinite(kept) or num_ended < _FEWEST_ENDED:
         return 0.0

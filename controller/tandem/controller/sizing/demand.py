@@ -44,6 +44,8 @@ class Demand:
     classes: tuple[ClassDemand, ...]
     arrival_scv: float
     backlog_s: float
+    num_open: int  # requests under way: they wait, are read or write
+    left_tokens: float  # output tokens that they will write yet
     decode_model: LatencyModel
     max_sequences: int
     kv_tokens: int
@@ -67,6 +69,8 @@ def demand_of(observation: Observation, rates_per_s: Mapping[PriorityClass, floa
         classes=classes,
         arrival_scv=weighted / total if total > 0.0 else 1.0,
         backlog_s=observation.backlog_s,
+        num_open=sum(traffic.num_open for traffic in observation.traffic.values()),
+        left_tokens=sum(traffic.left_tokens for traffic in observation.traffic.values()),
         decode_model=observation.decode_model,
         max_sequences=observation.max_sequences,
         kv_tokens=observation.kv_tokens,

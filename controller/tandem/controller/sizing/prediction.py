@@ -163,8 +163,9 @@ class SplitJudge:
             weighted = sum(demand.tokens_per_s * demand.context_tokens for demand in self.demand.classes)
             context = weighted / tokens_per_s
         cost_s = per_sequence + per_token * context
-        rate = tokens_per_s / num_workers
         lent = sum(demand.rate_per_s * demand.local_s for demand in self.demand.classes) * lent_share / num_workers
+        allowed = self._allowed_batch(base_s, cost_s, lent)
+        rate = (tokens_per_s + self._overdue_tokens(num_workers * allowed) / self._catch_up_s) / num_workers
         batch = shared_batch(rate_per_s=rate, base_s=base_s, cost_s=cost_s, lent=lent)
         slots = min(float(self.demand.max_sequences), self.demand.kv_tokens / context if context else math.inf)
         taken = math.inf if batch is None else batch.quantile(_SLOTS_SHARE)
@@ -176,6 +177,28 @@ class SplitJudge:
             base_s=base_s,
             lent=min(lent, 1.0),
         )
+
+    def _allowed_batch(self, base_s: float, cost_s: float, lent: float) -> float:
+        """Return how many sequences a decode worker may hold at once so that every promised gap is kept."""
+        slots = float(self.demand.max_sequences)
+        targets = [
+            objective.target_s
+            for demand in self.demand.classes
+            if (promised := self._promises.get(demand.priority)) is not None
+            for objective in (promised.itl, promised.tpot)
+            if objective is not None
+        ]
+        if not targets or cost_s <= 0.0:
+            return slots
+        return min(max((min(targets) * (1.0 - min(lent, 1.0)) - base_s) / cost_s, 1.0), slots)
+
+    def _overdue_tokens(self, allowed: float) -> float:
+        """Return the output tokens of the requests under way that are more than can be written in time side by side.
+
+        Those that can are what the arrivals bring anyway: a batch is no backlog.
+        """
+        too_many = self.demand.num_open - allowed
+        return max(too_many, 0.0) * self.demand.left_tokens / max(self.demand.num_open, 1)
 
     def _promises_of(self, demand: ClassDemand, tail: WaitTail, decoding: _Decoding) -> list[Promise]:
         promised = self._promises[demand.priority]

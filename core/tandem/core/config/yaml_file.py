@@ -125,8 +125,11 @@ def _describe(problem: Any, positions: dict[_Path, tuple[int, int]], model: type
         return f"{where}: unknown key; {hint}"
     if problem["type"] == "missing":
         return f"{where}: is missing{_purpose(model, path, 'add it')}"
-    message = str(problem["msg"]).removeprefix("Value error, ")
     value = problem.get("input")
+    if problem["type"] in {"model_type", "dict_type"}:
+        found = "a list" if isinstance(value, list) else "nothing" if value is None else repr(value)
+        return f"{where}: takes keys with values (`key: value`), and is {found}"
+    message = str(problem["msg"]).removeprefix("Value error, ")
     shown = f" (got {value!r})" if isinstance(value, str | int | float | bool | None) else ""
     return f"{where}: {message[:1].lower()}{message[1:]}{shown}{_nearest_choice(problem)}" + (
         _purpose(model, path, "it means") if problem["type"] == "string_pattern_mismatch" else ""

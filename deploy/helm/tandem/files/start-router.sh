@@ -28,9 +28,12 @@ python "$(dirname "$0")/compose_config.py" "$chart_config" "$config" "${POD_IP:?
 # A container that restarts finds the /tmp of the one before: an old address would be taken for a joined cluster.
 rm -f "$ray_address_file"
 ulimit -n 65536 2>/dev/null || true
+# The resource tells Ray where the controller may run: where its policy and its certificate are.  It is named here and
+# not in the group's rayStartParams, because quotes within the operator's command line would stay in its words.
 # Words are meant to split: the operator hands over one command line.
 # shellcheck disable=SC2086
-${KUBERAY_GEN_RAY_START_CMD:?the KubeRay operator sets it; is the annotation ray.io/overwrite-container-cmd there?} &
+${KUBERAY_GEN_RAY_START_CMD:?the KubeRay operator sets it; is the annotation ray.io/overwrite-container-cmd there?} \
+    '--resources={"tandem_router": 1}' &
 ray_pid=$!
 
 until [ -s "$ray_address_file" ]; do

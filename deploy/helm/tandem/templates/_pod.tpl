@@ -9,7 +9,7 @@ app.kubernetes.io/part-of: {{ .root.Chart.Name }}
 {{- end -}}
 
 {{- define "tandem.podBase" -}}
-serviceAccountName: {{ include "tandem.fullname" .root }}
+serviceAccountName: {{ default (include "tandem.fullname" .root) .account }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 securityContext:
@@ -62,6 +62,12 @@ securityContext:
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
 - {name: HOME, value: /home/tandem}
 {{- if .serves }}
+{{- with .root.Values.ray.faultTolerance }}
+{{- if .redisAddress }}
+# Read by Ray's nodes and by Tandem's own processes that joined them; the head goes by Ray's default.
+- {name: RAY_gcs_rpc_server_reconnect_timeout_s, value: {{ int .headAwaySeconds | quote }}}
+{{- end }}
+{{- end }}
 - {name: XDG_CACHE_HOME, value: /var/cache/tandem}
 - {name: HF_HOME, value: /var/cache/tandem/huggingface}
 - {name: TRITON_CACHE_DIR, value: /var/cache/tandem/triton}

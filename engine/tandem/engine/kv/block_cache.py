@@ -5,7 +5,7 @@ full block enters as soon as it is filled and checked, while its attempt goes on
 come at once share what is done. Engine thread only, except ``events``.
 """
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,17 +16,19 @@ from tandem.core.clock import Clock
 from tandem.core.ids import Epoch, Tenant
 from tandem.engine.kv.block_table import BlockTable
 from tandem.engine.kv.cache_stats import CacheCounters, CacheStats, TenantUse
-from tandem.engine.kv.chain import Chain
+from tandem.engine.kv.chain import Chain, FlushCount
 from tandem.engine.kv.keeps import Keeps
 from tandem.prefix_cache.config import PrefixCacheConfig
 from tandem.prefix_cache.event_log import KvEventLog
 from tandem.prefix_cache.events import Cleared, Removed, Stored, Tier
 from tandem.prefix_cache.eviction.choice import make_policy
 from tandem.prefix_cache.eviction.policy import BlockValue
-from tandem.prefix_cache.keys import BlockKey, PrefixKeyer, PrefixSpace
+from tandem.prefix_cache.keys import PUBLIC_OWNER, BlockKey, PrefixKeyer, PrefixSpace
 from tandem.prefix_cache.tree import CacheTree
 
 _MAX_KEYERS = 1024
+_MAX_TENANT_FLUSHES = 4096  # tenants whose flushes are told apart
+_SLICE_BLOCKS = 256  # that a flush gives up at once: a step must not wait for a flush of everything
 RecomputeCost = Callable[[int], float]
 """Seconds to compute one block again that follows so many tokens."""
 
@@ -54,6 +56,10 @@ class SlowerTiers(Protocol):
 
     def flushed(self, tenant: Tenant | None) -> int:
         """Forget what is there of ``tenant`` (None = of anybody); return how many blocks."""
+        ...
+
+    def is_flush_pending(self) -> bool:
+        """Whether some tier did not take a flush yet. Any thread."""
         ...
 
     def stats(self, hit_tokens: Counter[Tier]) -> tuple[TierStats, ...]:
@@ -86,7 +92,10 @@ class BlockCache:
         self._keyers: OrderedDict[Tenant, PrefixKeyer] = OrderedDict()
         self._refs: dict[BlockKey, BlockRef] = {}
         self._names: dict[int, BlockKey] = {}  # by block id
-        self._flushed: set[BlockKey] = set()  # still read by somebody, never to be found again
+        self._flushed: set[BlockKey] = set()  # still here, never to be found again
+        self._doomed: deque[BlockKey] = deque()  # flushed ones to look at: some may be given up now
+        self._tenant_flushes: Counter[Tenant] = Counter()
+        self._num_all_flushes = 0
         self._keeps = Keeps(settings, num_blocks=table.num_blocks, clock=clock)
         self._counters = CacheCounters()
         self.recompute_cost: RecomputeCost = _even_cost
@@ -105,7 +114,9 @@ class BlockCache:
         if known:
             chain.keys.extend(keyer.extend(chain.keys[-1], token_ids(known * self._block_size, end)))
         else:
-            chain.keys.extend(keyer.keys(token_ids(0, end)))
+            names, chain.num_public = keyer.keys_and_public(token_ids(0, end))
+            chain.keys.extend(names)
+            chain.named_at = self._flush_count(tenant)
 
     def find(self, chain: Chain, max_blocks: int) -> Found:
         """Return how much of a named chain is cached, at most ``max_blocks``."""
@@ -141,19 +152,23 @@ class BlockCache:
         self._tree.unuse(names)
         if self._flushed:
             self._drop_flushed(names)
+            self._give_up_flushed(_SLICE_BLOCKS)
 
     # --- taking in ---------------------------------------------------------------------------------------------------
 
     def enter(self, key: AttemptKey, tenant: Tenant, chain: Chain, refs: Sequence[BlockRef]) -> tuple[BlockRef, ...]:
         """Take in full, checked blocks that follow the chain's cached ones; return what ``key`` reads from now on.
 
-        A block that is cached already, computed by another attempt meanwhile, takes the place of the one given.
+        A block that is cached already, computed by another attempt meanwhile, takes the place of the one given. Nothing
+        comes in that was on its way, here or from another worker, when it was flushed.
         """
         result, stored = list(refs), []
+        flushes = self._flush_count(tenant)
         for place, ref in enumerate(refs):
             index = chain.num_cached
             name, parent = chain.keys[index], chain.keys[index - 1] if index else None
-            if name in self._flushed or parent in self._flushed:
+            owner = PUBLIC_OWNER if index < chain.num_public else tenant
+            if name in self._flushed or parent in self._flushed or _is_flushed(chain, flushes, owner):
                 chain.is_closed = True  # its beginning was flushed: nothing that follows could be found
             if chain.is_closed:
                 break
@@ -164,8 +179,9 @@ class BlockCache:
                 result[place] = known
             else:
                 self._table.cache(key, (ref,))
-                value = BlockValue(recompute_s=self.recompute_cost(index * self._block_size))
-                self._tree.add(tenant, name, parent, value)
+                cost_s = self.recompute_cost(index * self._block_size)
+                value = BlockValue(recompute_s=cost_s, num_blocks_before=index)
+                self._tree.add(owner, name, parent, value)
                 self._refs[name] = ref
                 self._names[ref.block_id] = name
                 stored.append(name)
@@ -181,6 +197,9 @@ class BlockCache:
         self.expire()
         gone: list[BlockKey] = []
         while self._table.num_free < num_blocks:
+            if self._doomed:
+                self._give_up_flushed(_SLICE_BLOCKS)
+                continue
             name = self._tree.victim()
             if name is None:
                 break
@@ -193,23 +212,28 @@ class BlockCache:
     def flush(self, tenant: Tenant | None) -> int:
         """Let nobody find what is cached of ``tenant`` (None = of all) any more, in no tier; return how many blocks.
 
-        What running requests read goes when they are through with it.
+        They are out of sight at once and given up in slices, as blocks are wanted; what running requests read goes when
+        they are through with it. Public prefixes are nobody's: only a flush of all takes them.
         """
-        tenants = self._tree.tenants() if tenant is None else (tenant,)
+        self._count_flush(tenant)
+        self._unkeep(self._keeps.drop_all() if tenant is None else self._keeps.drop(tenant))
         gone: list[BlockKey] = []
-        for each in tenants:
-            self._unkeep(self._keeps.drop(each))
-            for name in self._tree.droppable_of(each):
-                self._drop(name, gone)
-            left = [name for name in self._tree.keys_of(each) if name not in self._flushed]
-            self._flushed.update(left)
-            gone += left
+        for each in self._tree.tenants() if tenant is None else (tenant,):
+            gone += [name for name in self._tree.keys_of(each) if name not in self._flushed]
+        self._flushed.update(gone)
+        self._doomed.extend(gone)
+        self._give_up_flushed(_SLICE_BLOCKS)
         num_behind = 0 if self.slower is None else self.slower.flushed(tenant)
         if tenant is None:
             self.events.append(Cleared())
         else:
             self._tell_removed(gone)
         return len(gone) + num_behind
+
+    @property
+    def is_flush_pending(self) -> bool:
+        """Whether a tier behind the pool did not take a flush yet; nothing is taken from it before. Any thread."""
+        return self.slower is not None and self.slower.is_flush_pending()
 
     # --- keeping -----------------------------------------------------------------------------------------------------
 
@@ -228,8 +252,10 @@ class BlockCache:
         return made.num_blocks * self._block_size
 
     def expire(self) -> None:
-        """Let go of what was kept long enough."""
+        """Let go of what was kept long enough, and of a slice of what was flushed."""
         self._unkeep(self._keeps.expired())
+        if self._doomed:
+            self._give_up_flushed(_SLICE_BLOCKS)
 
     def unkeep_all(self) -> bool:
         """Let go of everything that is kept, because a request would not fit at all beside it. False: nothing was."""
@@ -296,7 +322,9 @@ class BlockCache:
             self._drop_flushed(names)
 
     def _drop(self, name: BlockKey, gone: list[BlockKey]) -> None:
-        self._tree.drop(name)
+        above = self._tree.drop(name)
+        if above is not None and above in self._flushed and self._tree.may_drop(above):
+            self._doomed.append(above)
         ref = self._refs.pop(name)
         del self._names[ref.block_id]
         self._table.evict((ref,))
@@ -311,6 +339,33 @@ class BlockCache:
             if name in self._flushed and self._tree.may_drop(name):
                 self._drop(name, gone)
 
+    def _give_up_flushed(self, most: int) -> None:
+        """Look at so many of the flushed blocks; who follows one that stays has it looked at again when that goes."""
+        gone: list[BlockKey] = []
+        for _ in range(most):
+            if not self._doomed:
+                break
+            name = self._doomed.popleft()
+            if name in self._flushed and self._tree.may_drop(name):
+                self._drop(name, gone)
+
+    def _count_flush(self, tenant: Tenant | None) -> None:
+        if tenant is None or len(self._tenant_flushes) >= _MAX_TENANT_FLUSHES:
+            self._num_all_flushes += 1  # what others compute now is not kept either: that costs a computing
+            self._tenant_flushes.clear()
+        else:
+            self._tenant_flushes[tenant] += 1
+
+    def _flush_count(self, tenant: Tenant) -> FlushCount:
+        return FlushCount(of_tenant=self._tenant_flushes.get(tenant, 0), of_all=self._num_all_flushes)
+
     def _tell_removed(self, names: list[BlockKey]) -> None:
         if names:
             self.events.append(Removed(keys=tuple(names), tier=Tier.DEVICE))
+
+
+def _is_flushed(chain: Chain, now: FlushCount, owner: Tenant) -> bool:
+    """Whether blocks of this owner were flushed since the chain was named."""
+    if owner == PUBLIC_OWNER and chain.named_at is not None:
+        return chain.named_at.of_all != now.of_all
+    return chain.named_at != now

@@ -9,6 +9,7 @@ from tandem.prefix_cache.eviction.lfu_aged import LfuAged
 from tandem.prefix_cache.eviction.lru import Lru
 from tandem.prefix_cache.eviction.policy import EvictionPolicy
 from tandem.prefix_cache.eviction.s3_fifo import S3Fifo
+from tandem.prefix_cache.eviction.weighted_lru import WeightedLru
 
 
 class EvictionName(StrEnum):
@@ -18,6 +19,7 @@ class EvictionName(StrEnum):
     LFU_AGED = "lfu-aged"
     S3_FIFO = "s3-fifo"
     COST_AWARE = "cost-aware"
+    WEIGHTED_LRU = "weighted-lru"
 
 
 _FACTORIES: Final[dict[EvictionName, Callable[[], EvictionPolicy]]] = {
@@ -25,6 +27,7 @@ _FACTORIES: Final[dict[EvictionName, Callable[[], EvictionPolicy]]] = {
     EvictionName.LFU_AGED: LfuAged,
     EvictionName.S3_FIFO: S3Fifo,
     EvictionName.COST_AWARE: CostAware,
+    EvictionName.WEIGHTED_LRU: WeightedLru,
 }
 
 

@@ -24,20 +24,29 @@ class CostAware:
         self._max_remembered = max_remembered
         self._age = 0.0
 
+    def add(self, key: BlockKey, value: BlockValue) -> None:
+        """One use, now, and those that are remembered of it."""
+        self._cost[key] = value.recompute_s
+        self._uses[key] = 1 + self._remembered.pop(key, 0)
+        self._base[key] = self._age
+
     def insert(self, key: BlockKey, value: BlockValue) -> None:
         """Rank it by uses and cost."""
         if key not in self._cost:
-            self._cost[key] = value.recompute_s
-            self._uses[key] = max(self._uses.get(key, 0), 1 + self._remembered.pop(key, 0))
-            self._base.setdefault(key, self._age)
+            self.add(key, value)
         self._ranked.put(key, self._rank(key))
 
     def touch(self, key: BlockKey) -> None:
         """One more use."""
-        self._uses[key] = self._uses.get(key, 1) + 1
+        if key not in self._uses:
+            return
+        self._uses[key] += 1
         self._base[key] = self._age
         if key in self._ranked:
             self._ranked.put(key, self._rank(key))
+
+    def release(self, key: BlockKey) -> None:
+        """Nothing to do: uses count when they begin."""
 
     def remove(self, key: BlockKey) -> None:
         """Not evictable any more; what is known of it is kept."""

@@ -17,18 +17,28 @@ class LfuAged:
         self._base: dict[BlockKey, float] = {}
         self._age = 0.0
 
+    def add(self, key: BlockKey, value: BlockValue) -> None:
+        """One use, now."""
+        self._uses[key] = 1
+        self._base[key] = self._age
+
     def insert(self, key: BlockKey, value: BlockValue) -> None:
         """Rank it by the uses it has had."""
-        self._uses.setdefault(key, 1)
-        self._base.setdefault(key, self._age)
+        if key not in self._uses:
+            self.add(key, value)
         self._ranked.put(key, self._rank(key))
 
     def touch(self, key: BlockKey) -> None:
         """One more use."""
-        self._uses[key] = self._uses.get(key, 1) + 1
+        if key not in self._uses:
+            return
+        self._uses[key] += 1
         self._base[key] = self._age
         if key in self._ranked:
             self._ranked.put(key, self._rank(key))
+
+    def release(self, key: BlockKey) -> None:
+        """Nothing to do: uses count when they begin."""
 
     def remove(self, key: BlockKey) -> None:
         """Not evictable any more; its uses are remembered."""

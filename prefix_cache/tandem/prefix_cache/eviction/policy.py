@@ -11,6 +11,7 @@ class BlockValue:
     """What a cached block is worth."""
 
     recompute_s: float  # predicted seconds to compute it again, given the blocks before it
+    num_blocks_before: int = 0  # in its prompt
 
 
 class EvictionPolicy(Protocol):
@@ -20,12 +21,20 @@ class EvictionPolicy(Protocol):
     size, so a block's worth per byte is its worth.
     """
 
+    def add(self, key: BlockKey, value: BlockValue) -> None:
+        """A block was cached. It is not evictable yet: who computed it uses it."""
+        ...
+
     def insert(self, key: BlockKey, value: BlockValue) -> None:
-        """A block became evictable, for the first time or again."""
+        """A block became evictable, for the first time or again. That is no use of it: maybe what followed it went."""
         ...
 
     def touch(self, key: BlockKey) -> None:
         """A prompt found this block in the cache: it counts, whether the block is evictable now or not."""
+        ...
+
+    def release(self, key: BlockKey) -> None:
+        """The last who used a block let go of it: that was when it was last used."""
         ...
 
     def remove(self, key: BlockKey) -> None:

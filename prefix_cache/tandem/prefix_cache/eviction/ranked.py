@@ -1,22 +1,15 @@
 """Evictable blocks by rank, lowest first: a heap whose outdated entries are dropped when they come up."""
 
 import heapq
-from dataclasses import dataclass, field
 
 from tandem.prefix_cache.keys import BlockKey
 
 _COMPACT_FACTOR = 4
-
-
-@dataclass(order=True, slots=True)
-class _Entry:
-    rank: float
-    number: int  # equal ranks: first come, first out
-    key: BlockKey = field(compare=False)
+_Entry = tuple[float, int, BlockKey]  # the number differs for each, so keys are never compared
 
 
 class RankedBlocks:
-    """Insert, re-rank, remove and take the lowest in O(log n)."""
+    """Insert, re-rank, remove and take the lowest in O(log n). Equal ranks: first come, first out."""
 
     def __init__(self) -> None:
         self._heap: list[_Entry] = []
@@ -32,7 +25,7 @@ class RankedBlocks:
     def put(self, key: BlockKey, rank: float) -> None:
         """Insert, or give a new rank."""
         self._num_pushed += 1
-        entry = _Entry(rank, self._num_pushed, key)
+        entry = (rank, self._num_pushed, key)
         self._current[key] = entry
         heapq.heappush(self._heap, entry)
         if len(self._heap) > _COMPACT_FACTOR * len(self._current) + 64:
@@ -47,11 +40,11 @@ class RankedBlocks:
         """The key of lowest rank."""
         while self._heap:
             entry = self._heap[0]
-            if self._current.get(entry.key) is entry:
-                return entry.key
+            if self._current.get(entry[2]) is entry:
+                return entry[2]
             heapq.heappop(self._heap)
         return None
 
     def rank_of(self, key: BlockKey) -> float:
         """Present rank of a key that is there."""
-        return self._current[key].rank
+        return self._current[key][0]

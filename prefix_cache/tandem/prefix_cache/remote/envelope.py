@@ -5,7 +5,8 @@
     magic 4 | version 1 | payload length 8 | name of the block 32 | layout fingerprint 32 | payload | tag 32
 
 The tag is a keyed BLAKE3 over everything before it, with a key derived from the server's secret: a value that was
-written, changed, cut, or moved to another name by somebody else is a miss.
+written, changed, cut, or moved to another name by somebody else is a miss. Values of another kind have a magic and a
+key of their own, and can't be taken for blocks.
 """
 
 import hmac
@@ -18,12 +19,11 @@ from blake3 import blake3
 from tandem.core.errors import InvalidArgument
 from tandem.prefix_cache.keys import KEY_BYTES, BlockKey
 
-_MAGIC = b"TKVB"
 _VERSION = 1
 _HEAD = struct.Struct("<4sBQ32s32s")
-_TAG_BYTES = 32
-_CONTEXT = "tandem prefix cache: tag of a stored block, v1"
-OVERHEAD_BYTES = _HEAD.size + _TAG_BYTES
+HEAD_BYTES = _HEAD.size
+TAG_BYTES = 32
+OVERHEAD_BYTES = HEAD_BYTES + TAG_BYTES
 
 
 class Refusal(StrEnum):
@@ -36,6 +36,18 @@ class Refusal(StrEnum):
     FORGED = "forged"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValueKind:
+    """What a sealed value is: its first four bytes, and what its key is derived for."""
+
+    magic: bytes
+    context: str
+
+
+BLOCK = ValueKind(magic=b"TKVB", context="tandem prefix cache: tag of a stored block, v1")
+INDEX_IMAGE = ValueKind(magic=b"TKVI", context="tandem prefix cache: tag of an image of an index, v1")
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """A value that proved itself."""
@@ -44,9 +56,9 @@ class Opened:
 
 
 class BlockEnvelope:
-    """Seals and opens stored blocks of one layout."""
+    """Seals and opens stored blocks, or values of another kind, of one layout."""
 
-    def __init__(self, secret: bytes, *, layout_fingerprint: str) -> None:
+    def __init__(self, secret: bytes, *, layout_fingerprint: str, kind: ValueKind = BLOCK) -> None:
         """``layout_fingerprint``: 64 hexadecimal digits. Raises InvalidArgument for another form."""
         try:
             self._layout = bytes.fromhex(layout_fingerprint)
@@ -54,12 +66,13 @@ class BlockEnvelope:
             self._layout = b""
         if len(self._layout) != KEY_BYTES:
             raise InvalidArgument("layout_fingerprint", f"{layout_fingerprint!r} is not 64 hexadecimal digits")
-        self._key = blake3(secret, derive_key_context=_CONTEXT).digest()
+        self._magic = kind.magic
+        self._key = blake3(secret, derive_key_context=kind.context).digest()
 
     def seal(self, key: BlockKey, payload: bytes | bytearray | memoryview) -> bytes:
         """Return the value to store for a block."""
         data = memoryview(payload).cast("B")
-        head = _HEAD.pack(_MAGIC, _VERSION, len(data), key, self._layout)
+        head = _HEAD.pack(self._magic, _VERSION, len(data), key, self._layout)
         return b"".join((head, data, self._tag(head, data)))
 
     def open(self, key: BlockKey, value: bytes) -> Opened | Refusal:
@@ -67,13 +80,13 @@ class BlockEnvelope:
         if len(value) < OVERHEAD_BYTES:
             return Refusal.MALFORMED
         magic, version, length, named, layout = _HEAD.unpack_from(value)
-        if magic != _MAGIC or length != len(value) - OVERHEAD_BYTES:
+        if magic != self._magic or length != len(value) - OVERHEAD_BYTES:
             return Refusal.MALFORMED
         if version != _VERSION:
             return Refusal.OTHER_VERSION
         view = memoryview(value)
-        payload = view[_HEAD.size : -_TAG_BYTES]
-        if not hmac.compare_digest(self._tag(view[: _HEAD.size], payload), value[-_TAG_BYTES:]):
+        payload = view[HEAD_BYTES:-TAG_BYTES]
+        if not hmac.compare_digest(self._tag(view[:HEAD_BYTES], payload), value[-TAG_BYTES:]):
             return Refusal.FORGED
         # Only now is it worth saying that a genuine value lies in the wrong place.
         if named != key:

@@ -25,6 +25,7 @@ from tandem.core.ids import Tenant
 from tandem.core.kv_events import BlockKey, Removed, Stored, Tier
 from tandem.prefix_cache.config import PrefixCacheConfig
 from tandem.prefix_cache.event_log import KvEventLog
+from tandem.prefix_cache.keys import PUBLIC_OWNER
 from tandem.prefix_cache.remote.envelope import BlockEnvelope
 from tandem.prefix_cache.tiers.costs import MeasuredCost
 from tandem.prefix_cache.tiers.host import HostBlocks, HostEntry
@@ -38,6 +39,7 @@ _MAX_TO_REMOTE = 64  # blocks that wait for Redis; beyond it blocks are forgotte
 _MAX_FETCHES = 64
 _MAX_FLUSHES = 4096  # tenants whose flushes are told apart
 _CLOSE_S = 5.0
+_FLUSH_PAUSE_S = 1.0  # between two tries to tell Redis of a flush
 _HOST_COST = FetchCost(fixed_s=0.001, s_per_byte=1.5e-9)  # until measured: one pass to verify, some to copy
 _REMOTE_COST = FetchCost(fixed_s=0.003, s_per_byte=5e-9)
 
@@ -84,6 +86,7 @@ class BlockTiers:
         self._num_pending = 0
         self._num_fetches = 0
         self._flushes: Counter[Tenant | None] = Counter()
+        self._num_flushing = 0  # flushes on their way to Redis
         self._arrivals: deque[Fetch] = deque()
         self._to_remote: deque[tuple[HostEntry, int]] = deque()
         self._remote_wake = asyncio.Event()
@@ -180,8 +183,18 @@ class BlockTiers:
                     self._events.append(Removed(keys=gone, tier=Tier.HOST))
         if self.remote is not None:
             remote = self.remote
-            self._post(lambda: self._spawn(remote.flush(tenant)))
+            with self._lock:
+                self._num_flushing += 1
+            self._post(lambda: self._spawn(self._flush_remote(remote, tenant)))
         return len(gone)
+
+    @property
+    def is_flush_pending(self) -> bool:
+        """Whether Redis did not take a flush yet. Any thread."""
+        with self._lock:
+            if self._num_flushing:
+                return True
+        return self.remote is not None and self.remote.is_flush_pending
 
     def stats(self, hit_tokens: Counter[Tier]) -> tuple[TierStats, ...]:
         """Return the numbers of the tiers that there are. Any thread."""
@@ -303,6 +316,18 @@ class BlockTiers:
                 finally:
                     self._to_remote.popleft()
 
+    async def _flush_remote(self, remote: RemoteShelf, tenant: Tenant | None) -> None:
+        try:
+            await remote.flush(tenant)
+        except Exception:  # noqa: BLE001 - the job's shell: what is not flushed is not read either
+            _log.exception("redis_not_flushed")
+        finally:
+            with self._lock:
+                self._num_flushing -= 1
+        while remote.is_flush_pending:
+            await asyncio.sleep(_FLUSH_PAUSE_S)
+            await remote.settle()
+
     async def _serve(self, fetch: Fetch) -> None:
         try:
             await self._collect(fetch)
@@ -313,18 +338,20 @@ class BlockTiers:
             self.on_arrival()
 
     async def _collect(self, fetch: Fetch) -> None:
-        scope: bytes | None = None
+        scopes: dict[Tenant, bytes | None] = {}
         spent_s: dict[Tier, float] = {}
         num_bytes: Counter[Tier] = Counter()
-        for key in fetch.keys:
+        for place, key in enumerate(fetch.keys):
             began_s = self._clock.now_s()
             if fetch.is_dropped or began_s >= fetch.deadline_s:
                 break
             payload, tier = self._from_host(key), Tier.HOST
             if payload is None and fetch.asks_remote and self.remote is not None:
                 tier = Tier.REMOTE
-                if scope is None:
-                    scope = await self.remote.scope(fetch.tenant)
+                owner = PUBLIC_OWNER if place < fetch.num_public else fetch.tenant
+                if owner not in scopes:
+                    scopes[owner] = await self.remote.scope(owner)
+                scope = scopes[owner]
                 payload = None if scope is None else await self.remote.get(key, scope, num_bytes=fetch.block_bytes)
             if payload is None:
                 break

@@ -38,5 +38,6 @@ class Fetch:
     block_bytes: int
     deadline_s: float
     asks_remote: bool
+    num_public: int = 0  # of ``keys``, from the first on, are of a public prefix
     is_dropped: bool = False
     blocks: list[FetchedBlock] = field(default_factory=list)

@@ -127,6 +127,15 @@ class RemoteShelf:
         for start in range(0, len(names), 100):
             await self._remove(names[start : start + 100])
 
+    @property
+    def is_flush_pending(self) -> bool:
+        """Whether Redis did not take a flush yet: nothing of those tenants is read or stored before. Any thread."""
+        return self._scopes.is_flush_pending
+
+    async def settle(self) -> None:
+        """Try again what Redis did not take."""
+        await self._scopes.settle()
+
     async def close(self) -> None:
         """Close every connection."""
         await self._gate.close()

@@ -42,6 +42,11 @@ class RemoteScopes:
             self._quiet_until_s = {who: until_s for who, until_s in self._quiet_until_s.items() if until_s > now_s}
         return tenant in self._quiet_until_s or None in self._quiet_until_s
 
+    @property
+    def is_flush_pending(self) -> bool:
+        """Whether Redis did not take a flush yet. Any thread."""
+        return bool(self._unflushed)
+
     def forget(self, tenant: Tenant | None) -> None:
         """Begin a flush of ``tenant`` (None = of all); `settle` does it."""
         if len(self._unflushed) >= _MAX_TENANTS or len(self._quiet_until_s) >= _MAX_TENANTS:

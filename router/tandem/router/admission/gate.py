@@ -101,6 +101,13 @@ class AdmissionGate:
             return None
         return pushback_s(request_id, wait_s=wait_s, attempt=attempt)
 
+    def shed_after_all(
+        self, request_id: RequestId, priority: PriorityClass, *, wait_s: float, attempt: int, now_s: float
+    ) -> float | None:
+        """One that was taken is shed while it waits: count it as refused; return when it may come back, as above."""
+        self._rate.note_shed_after_all(now_s)
+        return self.pushback(request_id, priority, wait_s=wait_s, attempt=attempt, now_s=now_s)
+
     def limits(self, priority: PriorityClass, deadline_left_s: float | None, *, after_first_s: float = 0.0) -> Limits:
         """The class's SLO or most of what is left of the deadline, whichever is shorter.
 

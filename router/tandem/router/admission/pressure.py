@@ -70,6 +70,14 @@ class ShedRate:
         self._seconds[-1][2 if shed else 1] += 1
         self._judge(now_s)
 
+    def note_shed_after_all(self, now_s: float) -> None:
+        """One that was taken is shed while it waits: it counts once, as refused."""
+        self.note(shed=True, now_s=now_s)
+        taken = next((second for second in reversed(self._seconds) if second[1]), None)
+        if taken is not None:
+            taken[1] -= 1
+            self._judge(now_s)
+
     def is_storm(self, now_s: float) -> bool:
         """Whether it has been so for the whole window."""
         self._judge(now_s)

@@ -49,7 +49,9 @@ def _words(decision: AdmissionDecision) -> str:
         case AdmissionCause.QUEUE_WAIT:
             return f"the predicted wait is {wait_s:.1f} s; {decision.priority} requests may wait {decision.bound_s:g} s"
         case AdmissionCause.SLO:
-            return f"the first token is predicted after {ttft_s:.2f} s; {decision.priority} ones get {_limit(decision)}"
+            of = "" if decision.latest_s is None else f" of {decision.latest_s:.2f} s"
+            limit = f"{_limit(decision)}{of}"
+            return f"the first token is predicted after {ttft_s:.2f} s; {decision.priority} ones get {limit}"
         case AdmissionCause.DEADLINE:
             return f"the first token is predicted after {ttft_s:.2f} s; the deadline leaves {_limit(decision)}"
         case AdmissionCause.DISPLACED:

@@ -57,7 +57,6 @@ def pushback_s(request_id: RequestId, *, wait_s: float, attempt: int) -> float:
 
     The jitter is ±20 %, drawn from the request's random id.
     """
-    base_s = min(max(wait_s, _SHORTEST_S), _LONGEST_S)
-    base_s = min(base_s * 2.0 ** min(max(attempt, 0), _MOST_DOUBLINGS), _LONGEST_S)
+    base_s = min(max(wait_s, _SHORTEST_S) * 2.0 ** min(max(attempt, 0), _MOST_DOUBLINGS), _LONGEST_S)
     draw = zlib.crc32(request_id.encode()) / 0xFFFFFFFF
     return base_s * (0.8 + 0.4 * draw)

@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 
 import grpc.aio
 import structlog
 
-from tandem.core.cache import CacheStatus, Flushed, WatchedCache, WorkerCacheStats, hit_rates
+from tandem.core.cache import CacheStatus, Flushed, WatchedCache, WorkerCacheStats, WorkerFlushed, hit_rates
 from tandem.core.clock import Clock
 from tandem.core.errors import TandemError
 from tandem.core.ids import Tenant
 from tandem.core.types import WorkerInfo
+from tandem.router.cache.flushes import UnfinishedFlushes
 from tandem.router.cache.follower import CacheFollower
 from tandem.router.cache.usage import CacheUsage
 from tandem.router.cache.view import CacheView
@@ -25,6 +27,7 @@ _log = structlog.get_logger(__name__)
 
 _STATS_TIMEOUT_S = 2.0
 _FLUSH_TIMEOUT_S = 8.0  # a worker answers between two forward steps
+_REPEAT_S = 5.0
 
 
 class CacheDesk:
@@ -48,6 +51,7 @@ class CacheDesk:
         self._clock = clock
         self._tls = tls
         self._insecure = insecure
+        self._unfinished = UnfinishedFlushes()
 
     async def get_cache_status(self, call: CallContext) -> CacheStatus:
         """Return the numbers of all workers and of this router."""
@@ -67,8 +71,24 @@ class CacheDesk:
         answers = await asyncio.gather(*(self._flush(record.info, tenant) for record in records))
         self._view.forget_expected()  # of requests that were sent before their worker had forgotten
         done = [answer for answer in answers if answer is not None]
-        _log.info("cache_flushed", everybody=tenant is None, num_workers=len(done), num_blocks=sum(done))
-        return Flushed(num_blocks=sum(done), num_workers=len(done), num_missed=len(answers) - len(done))
+        flushed = Flushed(
+            num_blocks=sum(answer.num_blocks for answer in done),
+            num_workers=len(done),
+            num_missed=len(answers) - len(done),
+            num_pending=sum(answer.redis_pending for answer in done),
+        )
+        _log.info("cache_flushed", everybody=tenant is None, **asdict(flushed))
+        return flushed
+
+    async def repeat_flushes(self) -> None:
+        """Ask again for what was not complete. Ends by cancellation."""
+        while True:
+            await asyncio.sleep(_REPEAT_S)
+            infos = [record.info for record in self._fleet.records()]
+            due = self._unfinished.due(infos, now_s=self._clock.now_s())
+            await asyncio.gather(*(self._flush(info, tenant) for tenant, info in due))
+            if due:
+                self._view.forget_expected()
 
     async def hit_rates(self) -> Mapping[str, float]:
         """Share of all prompt tokens that came from each tier, over the workers that answer."""
@@ -106,16 +126,19 @@ class CacheDesk:
         except (TandemError, grpc.aio.AioRpcError, OSError):
             return None  # the status says which worker gave no numbers
 
-    async def _flush(self, info: WorkerInfo, tenant: Tenant | None) -> int | None:
-        """Blocks that one worker has forgotten; None when it did not answer."""
+    async def _flush(self, info: WorkerInfo, tenant: Tenant | None) -> WorkerFlushed | None:
+        """What it came to on one worker; None when it did not answer."""
         try:
             async with self._stub(info) as stub:
-                return await stub.flush_cache(tenant, timeout_s=_FLUSH_TIMEOUT_S)
+                answer = await stub.flush_cache(tenant, timeout_s=_FLUSH_TIMEOUT_S)
         except (TandemError, grpc.aio.AioRpcError, OSError) as error:
             if isinstance(error, TandemError) and error.reason == "UNIMPLEMENTED":
-                return 0  # it has no cache
+                return WorkerFlushed(num_blocks=0)  # it has no cache
             _log.warning("cache_not_flushed", worker_id=info.worker_id, problem=str(error))
+            self._unfinished.missed(tenant, info, now_s=self._clock.now_s())
             return None
+        self._unfinished.answered(tenant, info, pending=answer.redis_pending, now_s=self._clock.now_s())
+        return answer
 
     @asynccontextmanager
     async def _stub(self, info: WorkerInfo) -> AsyncIterator[WorkerCacheStub]:

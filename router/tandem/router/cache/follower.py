@@ -4,7 +4,7 @@ Not a policy: what the messages mean is the view's business.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
 
 import grpc.aio
@@ -27,14 +27,21 @@ _NO_CACHE_PAUSE_S = 60.0  # a worker without a cache does not get one in this li
 _SILENT_S = 5.0  # a worker gives a sign of life each second
 
 
+Warm = Callable[[WorkerKey, WorkerInfo], Awaitable[None]]
+
+
 class CacheFollower:
     """Owns the streams and their tasks. Loop thread."""
 
-    def __init__(self, view: CacheView, *, clock: Clock, tls: TlsMaterial | None, insecure: bool) -> None:
+    def __init__(
+        self, view: CacheView, *, clock: Clock, tls: TlsMaterial | None, insecure: bool, warm: Warm | None = None
+    ) -> None:
+        """``warm`` is called once per life of a worker, before its stream begins; it bounds its own time."""
         self._view = view
         self._clock = clock
         self._tls = tls
         self._insecure = insecure
+        self._warm = warm
         self._tasks: dict[WorkerKey, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._watching: set[WorkerKey] = set()
@@ -50,7 +57,7 @@ class CacheFollower:
             self._view.on_gone(key)
         for info in joined:
             key = WorkerKey(worker_id=info.worker_id, epoch=info.epoch)
-            self._tasks[key] = asyncio.get_running_loop().create_task(self._follow(key, info.address))
+            self._tasks[key] = asyncio.get_running_loop().create_task(self._follow(key, info))
 
     def forget(self, worker: WorkerKey) -> None:
         """A worker was found dead: nothing can be had of it until it tells again."""
@@ -69,11 +76,13 @@ class CacheFollower:
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
 
-    async def _follow(self, worker: WorkerKey, address: str) -> None:
+    async def _follow(self, worker: WorkerKey, info: WorkerInfo) -> None:
+        if self._warm is not None:
+            await self._warm(worker, info)
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                async with open_channel(address, tls=self._tls, insecure=self._insecure) as channel:
+                async with open_channel(info.address, tls=self._tls, insecure=self._insecure) as channel:
                     await self._read(worker, WorkerCacheStub(channel))
                 pause_s = _FIRST_PAUSE_S
             except TandemError as error:

@@ -3,13 +3,13 @@
 A hint in every part: what is wrong here costs a request time and never its answer.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from tandem.core.cache import IndexStatus
-from tandem.core.kv_events import KvUpdate, WatchFrom
+from tandem.core.kv_events import KvUpdate, SnapshotPart, WatchFrom
 from tandem.prefix_cache.feed import KvEventFeed
-from tandem.prefix_cache.index import CacheHolder, PrefixIndex, PrefixMatch
+from tandem.prefix_cache.index import CacheHolder, HeldNames, LifeMark, PrefixIndex, PrefixMatch
 from tandem.router.actions import WorkerKey
 from tandem.router.cache.config import CacheSection
 from tandem.router.cache.expected import ExpectedPrefixes
@@ -26,6 +26,18 @@ class FollowState:
     num_behind: int
     num_gaps: int
     num_snapshots: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowPosition:
+    """What the index knows of a worker: everything up to event ``sequence``.
+
+    ``mark`` is another one after it was begun anew; none: it holds nothing.
+    """
+
+    worker: WorkerKey
+    sequence: int
+    mark: LifeMark | None
 
 
 class CacheView:
@@ -54,6 +66,19 @@ class CacheView:
             return False
         return feed.on_update(update, now_s)
 
+    def on_image(self, worker: WorkerKey, part: SnapshotPart) -> bool:
+        """Take a part of an image of that life of a worker. False: it is not wanted (any more)."""
+        if part.first:
+            self.follow_from(worker)
+        feed = self._feeds.get(worker)
+        return feed is not None and feed.on_image(worker.epoch, part)
+
+    def drop_image(self, worker: WorkerKey) -> None:
+        """An image of which a part was taken does not go on."""
+        feed = self._feeds.get(worker)
+        if feed is not None:
+            feed.drop_image()
+
     def on_gone(self, worker: WorkerKey) -> None:
         """That life is over: nothing can be had of it any more."""
         feed = self._feeds.pop(worker, None)
@@ -65,6 +90,28 @@ class CacheView:
         """Give memory back, a slice at a time; call it with the clock's tick."""
         self._index.sweep()
         self._expected.sweep(now_s)
+
+    # --- what images are made of -------------------------------------------------------------------------------------
+
+    def positions(self) -> list[FollowPosition]:
+        """Up to which event each worker is known; those that are being told anew are left out."""
+        return [
+            FollowPosition(worker=worker, sequence=feed.position, mark=self._index.mark(_holder(worker)))
+            for worker, feed in self._feeds.items()
+            if feed.position is not None and feed.last_event_s is not None
+        ]
+
+    def followed(self) -> Collection[WorkerKey]:
+        """The lives of workers that are followed, or soon will be."""
+        return self._feeds.keys()
+
+    def is_same(self, position: FollowPosition) -> bool:
+        """Whether that worker has not been begun anew since."""
+        return position.worker in self._feeds and self._index.mark(_holder(position.worker)) == position.mark
+
+    def walk(self, workers: Collection[WorkerKey]) -> Iterator[list[HeldNames]]:
+        """Yield the names that ``workers`` hold, a slice at a time; see `PrefixIndex.walk`."""
+        return self._index.walk([_holder(worker) for worker in workers])
 
     # --- what placement asks -----------------------------------------------------------------------------------------
 

@@ -54,9 +54,10 @@ class DecisionDesk:
         log = self._kept()
         page = log.of_request(request_id)
         if not page.decisions:
-            forgotten = f"; {page.num_forgotten} older decisions are forgotten" if page.num_forgotten else ""
+            forgotten = f"; {page.num_forgotten} are forgotten" if page.num_forgotten else ""
             raise NotFound(
-                f"this router knows no decision about request {request_id[:64]!r}{forgotten}",
+                f"this router knows no decision about request {request_id[:64]!r}; it keeps {log.kept}{forgotten}"
+                " (router.decisions)",
                 reason="REQUEST_NOT_KNOWN",
             )
         return page

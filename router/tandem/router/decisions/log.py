@@ -36,6 +36,7 @@ class DecisionLog:
     ) -> None:
         """``source`` is this router's name. ``file``, if any, is closed with the log."""
         config = config or DecisionsSection()
+        self._config = config
         self._source = source
         self._clock = clock
         self._offset_s = unix_s() - clock.now_s()
@@ -48,6 +49,12 @@ class DecisionLog:
     def last_sequence(self) -> int:
         """Number of the last decision; 0 before the first."""
         return self._sequence
+
+    @property
+    def kept(self) -> str:
+        """How long decisions are kept, in words."""
+        config = self._config
+        return f"the last {config.max_records} decisions, none for more than {config.max_age_s / 60:g} min"
 
     def note(
         self,

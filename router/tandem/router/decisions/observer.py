@@ -49,6 +49,10 @@ class DecisionObserver:
             self._waits = why
             self._note(waiting_record(task, choice, num_waiting=num_waiting), choice.reason, task)
 
+    def reserved(self, task: GenerationTask, *, outcome: str, waited_s: float) -> None:
+        """Pass on."""
+        self._inner.reserved(task, outcome=outcome, waited_s=waited_s)
+
     def placed(self, task: GenerationTask, placement: Placement, *, waited_s: float) -> None:
         """An attempt goes to its workers."""
         self._inner.placed(task, placement, waited_s=waited_s)

@@ -105,6 +105,8 @@ def placement_record(task: GenerationTask, placement: Placement, *, waited_s: fl
         num_prefills=len(weighed.prefills),
         num_decodes=len(weighed.decodes),
         avoided=tuple(sorted(key.worker_id for key in demand.avoid)) if demand.avoid else (),
+        own_prefill="" if placement.shared is None else placement.shared.own.worker_id,
+        asked_s=0.0 if placement.shared is None else placement.shared.asked_s,
     )
 
 

@@ -73,11 +73,13 @@ class FlushPrefixCacheRequest(_message.Message):
     def __init__(self, tenant: _Optional[str] = ...) -> None: ...
 
 class FlushPrefixCacheResponse(_message.Message):
-    __slots__ = ("num_blocks", "num_workers", "num_missed")
+    __slots__ = ("num_blocks", "num_workers", "num_missed", "num_pending")
     NUM_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     NUM_WORKERS_FIELD_NUMBER: _ClassVar[int]
     NUM_MISSED_FIELD_NUMBER: _ClassVar[int]
+    NUM_PENDING_FIELD_NUMBER: _ClassVar[int]
     num_blocks: int
     num_workers: int
     num_missed: int
-    def __init__(self, num_blocks: _Optional[int] = ..., num_workers: _Optional[int] = ..., num_missed: _Optional[int] = ...) -> None: ...
+    num_pending: int
+    def __init__(self, num_blocks: _Optional[int] = ..., num_workers: _Optional[int] = ..., num_missed: _Optional[int] = ..., num_pending: _Optional[int] = ...) -> None: ...

@@ -25,45 +25,47 @@ _sym_db = _symbol_database.Default()
 from tandem.worker.v1 import worker_pb2 as tandem_dot_worker_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtandem/admin/v1/control.proto\x12\x0ftandem.admin.v1\x1a\x1dtandem/worker/v1/worker.proto\"%\n\x11GetTrafficRequest\x12\x10\n\x08window_s\x18\x01 \x01(\x01\"R\n\rClassArrivals\x12\x31\n\x08priority\x18\x01 \x01(\x0e\x32\x1f.tandem.worker.v1.PriorityClass\x12\x0e\n\x06\x61ges_s\x18\x02 \x03(\x01\"\xc6\x02\n\x0c\x45ndedRequest\x12\r\n\x05\x61ge_s\x18\x01 \x01(\x01\x12\x31\n\x08priority\x18\x02 \x01(\x0e\x32\x1f.tandem.worker.v1.PriorityClass\x12.\n\x07outcome\x18\x03 \x01(\x0e\x32\x1d.tandem.admin.v1.EndedOutcome\x12\x12\n\nnew_tokens\x18\x04 \x01(\r\x12\x15\n\rcached_tokens\x18\x05 \x01(\r\x12\x15\n\routput_tokens\x18\x06 \x01(\r\x12\x13\n\x06ttft_s\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06tpot_s\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\tgap_p95_s\x18\t \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05\x65\x32\x65_s\x18\n \x01(\x01H\x03\x88\x01\x01\x42\t\n\x07_ttft_sB\t\n\x07_tpot_sB\x0c\n\n_gap_p95_sB\x08\n\x06_e2e_s\"\xc6\x01\n\x12GetTrafficResponse\x12\x11\n\trouter_id\x18\x01 \x01(\t\x12\x10\n\x08window_s\x18\x02 \x01(\x01\x12\x30\n\x08\x61rrivals\x18\x03 \x03(\x0b\x32\x1e.tandem.admin.v1.ClassArrivals\x12,\n\x05\x65nded\x18\x04 \x03(\x0b\x32\x1d.tandem.admin.v1.EndedRequest\x12\x15\n\rqueued_work_s\x18\x05 \x01(\x01\x12\x14\n\x0c\x62orrow_share\x18\x06 \x01(\x01\"\x8c\x01\n\x12SetGuidanceRequest\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x14\n\x0c\x62orrow_share\x18\x02 \x01(\x01\x12\r\n\x05ttl_s\x18\x03 \x01(\x01\x12.\n\x07targets\x18\x04 \x03(\x0b\x32\x1d.tandem.admin.v1.ClassTargets\x12\x13\n\x0bnum_routers\x18\x05 \x01(\r\"`\n\x0c\x43lassTargets\x12\x31\n\x08priority\x18\x01 \x01(\x0e\x32\x1f.tandem.worker.v1.PriorityClass\x12\x0e\n\x06ttft_s\x18\x02 \x01(\x01\x12\r\n\x05\x65\x32\x65_s\x18\x03 \x01(\x01\"#\n\x13SetGuidanceResponse\x12\x0c\n\x04term\x18\x01 \x01(\x04\"\x1f\n\x10GetRecordRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"3\n\x11GetRecordResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\r\n\x05value\x18\x02 \x01(\x0c\"H\n\x10PutRecordRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x18\n\x10\x65xpected_version\x18\x03 \x01(\x04\"A\n\x11PutRecordResponse\x12\x0c\n\x04\x64one\x18\x01 \x01(\x08\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\r\n\x05value\x18\x03 \x01(\x0c\"$\n\x12\x41pplyPolicyRequest\x12\x0e\n\x06policy\x18\x01 \x01(\x0c\"&\n\x13\x41pplyPolicyResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\"\x12\n\x10GetPolicyRequest\"4\n\x11GetPolicyResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0e\n\x06policy\x18\x02 \x01(\x0c*\xae\x01\n\x0c\x45ndedOutcome\x12\x1d\n\x19\x45NDED_OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45NDED_OUTCOME_OK\x10\x01\x12\x1b\n\x17\x45NDED_OUTCOME_CANCELLED\x10\x02\x12\x1a\n\x16\x45NDED_OUTCOME_DEADLINE\x10\x03\x12\x16\n\x12\x45NDED_OUTCOME_SHED\x10\x04\x12\x18\n\x14\x45NDED_OUTCOME_FAILED\x10\x05\x32\x97\x04\n\x0e\x43ontrolService\x12U\n\nGetTraffic\x12\".tandem.admin.v1.GetTrafficRequest\x1a#.tandem.admin.v1.GetTrafficResponse\x12X\n\x0bSetGuidance\x12#.tandem.admin.v1.SetGuidanceRequest\x1a$.tandem.admin.v1.SetGuidanceResponse\x12R\n\tGetRecord\x12!.tandem.admin.v1.GetRecordRequest\x1a\".tandem.admin.v1.GetRecordResponse\x12R\n\tPutRecord\x12!.tandem.admin.v1.PutRecordRequest\x1a\".tandem.admin.v1.PutRecordResponse\x12X\n\x0b\x41pplyPolicy\x12#.tandem.admin.v1.ApplyPolicyRequest\x1a$.tandem.admin.v1.ApplyPolicyResponse\x12R\n\tGetPolicy\x12!.tandem.admin.v1.GetPolicyRequest\x1a\".tandem.admin.v1.GetPolicyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtandem/admin/v1/control.proto\x12\x0ftandem.admin.v1\x1a\x1dtandem/worker/v1/worker.proto\"%\n\x11GetTrafficRequest\x12\x10\n\x08window_s\x18\x01 \x01(\x01\"R\n\rClassArrivals\x12\x31\n\x08priority\x18\x01 \x01(\x0e\x32\x1f.tandem.worker.v1.PriorityClass\x12\x0e\n\x06\x61ges_s\x18\x02 \x03(\x01\"\xc6\x02\n\x0c\x45ndedRequest\x12\r\n\x05\x61ge_s\x18\x01 \x01(\x01\x12\x31\n\x08priority\x18\x02 \x01(\x0e\x32\x1f.tandem.worker.v1.PriorityClass\x12.\n\x07outcome\x18\x03 \x01(\x0e\x32\x1d.tandem.admin.v1.EndedOutcome\x12\x12\n\nnew_tokens\x18\x04 \x01(\r\x12\x15\n\rcached_tokens\x18\x05 \x01(\r\x12\x15\n\routput_tokens\x18\x06 \x01(\r\x12\x13\n\x06ttft_s\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06tpot_s\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\tgap_p95_s\x18\t \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05\x65\x32\x65_s\x18\n \x01(\x01H\x03\x88\x01\x01\x42\t\n\x07_ttft_sB\t\n\x07_tpot_sB\x0c\n\n_gap_p95_sB\x08\n\x06_e2e_s\"\xac\x01\n\x0bOpenRequest\x12\r\n\x05\x61ge_s\x18\x01 \x01(\x01\x12\x31\n\x08priority\x18\x02 \x01(\x0e\x32\x1f.tandem.worker.v1.PriorityClass\x12\x12\n\nnew_tokens\x18\x03 \x01(\r\x12\x15\n\rcached_tokens\x18\x04 \x01(\r\x12\x15\n\routput_tokens\x18\x05 \x01(\r\x12\x19\n\x11max_output_tokens\x18\x06 \x01(\r\"\xf2\x01\n\x12GetTrafficResponse\x12\x11\n\trouter_id\x18\x01 \x01(\t\x12\x10\n\x08window_s\x18\x02 \x01(\x01\x12\x30\n\x08\x61rrivals\x18\x03 \x03(\x0b\x32\x1e.tandem.admin.v1.ClassArrivals\x12,\n\x05\x65nded\x18\x04 \x03(\x0b\x32\x1d.tandem.admin.v1.EndedRequest\x12\x15\n\rqueued_work_s\x18\x05 \x01(\x01\x12\x14\n\x0c\x62orrow_share\x18\x06 \x01(\x01\x12*\n\x04open\x18\x07 \x03(\x0b\x32\x1c.tandem.admin.v1.OpenRequest\"\x8c\x01\n\x12SetGuidanceRequest\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x14\n\x0c\x62orrow_share\x18\x02 \x01(\x01\x12\r\n\x05ttl_s\x18\x03 \x01(\x01\x12.\n\x07targets\x18\x04 \x03(\x0b\x32\x1d.tandem.admin.v1.ClassTargets\x12\x13\n\x0bnum_routers\x18\x05 \x01(\r\"`\n\x0c\x43lassTargets\x12\x31\n\x08priority\x18\x01 \x01(\x0e\x32\x1f.tandem.worker.v1.PriorityClass\x12\x0e\n\x06ttft_s\x18\x02 \x01(\x01\x12\r\n\x05\x65\x32\x65_s\x18\x03 \x01(\x01\"#\n\x13SetGuidanceResponse\x12\x0c\n\x04term\x18\x01 \x01(\x04\"\x1f\n\x10GetRecordRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"3\n\x11GetRecordResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\r\n\x05value\x18\x02 \x01(\x0c\"H\n\x10PutRecordRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x18\n\x10\x65xpected_version\x18\x03 \x01(\x04\"A\n\x11PutRecordResponse\x12\x0c\n\x04\x64one\x18\x01 \x01(\x08\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\r\n\x05value\x18\x03 \x01(\x0c\"$\n\x12\x41pplyPolicyRequest\x12\x0e\n\x06policy\x18\x01 \x01(\x0c\"&\n\x13\x41pplyPolicyResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\"\x12\n\x10GetPolicyRequest\"4\n\x11GetPolicyResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0e\n\x06policy\x18\x02 \x01(\x0c*\xae\x01\n\x0c\x45ndedOutcome\x12\x1d\n\x19\x45NDED_OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45NDED_OUTCOME_OK\x10\x01\x12\x1b\n\x17\x45NDED_OUTCOME_CANCELLED\x10\x02\x12\x1a\n\x16\x45NDED_OUTCOME_DEADLINE\x10\x03\x12\x16\n\x12\x45NDED_OUTCOME_SHED\x10\x04\x12\x18\n\x14\x45NDED_OUTCOME_FAILED\x10\x05\x32\x97\x04\n\x0e\x43ontrolService\x12U\n\nGetTraffic\x12\".tandem.admin.v1.GetTrafficRequest\x1a#.tandem.admin.v1.GetTrafficResponse\x12X\n\x0bSetGuidance\x12#.tandem.admin.v1.SetGuidanceRequest\x1a$.tandem.admin.v1.SetGuidanceResponse\x12R\n\tGetRecord\x12!.tandem.admin.v1.GetRecordRequest\x1a\".tandem.admin.v1.GetRecordResponse\x12R\n\tPutRecord\x12!.tandem.admin.v1.PutRecordRequest\x1a\".tandem.admin.v1.PutRecordResponse\x12X\n\x0b\x41pplyPolicy\x12#.tandem.admin.v1.ApplyPolicyRequest\x1a$.tandem.admin.v1.ApplyPolicyResponse\x12R\n\tGetPolicy\x12!.tandem.admin.v1.GetPolicyRequest\x1a\".tandem.admin.v1.GetPolicyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.admin.v1.control_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENDEDOUTCOME']._serialized_start=1392
-  _globals['_ENDEDOUTCOME']._serialized_end=1566
+  _globals['_ENDEDOUTCOME']._serialized_start=1611
+  _globals['_ENDEDOUTCOME']._serialized_end=1785
   _globals['_GETTRAFFICREQUEST']._serialized_start=81
   _globals['_GETTRAFFICREQUEST']._serialized_end=118
   _globals['_CLASSARRIVALS']._serialized_start=120
   _globals['_CLASSARRIVALS']._serialized_end=202
   _globals['_ENDEDREQUEST']._serialized_start=205
   _globals['_ENDEDREQUEST']._serialized_end=531
-  _globals['_GETTRAFFICRESPONSE']._serialized_start=534
-  _globals['_GETTRAFFICRESPONSE']._serialized_end=732
-  _globals['_SETGUIDANCEREQUEST']._serialized_start=735
-  _globals['_SETGUIDANCEREQUEST']._serialized_end=875
-  _globals['_CLASSTARGETS']._serialized_start=877
-  _globals['_CLASSTARGETS']._serialized_end=973
-  _globals['_SETGUIDANCERESPONSE']._serialized_start=975
-  _globals['_SETGUIDANCERESPONSE']._serialized_end=1010
-  _globals['_GETRECORDREQUEST']._serialized_start=1012
-  _globals['_GETRECORDREQUEST']._serialized_end=1043
-  _globals['_GETRECORDRESPONSE']._serialized_start=1045
-  _globals['_GETRECORDRESPONSE']._serialized_end=1096
-  _globals['_PUTRECORDREQUEST']._serialized_start=1098
-  _globals['_PUTRECORDREQUEST']._serialized_end=1170
-  _globals['_PUTRECORDRESPONSE']._serialized_start=1172
-  _globals['_PUTRECORDRESPONSE']._serialized_end=1237
-  _globals['_APPLYPOLICYREQUEST']._serialized_start=1239
-  _globals['_APPLYPOLICYREQUEST']._serialized_end=1275
-  _globals['_APPLYPOLICYRESPONSE']._serialized_start=1277
-  _globals['_APPLYPOLICYRESPONSE']._serialized_end=1315
-  _globals['_GETPOLICYREQUEST']._serialized_start=1317
-  _globals['_GETPOLICYREQUEST']._serialized_end=1335
-  _globals['_GETPOLICYRESPONSE']._serialized_start=1337
-  _globals['_GETPOLICYRESPONSE']._serialized_end=1389
-  _globals['_CONTROLSERVICE']._serialized_start=1569
-  _globals['_CONTROLSERVICE']._serialized_end=2104
+  _globals['_OPENREQUEST']._serialized_start=534
+  _globals['_OPENREQUEST']._serialized_end=706
+  _globals['_GETTRAFFICRESPONSE']._serialized_start=709
+  _globals['_GETTRAFFICRESPONSE']._serialized_end=951
+  _globals['_SETGUIDANCEREQUEST']._serialized_start=954
+  _globals['_SETGUIDANCEREQUEST']._serialized_end=1094
+  _globals['_CLASSTARGETS']._serialized_start=1096
+  _globals['_CLASSTARGETS']._serialized_end=1192
+  _globals['_SETGUIDANCERESPONSE']._serialized_start=1194
+  _globals['_SETGUIDANCERESPONSE']._serialized_end=1229
+  _globals['_GETRECORDREQUEST']._serialized_start=1231
+  _globals['_GETRECORDREQUEST']._serialized_end=1262
+  _globals['_GETRECORDRESPONSE']._serialized_start=1264
+  _globals['_GETRECORDRESPONSE']._serialized_end=1315
+  _globals['_PUTRECORDREQUEST']._serialized_start=1317
+  _globals['_PUTRECORDREQUEST']._serialized_end=1389
+  _globals['_PUTRECORDRESPONSE']._serialized_start=1391
+  _globals['_PUTRECORDRESPONSE']._serialized_end=1456
+  _globals['_APPLYPOLICYREQUEST']._serialized_start=1458
+  _globals['_APPLYPOLICYREQUEST']._serialized_end=1494
+  _globals['_APPLYPOLICYRESPONSE']._serialized_start=1496
+  _globals['_APPLYPOLICYRESPONSE']._serialized_end=1534
+  _globals['_GETPOLICYREQUEST']._serialized_start=1536
+  _globals['_GETPOLICYREQUEST']._serialized_end=1554
+  _globals['_GETPOLICYRESPONSE']._serialized_start=1556
+  _globals['_GETPOLICYRESPONSE']._serialized_end=1608
+  _globals['_CONTROLSERVICE']._serialized_start=1788
+  _globals['_CONTROLSERVICE']._serialized_end=2323
 # @@protoc_insertion_point(module_scope)

@@ -60,21 +60,39 @@ class EndedRequest(_message.Message):
     e2e_s: float
     def __init__(self, age_s: _Optional[float] = ..., priority: _Optional[_Union[_worker_pb2.PriorityClass, str]] = ..., outcome: _Optional[_Union[EndedOutcome, str]] = ..., new_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., ttft_s: _Optional[float] = ..., tpot_s: _Optional[float] = ..., gap_p95_s: _Optional[float] = ..., e2e_s: _Optional[float] = ...) -> None: ...
 
+class OpenRequest(_message.Message):
+    __slots__ = ("age_s", "priority", "new_tokens", "cached_tokens", "output_tokens", "max_output_tokens")
+    AGE_S_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    age_s: float
+    priority: _worker_pb2.PriorityClass
+    new_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    max_output_tokens: int
+    def __init__(self, age_s: _Optional[float] = ..., priority: _Optional[_Union[_worker_pb2.PriorityClass, str]] = ..., new_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ...) -> None: ...
+
 class GetTrafficResponse(_message.Message):
-    __slots__ = ("router_id", "window_s", "arrivals", "ended", "queued_work_s", "borrow_share")
+    __slots__ = ("router_id", "window_s", "arrivals", "ended", "queued_work_s", "borrow_share", "open")
     ROUTER_ID_FIELD_NUMBER: _ClassVar[int]
     WINDOW_S_FIELD_NUMBER: _ClassVar[int]
     ARRIVALS_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
     QUEUED_WORK_S_FIELD_NUMBER: _ClassVar[int]
     BORROW_SHARE_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FIELD_NUMBER: _ClassVar[int]
     router_id: str
     window_s: float
     arrivals: _containers.RepeatedCompositeFieldContainer[ClassArrivals]
     ended: _containers.RepeatedCompositeFieldContainer[EndedRequest]
     queued_work_s: float
     borrow_share: float
-    def __init__(self, router_id: _Optional[str] = ..., window_s: _Optional[float] = ..., arrivals: _Optional[_Iterable[_Union[ClassArrivals, _Mapping]]] = ..., ended: _Optional[_Iterable[_Union[EndedRequest, _Mapping]]] = ..., queued_work_s: _Optional[float] = ..., borrow_share: _Optional[float] = ...) -> None: ...
+    open: _containers.RepeatedCompositeFieldContainer[OpenRequest]
+    def __init__(self, router_id: _Optional[str] = ..., window_s: _Optional[float] = ..., arrivals: _Optional[_Iterable[_Union[ClassArrivals, _Mapping]]] = ..., ended: _Optional[_Iterable[_Union[EndedRequest, _Mapping]]] = ..., queued_work_s: _Optional[float] = ..., borrow_share: _Optional[float] = ..., open: _Optional[_Iterable[_Union[OpenRequest, _Mapping]]] = ...) -> None: ...
 
 class SetGuidanceRequest(_message.Message):
     __slots__ = ("term", "borrow_share", "ttl_s", "targets", "num_routers")

@@ -91,7 +91,7 @@ class DecodeCandidate(_message.Message):
     def __init__(self, worker: _Optional[str] = ..., num_sequences: _Optional[int] = ..., free_blocks: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., step_s: _Optional[float] = ..., handover_s: _Optional[float] = ..., local_s: _Optional[float] = ...) -> None: ...
 
 class Placed(_message.Message):
-    __slots__ = ("attempt", "cause", "decode", "prefill", "prompt_tokens", "num_sequences", "growth_tokens", "waited_s", "num_waiting", "predicted_ttft_s", "predicted_prefill_s", "predicted_handover_s", "cached_tokens", "num_blocks", "prefills", "decodes", "num_prefills", "num_decodes", "avoided")
+    __slots__ = ("attempt", "cause", "decode", "prefill", "prompt_tokens", "num_sequences", "growth_tokens", "waited_s", "num_waiting", "predicted_ttft_s", "predicted_prefill_s", "predicted_handover_s", "cached_tokens", "num_blocks", "prefills", "decodes", "num_prefills", "num_decodes", "avoided", "own_prefill", "asked_s")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     CAUSE_FIELD_NUMBER: _ClassVar[int]
     DECODE_FIELD_NUMBER: _ClassVar[int]
@@ -111,6 +111,8 @@ class Placed(_message.Message):
     NUM_PREFILLS_FIELD_NUMBER: _ClassVar[int]
     NUM_DECODES_FIELD_NUMBER: _ClassVar[int]
     AVOIDED_FIELD_NUMBER: _ClassVar[int]
+    OWN_PREFILL_FIELD_NUMBER: _ClassVar[int]
+    ASKED_S_FIELD_NUMBER: _ClassVar[int]
     attempt: int
     cause: str
     decode: str
@@ -130,7 +132,9 @@ class Placed(_message.Message):
     num_prefills: int
     num_decodes: int
     avoided: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, attempt: _Optional[int] = ..., cause: _Optional[str] = ..., decode: _Optional[str] = ..., prefill: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., num_sequences: _Optional[int] = ..., growth_tokens: _Optional[int] = ..., waited_s: _Optional[float] = ..., num_waiting: _Optional[int] = ..., predicted_ttft_s: _Optional[float] = ..., predicted_prefill_s: _Optional[float] = ..., predicted_handover_s: _Optional[float] = ..., cached_tokens: _Optional[int] = ..., num_blocks: _Optional[int] = ..., prefills: _Optional[_Iterable[_Union[PrefillCandidate, _Mapping]]] = ..., decodes: _Optional[_Iterable[_Union[DecodeCandidate, _Mapping]]] = ..., num_prefills: _Optional[int] = ..., num_decodes: _Optional[int] = ..., avoided: _Optional[_Iterable[str]] = ...) -> None: ...
+    own_prefill: str
+    asked_s: float
+    def __init__(self, attempt: _Optional[int] = ..., cause: _Optional[str] = ..., decode: _Optional[str] = ..., prefill: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., num_sequences: _Optional[int] = ..., growth_tokens: _Optional[int] = ..., waited_s: _Optional[float] = ..., num_waiting: _Optional[int] = ..., predicted_ttft_s: _Optional[float] = ..., predicted_prefill_s: _Optional[float] = ..., predicted_handover_s: _Optional[float] = ..., cached_tokens: _Optional[int] = ..., num_blocks: _Optional[int] = ..., prefills: _Optional[_Iterable[_Union[PrefillCandidate, _Mapping]]] = ..., decodes: _Optional[_Iterable[_Union[DecodeCandidate, _Mapping]]] = ..., num_prefills: _Optional[int] = ..., num_decodes: _Optional[int] = ..., avoided: _Optional[_Iterable[str]] = ..., own_prefill: _Optional[str] = ..., asked_s: _Optional[float] = ...) -> None: ...
 
 class Recovery(_message.Message):
     __slots__ = ("failed_attempt", "cause", "worker", "lost", "emitted_tokens", "keeps_kv", "pause_s", "avoid", "avoid_pairs")

@@ -10,6 +10,7 @@ from tandem.core.cache import (
     TierStats,
     WatchedCache,
     WorkerCacheStats,
+    WorkerFlushed,
 )
 from tandem.core.errors import InvalidArgument
 from tandem.core.ids import Tenant, WorkerId
@@ -133,20 +134,41 @@ def decode_flush(message: admin_pb.FlushPrefixCacheRequest | worker_pb.FlushCach
 def encode_flushed(flushed: Flushed) -> admin_pb.FlushPrefixCacheResponse:
     """Core to an operator's protobuf."""
     return admin_pb.FlushPrefixCacheResponse(
-        num_blocks=flushed.num_blocks, num_workers=flushed.num_workers, num_missed=flushed.num_missed
+        num_blocks=flushed.num_blocks,
+        num_workers=flushed.num_workers,
+        num_missed=flushed.num_missed,
+        num_pending=flushed.num_pending,
     )
 
 
 def encode_own_flushed(flushed: Flushed) -> inference_pb2.FlushPrefixCacheResponse:
     """Core to a caller's protobuf."""
     return inference_pb2.FlushPrefixCacheResponse(
-        num_blocks=flushed.num_blocks, num_workers=flushed.num_workers, num_missed=flushed.num_missed
+        num_blocks=flushed.num_blocks,
+        num_workers=flushed.num_workers,
+        num_missed=flushed.num_missed,
+        num_pending=flushed.num_pending,
     )
 
 
 def decode_flushed(message: admin_pb.FlushPrefixCacheResponse | inference_pb2.FlushPrefixCacheResponse) -> Flushed:
     """Protobuf to core."""
-    return Flushed(num_blocks=message.num_blocks, num_workers=message.num_workers, num_missed=message.num_missed)
+    return Flushed(
+        num_blocks=message.num_blocks,
+        num_workers=message.num_workers,
+        num_missed=message.num_missed,
+        num_pending=message.num_pending,
+    )
+
+
+def encode_worker_flushed(flushed: WorkerFlushed) -> worker_pb.FlushCacheResponse:
+    """Core to a worker's protobuf."""
+    return worker_pb.FlushCacheResponse(num_blocks=flushed.num_blocks, redis_pending=flushed.redis_pending)
+
+
+def decode_worker_flushed(message: worker_pb.FlushCacheResponse) -> WorkerFlushed:
+    """Protobuf to core."""
+    return WorkerFlushed(num_blocks=message.num_blocks, redis_pending=message.redis_pending)
 
 
 def _encode_watched(watched: WatchedCache) -> admin_pb.WatchedCache:

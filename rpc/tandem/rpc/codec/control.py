@@ -4,7 +4,7 @@ import math
 
 from tandem.admin.v1 import control_pb2 as pb
 from tandem.core.errors import InvalidArgument
-from tandem.core.traffic import ClassTargets, EndedRequest, Guidance, StoredRecord, TrafficReport, Written
+from tandem.core.traffic import ClassTargets, EndedRequest, Guidance, OpenRequest, StoredRecord, TrafficReport, Written
 from tandem.core.types import Outcome
 from tandem.rpc.codec.enums import EnumCodec
 from tandem.rpc.codec.tasks import PRIORITY
@@ -32,6 +32,7 @@ def encode_traffic(report: TrafficReport) -> pb.GetTrafficResponse:
         ended=[_encode_ended(request) for request in report.ended],
         queued_work_s=report.queued_work_s,
         borrow_share=report.borrow_share,
+        open=[_encode_open(request) for request in report.open],
     )
 
 
@@ -47,6 +48,7 @@ def decode_traffic(message: pb.GetTrafficResponse) -> TrafficReport:
         ended=tuple(_decode_ended(request) for request in message.ended),
         queued_work_s=message.queued_work_s,
         borrow_share=message.borrow_share,
+        open=tuple(_decode_open(request) for request in message.open),
     )
 
 
@@ -127,6 +129,28 @@ def _encode_ended(request: EndedRequest) -> pb.EndedRequest:
         tpot_s=request.tpot_s,
         gap_p95_s=request.gap_p95_s,
         e2e_s=request.e2e_s,
+    )
+
+
+def _encode_open(request: OpenRequest) -> pb.OpenRequest:
+    return pb.OpenRequest(
+        age_s=request.age_s,
+        priority=PRIORITY.encode(request.priority),
+        new_tokens=request.new_tokens,
+        cached_tokens=request.cached_tokens,
+        output_tokens=request.output_tokens,
+        max_output_tokens=request.max_output_tokens,
+    )
+
+
+def _decode_open(message: pb.OpenRequest) -> OpenRequest:
+    return OpenRequest(
+        age_s=message.age_s,
+        priority=PRIORITY.decode(message.priority, field="priority"),
+        new_tokens=message.new_tokens,
+        cached_tokens=message.cached_tokens,
+        output_tokens=message.output_tokens,
+        max_output_tokens=message.max_output_tokens,
     )
 
 

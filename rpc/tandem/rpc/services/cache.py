@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from tandem.admin.v1 import cache_pb2 as admin_pb
-from tandem.core.cache import CacheStatus, Flushed, WorkerCacheStats
+from tandem.core.cache import CacheStatus, Flushed, WorkerCacheStats, WorkerFlushed
 from tandem.core.ids import Tenant
 from tandem.core.kv_events import KvUpdate, WatchFrom
 from tandem.rpc.codec import cache, kv_events
@@ -23,8 +23,8 @@ class WorkerCacheHandler(Protocol):
         """Yield what is held and what changes; the iterator is closed when the router leaves."""
         ...
 
-    async def flush_cache(self, tenant: Tenant | None, call: CallContext) -> int:
-        """Forget one tenant's blocks, or all; return how many can't be found any more."""
+    async def flush_cache(self, tenant: Tenant | None, call: CallContext) -> WorkerFlushed:
+        """Forget one tenant's blocks, or all."""
         ...
 
     async def get_cache_stats(self, call: CallContext) -> WorkerCacheStats:
@@ -66,7 +66,7 @@ def worker_cache_service(handler: WorkerCacheHandler) -> Service:
                 worker_pb.FlushCacheRequest,
                 cache.decode_flush,
                 handler.flush_cache,
-                lambda num_blocks: worker_pb.FlushCacheResponse(num_blocks=num_blocks),
+                cache.encode_worker_flushed,
             ),
             "GetCacheStats": unary(
                 path + "GetCacheStats",

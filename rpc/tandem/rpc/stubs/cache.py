@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 
 import grpc.aio
 
-from tandem.core.cache import WorkerCacheStats
+from tandem.core.cache import WorkerCacheStats, WorkerFlushed
 from tandem.core.ids import Tenant
 from tandem.core.kv_events import KvUpdate, WatchFrom
 from tandem.rpc.codec import cache, kv_events
@@ -37,14 +37,14 @@ class WorkerCacheStub:
         finally:
             call.cancel()
 
-    async def flush_cache(self, tenant: Tenant | None, *, timeout_s: float) -> int:
-        """Forget one tenant's blocks, or all; return how many can't be found any more."""
+    async def flush_cache(self, tenant: Tenant | None, *, timeout_s: float) -> WorkerFlushed:
+        """Forget one tenant's blocks, or all."""
         return await call_unary(
             self._channel,
             f"/{CACHE_SERVICE}/FlushCache",
             pb.FlushCacheRequest(tenant=tenant),
             pb.FlushCacheResponse,
-            lambda message: message.num_blocks,
+            cache.decode_worker_flushed,
             timeout_s=timeout_s,
         )
 

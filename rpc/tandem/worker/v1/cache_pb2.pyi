@@ -82,10 +82,12 @@ class FlushCacheRequest(_message.Message):
     def __init__(self, tenant: _Optional[str] = ...) -> None: ...
 
 class FlushCacheResponse(_message.Message):
-    __slots__ = ("num_blocks",)
+    __slots__ = ("num_blocks", "redis_pending")
     NUM_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    REDIS_PENDING_FIELD_NUMBER: _ClassVar[int]
     num_blocks: int
-    def __init__(self, num_blocks: _Optional[int] = ...) -> None: ...
+    redis_pending: bool
+    def __init__(self, num_blocks: _Optional[int] = ..., redis_pending: bool = ...) -> None: ...
 
 class GetCacheStatsRequest(_message.Message):
     __slots__ = ()

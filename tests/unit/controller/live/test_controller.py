@@ -12,33 +12,7 @@ from tandem.core.records import MemoryRecords
 from tandem.core.role_commands import CommandKind, RoleCommand
 from tandem.core.traffic import ClassTargets, StoredRecord, Written
 from tandem.core.types import PriorityClass, Role
-from tests.fakes.live_world import LiveWorld
-
-
-def fixed(prefill: int, decode: int, *, mode: str = "Auto", extra: str = "", most: int = 6) -> str:
-    return f"""
-metadata: {{name: fixed}}
-spec:
-  mode: {mode}
-  strategy: Fixed
-  interval: 1s
-  {extra}
-  damping: {{dwell: 2s, reverseDwell: 2s, cooldown: 5s}}
-  fallback: {{staleAfter: 3s}}
-  pools:
-    prefill: {{maxReplicas: {most}, replicas: {prefill}, drain: {{timeout: 5s}}}}
-    decode: {{maxReplicas: {most}, replicas: {decode}, drain: {{timeout: 5s, onTimeout: Recover}},
-      behavior: {{scaleDown: {{stabilizationWindowSeconds: 2}}}}}}
-"""
-
-
-def small_world(prefill: int = 2, decode: int = 2) -> LiveWorld:
-    world = LiveWorld()
-    for index in range(prefill):
-        world.add(f"prefill-{index}", Role.PREFILL)
-    for index in range(decode):
-        world.add(f"decode-{index}", Role.DECODE)
-    return world
+from tests.fakes.live_world import LiveWorld, fixed, small_world
 
 
 async def test_without_a_policy_nothing_is_touched() -> None:
@@ -306,6 +280,7 @@ spec:
   interval: 1s
   classes: {standard: {ttft: {target: 2s}, tpot: {target: 100ms}}}
   budget: {min: 8, max: 8}
+  borrow: {enabled: false}
   damping: {dwell: 3s, reverseDwell: 3s, cooldown: 5s}
   predictor: {window: 3s, horizon: 3s}
   fallback: {staleAfter: 3s}
@@ -319,3 +294,78 @@ spec:
     world.rate_per_s, world.prompt_tokens, world.output_tokens = 12.0, 50, 100
     await world.run(controller, 60)
     assert int(world.split.split(":")[0]) < prefill
+
+
+# --- workers that come back in the role they were born with -------------------------------------------------------
+
+SLOW = "damping: {dwell: 2s, reverseDwell: 2s, cooldown: 100s}"
+
+
+def at_most_once_in_100_s(prefill: int, decode: int) -> str:
+    return fixed(prefill, decode).replace("damping: {dwell: 2s, reverseDwell: 2s, cooldown: 5s}", SLOW)
+
+
+async def test_a_worker_that_comes_back_in_another_role_is_given_its_own_again_without_a_move() -> None:
+    world = small_world(3, 2)
+    await world.apply(at_most_once_in_100_s(2, 3))
+    controller = world.controller()
+    await world.run(controller, 10)
+    assert world.split == "2:3"
+    (switched,) = [name for name, worker in world.workers.items() if worker.obeyed]
+    before = read_lease(await world.store.read(LEADER_RECORD))
+    world.add(switched, Role.PREFILL, epoch=2)
+    assert world.split == "3:2"
+    await world.run(controller, 4)
+    assert world.split == "2:3", "although the cool-down has only begun"
+    assert [c.kind for c in world.workers[switched].obeyed] == [CommandKind.DRAIN, CommandKind.SWITCH]
+    (repair,) = [each.record for each in world.rounds if each.record.is_repair]
+    assert repair.reason.endswith(f"{switched} came back as prefill, after a life as decode")
+    after = read_lease(await world.store.read(LEADER_RECORD))
+    assert before is not None
+    assert after is not None
+    assert (after.move_begun_unix_s, after.move_ended_unix_s) == (before.move_begun_unix_s, before.move_ended_unix_s)
+
+
+async def test_a_repair_does_not_empty_a_role() -> None:
+    world = small_world(2, 2)
+    await world.apply(at_most_once_in_100_s(1, 3))
+    controller = world.controller()
+    await world.run(controller, 10)
+    assert world.split == "1:3"
+    (switched,) = [name for name, worker in world.workers.items() if worker.obeyed]
+    (other,) = {"prefill-0", "prefill-1"} - {switched}
+    del world.workers[other]  # it is gone, so the one that comes back is the only one
+    world.add(switched, Role.PREFILL, epoch=2)
+    await world.run(controller, 20)
+    assert world.split == "1:2"
+    world.add(other, Role.PREFILL, epoch=2)
+    await world.run(controller, 4)
+    assert world.split == "1:3", "now there is another one"
+
+
+async def test_a_repair_that_fails_is_not_tried_for_ever() -> None:
+    world = small_world(3, 2)
+    await world.apply(at_most_once_in_100_s(2, 3).replace("onTimeout: Recover", "onTimeout: Undrain"))
+    controller = world.controller()
+    await world.run(controller, 10)
+    (switched,) = [name for name, worker in world.workers.items() if worker.obeyed]
+    world.add(switched, Role.PREFILL, epoch=2).busy = True
+    await world.run(controller, 60)
+    assert world.split == "3:2"
+    assert [c.kind for c in world.workers[switched].obeyed] == [CommandKind.DRAIN, CommandKind.UNDRAIN]
+
+
+async def test_a_successor_rests_after_a_move_that_its_predecessor_only_began() -> None:
+    world = small_world(3, 2)
+    await world.apply(at_most_once_in_100_s(2, 3))
+    first = world.controller()
+    while not any(each.record.move for each in world.rounds):
+        await world.run(first, 1)
+    begun_s = world.clock.at_s
+    for worker in world.workers.values():
+        worker.busy = False
+    await world.run(world.controller(), 60)
+    moves = [each for each in world.rounds if each.record.move is not None]
+    assert len(moves) == 1, "called back, and not begun again"
+    await world.run(world.controller(), begun_s + 110 - world.clock.at_s)
+    assert world.split == "2:3"

@@ -1,6 +1,7 @@
 """What the live controller is made of: traffic, roster, lead, scale orders, policies."""
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from tandem.controller.live.leadership import Leadership, Lease, next_term
 from tandem.controller.live.policies import Policies
-from tandem.controller.live.roster import Expected, Roster, described, observation_of, registered, seen
+from tandem.controller.live.roster import Expected, Roster, described, observation_of, registered, replanned, seen
 from tandem.controller.live.scaling import SCALE_RECORD, ScaleDesk, ScaleOrders, new_names, read_orders
 from tandem.controller.live.traffic import class_traffic
 from tandem.controller.moves.command import Command, heard
@@ -20,7 +21,7 @@ from tandem.core.ids import Epoch, WorkerId
 from tandem.core.latency import LatencyCoefficients
 from tandem.core.records import MemoryRecords, RecordStore, overwrite
 from tandem.core.role_commands import RoleReport
-from tandem.core.traffic import EndedRequest, StoredRecord, TrafficReport, Written
+from tandem.core.traffic import EndedRequest, OpenRequest, StoredRecord, TrafficReport, Written
 from tandem.core.types import Outcome, PriorityClass, Role, WorkerInfo, WorkerLoad
 from tests.fakes.live_world import LiveWorld
 
@@ -89,6 +90,44 @@ def test_what_began_before_a_disturbance_was_over_says_nothing_of_the_present_sp
     assert (calm.num_ended, calm.attainment) == (5, 1.0)
 
 
+def under_way(**changes: object) -> OpenRequest:
+    plain = OpenRequest(
+        age_s=1.0, priority=STANDARD, new_tokens=10, cached_tokens=2, output_tokens=5, max_output_tokens=1000
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def test_rate_and_sizes_speak_of_the_same_requests() -> None:
+    """Long prompts came until ten seconds ago, short ones since, four times as many; none of these has ended."""
+    old = [ended(age_s=age / 2, new_tokens=600, output_tokens=5, e2e_s=12.0) for age in range(60)]
+    new = tuple(under_way(age_s=9.9 - index / 8, new_tokens=40, output_tokens=0) for index in range(80))
+    ages = (*(12.0 + age / 2 for age in reversed(range(60))), *(each.age_s for each in new))
+    report = TrafficReport(router_id="a", window_s=60.0, arrivals={STANDARD: ages}, ended=tuple(old), open=new)
+    traffic = class_traffic([report], {}, interval_s=1.0)[STANDARD]
+    assert traffic.arrivals_per_s == pytest.approx(8.0)
+    assert traffic.rate_error_per_s == pytest.approx(0.45, abs=0.05), "these come evenly: half of what Poisson's would"
+    assert {shape.new_tokens for shape in traffic.shapes} == {40}
+    few = class_traffic([replace(report, arrivals={}, open=new[:3])], {}, interval_s=1.0)[STANDARD]
+    assert [shape.new_tokens for shape in few.shapes].count(40) == 3
+    assert len(few.shapes) == 16, "the latest ones, where few came"
+
+
+def test_what_is_under_way_is_expected_to_write_on_but_not_beyond_what_its_caller_allows() -> None:
+    request = under_way(output_tokens=50, max_output_tokens=70)
+    report = TrafficReport(router_id="a", window_s=60.0, ended=(ended(output_tokens=5),) * 9, open=(request,) * 4)
+    traffic = class_traffic([report], {STANDARD: PROMISE}, interval_s=1.0)[STANDARD]
+    assert traffic.num_open == 4
+    assert traffic.left_tokens == pytest.approx(80.0)
+
+
+def test_who_waits_too_long_for_its_first_token_is_missed_now() -> None:
+    waits = [under_way(output_tokens=0, age_s=age) for age in (0.9, 1.1, 5.0)]
+    report = TrafficReport(router_id="a", window_s=60.0, ended=(ended(age_s=20.0, e2e_s=40.0),) * 2, open=tuple(waits))
+    traffic = class_traffic([report], {STANDARD: PROMISE}, interval_s=1.0)[STANDARD]
+    assert (traffic.num_latest, traffic.missed_now) == (4, 1.0), "its end was late as well, whenever it came"
+    assert class_traffic([report], {}, interval_s=1.0)[STANDARD].missed_now == 0.0
+
+
 # --- the roster ---------------------------------------------------------------------------------------------------
 
 
@@ -132,6 +171,19 @@ def test_a_new_life_is_not_what_was_known_of_the_old_one() -> None:
     assert roster.known[WorkerId("p0")].description is None
     assert seen(roster, claimed("p0"))[0].stage is Stage.STARTING, "it has to be claimed again"
     assert described(roster, description("p0"), 3.0) == roster, "the old life's word is late"
+
+
+def test_who_comes_back_in_another_role_is_known_until_it_has_its_own_again_or_a_move_begins() -> None:
+    roster = registered(Roster(), [info("p0", Role.DECODE)], 0.0)
+    roster = registered(registered(roster, [], 1.0), [info("p0", Role.PREFILL, epoch=2)], 5.0)
+    assert roster.known[WorkerId("p0")].died_as is Role.DECODE
+    again = registered(roster, [info("p0", Role.PREFILL, epoch=3)], 6.0)
+    assert again.known[WorkerId("p0")].died_as is Role.DECODE, "it died before it could be given back"
+    assert replanned(roster).known[WorkerId("p0")].died_as is None
+    switched = registered(roster, [info("p0", Role.DECODE, epoch=2)], 7.0)
+    assert switched.known[WorkerId("p0")].died_as is None
+    same = registered(registered(Roster(), [info("p1")], 0.0), [info("p1", epoch=2)], 1.0)
+    assert same.known[WorkerId("p1")].died_as is None
 
 
 def test_who_was_taken_away_is_not_missed() -> None:
@@ -265,6 +317,40 @@ def write(path: Path, text: str, *, at_s: int) -> None:
 async def name_of(policies: Policies) -> str:
     policy = await policies.current()
     return "" if policy is None else policy.metadata.name
+
+
+def swap(volume: Path, name: str, text: str) -> None:
+    """Change a mounted ConfigMap as the kubelet does: a new folder, and one rename of the link to it.
+
+    All files get the same time, as those of a volume that somebody else's tool unpacks.
+    """
+    old = (volume / "..data").resolve() if (volume / "..data").exists() else None
+    payload = volume / f"..{name}"
+    payload.mkdir()
+    write(payload / "policy.yaml", text, at_s=1)
+    (volume / "..data_tmp").symlink_to(payload.name)
+    (volume / "..data_tmp").rename(volume / "..data")
+    if old is None:
+        (volume / "policy.yaml").symlink_to("..data/policy.yaml")
+    else:
+        shutil.rmtree(old)
+
+
+async def test_a_mounted_config_map_is_read_again_when_the_kubelet_swaps_it(tmp_path: Path) -> None:
+    """Size, time and name of the file stay the same."""
+    policies = Policies(MemoryRecords(), tmp_path / "policy.yaml")
+    assert await name_of(policies) == "", "not mounted yet"
+    swap(tmp_path, "2026_01", GOOD.replace("NAME", "first"))
+    assert await name_of(policies) == "first"
+    swap(tmp_path, "2026_02", GOOD.replace("NAME", "other"))
+    assert await name_of(policies) == "other"
+    swap(tmp_path, "2026_03", GOOD.replace("NAME", "WRONG"))
+    assert await name_of(policies) == "other"
+    assert policies.problem
+    swap(tmp_path, "2026_04", GOOD.replace("NAME", "third"))
+    assert await name_of(policies) == "third"
+    (tmp_path / "..data").unlink()
+    assert await name_of(policies) == "third", "a volume that is gone changes nothing"
 
 
 async def test_the_file_and_what_is_applied_whichever_changed_last(tmp_path: Path) -> None:

@@ -1,70 +1,17 @@
 """Names, tree and table together: what is found, lent, taken in, given up, flushed and pinned."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
-from tandem.core.blocks import AttemptKey, BlockRef
+from tandem.core.blocks import BlockRef
 from tandem.core.errors import InternalError
-from tandem.core.ids import RequestId, Tenant
-from tandem.engine.kv.block_cache import BlockCache, CacheSetup, Found
+from tandem.engine.kv.block_cache import Found
 from tandem.engine.kv.block_table import BlockState, IntegrityError, NoBlocks
-from tandem.engine.kv.chain import Chain
-from tandem.engine.kv.memory import KvMemory
-from tandem.prefix_cache.events import Cleared, KvEvent, Removed, Stored
+from tandem.prefix_cache.events import Cleared, Removed, Stored
 from tandem.prefix_cache.eviction.choice import EvictionName
-from tests.fakes.engine_driver import SettableClock, make_cache
-from tests.fakes.fake_runner import fake_pool
-
-ALICE, BOB = Tenant("alice"), Tenant("bob")
-PROMPT = tuple(range(100, 116))  # four blocks of 4
-
-
-class Bench:
-    """A memory of 12 blocks with a cache, and attempts played by hand."""
-
-    def __init__(self, num_blocks: int = 12, setup: CacheSetup | None = None) -> None:
-        self.clock = SettableClock()
-        self.memory = KvMemory(fake_pool(num_blocks), cache=setup or make_cache(), clock=self.clock)
-        assert self.memory.cache is not None
-        self.cache: BlockCache = self.memory.cache
-        self._count = 0
-
-    def key(self) -> AttemptKey:
-        self._count += 1
-        return AttemptKey(RequestId(f"r{self._count}"), 0)
-
-    def chain(self, tenant: Tenant, tokens: Sequence[int]) -> Chain:
-        chain = Chain()
-        self.cache.name(tenant, chain, lambda start, end: tokens[start:end], len(tokens) // 4)
-        return chain
-
-    def found(self, tenant: Tenant, tokens: Sequence[int] = PROMPT) -> int:
-        return self.cache.find(self.chain(tenant, tokens), 99).num_blocks
-
-    def compute(self, tenant: Tenant, tokens: Sequence[int] = PROMPT) -> tuple[AttemptKey, tuple[BlockRef, ...]]:
-        """Take what is cached, compute the rest, cache it; the attempt still reads it all."""
-        key, chain = self.key(), self.chain(tenant, tokens)
-        lent = self.cache.lend(key, chain, self.cache.find(chain, 99).num_blocks)
-        own = self.memory.allocate(key, len(tokens) // 4 - len(lent), BlockState.COMMITTED)
-        refs = (*lent, *self.cache.enter(key, tenant, chain, own))
-        self.check()
-        return key, refs
-
-    def run(self, tenant: Tenant, tokens: Sequence[int] = PROMPT) -> tuple[BlockRef, ...]:
-        """Compute, then end."""
-        key, refs = self.compute(tenant, tokens)
-        self.memory.release_all(key)
-        self.check()
-        return refs
-
-    def events(self) -> list[KvEvent]:
-        return [numbered.event for numbered in self.cache.events.since(self.cache.events.epoch, 1).events]
-
-    def check(self) -> None:
-        self.memory.table.check_integrity()
-        assert self.cache.stats().num_blocks == len(self.cache._tree) == len(self.cache._refs)
+from tests.fakes.cache_bench import ALICE, BOB, PROMPT, Bench
+from tests.fakes.engine_driver import make_cache
 
 
 def test_what_was_computed_once_is_found_and_lent() -> None:

@@ -1,6 +1,8 @@
 """Blocks that leave the pool and come back: the tokens stay those of the reference, whatever the tiers do."""
 
+import math
 import random
+import struct
 import time
 from itertools import count
 
@@ -70,6 +72,19 @@ def test_a_step_copies_out_so_many_blocks_and_no_more() -> None:
         settle(tiers)
         assert tiers.num_skipped > 0
         run(engine, task(PROMPT))
+
+
+def test_kv_that_is_not_finite_comes_back_into_no_cache() -> None:
+    with tiered_engine(make_cache()) as (engine, tiers):
+        demote = tiers.demote
+        nan = struct.pack("<f", math.nan)
+        tiers.demote = lambda key, tenant, payload: demote(key, tenant, nan + bytes(payload)[4:])  # type: ignore[method-assign]
+        run(engine, task(PROMPT))
+        run(engine, task(OTHER))
+        settle(tiers)
+        run(engine, task(PROMPT))
+        assert tiers.promoted.total() == 0 < tiers.host.stats().num_hits, "they were there, and were looked at"  # type: ignore[union-attr]
+        assert hits(engine)[Tier.HOST] == 0
 
 
 def test_a_late_fetch_is_not_waited_for_and_not_taken() -> None:
@@ -183,6 +198,8 @@ def test_random_prompts_through_a_small_pool_and_a_small_host_tier_are_never_wro
             if turn % 13 == 12:
                 assert engine.cache is not None
                 engine.cache.flush(rng.choice([Tenant("acme"), None]))
+            if turn % 2:
+                settle(tiers)  # on a busy machine nothing else would ever be there in time
         assert tiers.promoted[Tier.HOST] > 20
         settle(tiers)
         assert engine.cache is not None

@@ -15,7 +15,7 @@ LETTERS = {"i": Phase.IDLE, "p": Phase.PREFILL, "t": Phase.TRANSFER, "d": Phase.
 PHASES = {
     **dict.fromkeys((8, 9, 10, 11, 12, 13, 14, 28, 29, 44, 45), "iptd"),
     **{1: "ipd", 2: "p", 3: "t", 4: "t", 5: "ipt", 6: "d", 7: "itd"},  # deaths of P, then of D
-    **{15: "ptd", 16: "t", 17: "t", 18: "t", 19: "t", 20: "t"},  # frames: only a hand-over has any
+    **{15: "ptd", 16: "td", 17: "t", 18: "t", 19: "t", 20: "t"},  # frames: only a hand-over, or its abort, has any
     **{21: "i", 22: "p", 23: "pt", 24: "td", 25: "d", 26: "id", 27: "d"},  # callers that leave or are slow
     **{36: "pd", 37: "pd", 38: "ipd", 39: "ptd"},  # the engine: it computes nothing in a hand-over
 }

@@ -158,11 +158,11 @@ async def test_following_both(tmp_path: Path) -> None:
         async with asyncio.timeout(15.0):
             while len(shown) < 3:
                 await asyncio.sleep(0.02)
-            for found in two.routers:
+            for num_shown, found in enumerate(two.routers, start=4):
                 async with AsyncClient(found.router.address) as client:
                     await client.generate("a b c", max_tokens=4)
-            while len(shown) < 5:
-                await asyncio.sleep(0.02)
+                while len(shown) < num_shown:
+                    await asyncio.sleep(0.02)
             assert [one.source for one in shown] == ["router-a", "router-b", "router-a", "router-a", "router-b"]
             await two.routers[1].router.stop(grace_s=0.0)
             with pytest.raises(TandemError):

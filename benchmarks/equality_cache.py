@@ -17,6 +17,7 @@ from benchmarks.equality_cases import Counts
 from tandem.core.ids import Epoch
 from tandem.core.messages import HandoverDone, PrefillDone
 from tandem.core.prepared_model import PreparedModel
+from tandem.core.reasons import KV_PREFIX
 from tandem.engine.config import EngineConfig
 from tandem.engine.kv.block_cache import CacheSetup
 from tandem.prefix_cache.config import PrefixCacheConfig, PublicPrefixSection
@@ -64,6 +65,7 @@ class CacheCounts:
 
     counts: Counts = field(default_factory=Counts)
     foreign: int = 0  # requests that found more than their tenant can have left there
+    refused: int = 0  # hand-overs that a worker refused, because what was to be skipped has other names at the other
     prompt_tokens: int = 0
     cached_tokens: int = 0
     skipped_blocks: int = 0  # not handed over: the decode worker had them
@@ -100,7 +102,9 @@ async def compare(prepared: PreparedModel, script: Script, setting: Setting) -> 
                     if not result.failures():
                         break
                     # A pool this small may have no room at that moment; a router would place the request again.
-                    found, most = replace(found, tried_again=found.tried_again + 1), len(case.task.prompt_token_ids)
+                    refused = any(failure.reason == KV_PREFIX for failure in result.failures())
+                    found = replace(found, tried_again=found.tried_again + 1, refused=found.refused + refused)
+                    most = len(case.task.prompt_token_ids)
                     await pair.settle()
                     result = await pair.run(case.task, case.source)
                 found = _add(found, case, result, most)

@@ -14,7 +14,8 @@ them) show that caches were at work; evictions are counted in the in-process gro
 
 Power: the same run with faults planted into the cache of this process (names without the tenant, without what stands
 before a block, without its last token; a block lent in another's place; wrong bytes out of a slower tier).
-``planted_found`` of ``planted`` were noticed.
+``planted_found`` of ``planted`` were noticed: by wrong tokens, by too much found, or by workers who refused a hand-over
+because the names of the blocks to skip differed (``refused``: never without such a fault).
 
 One case is one request with all its sequences. Run: ``python -m benchmarks.equality --cache --json``.
 """
@@ -86,8 +87,9 @@ async def power() -> dict[str, bool]:
             setting = next(s for s in SETTINGS if s.with_tiers is (fault is Planted.TIER))
             with planted(fault):
                 found = await equality_cache.compare(prepared, script, setting)
-            noticed[fault.value] = found.counts.mismatches + found.foreign > 0
-            say(f"planted: {fault.value}: {found.counts.mismatches} mismatches, {found.foreign} foreign")
+            mismatches = found.counts.mismatches
+            noticed[fault.value] = mismatches + found.foreign + found.refused > 0
+            say(f"planted: {fault.value}: {mismatches} mismatches, {found.foreign} foreign, {found.refused} refused")
     return noticed
 
 
@@ -131,6 +133,7 @@ def summarise(found: CacheRun) -> dict[str, Any]:
         "cases": sum(c.counts.cases for c in counts),
         "mismatches": sum(c.counts.mismatches for c in counts),
         "foreign": sum(c.foreign for c in counts),
+        "refused": sum(c.refused for c in counts),
         "handed_over": sum(c.counts.handed_over for c in counts),
         "cached_tokens": sum(c.cached_tokens for c in counts),
         "prompt_tokens": sum(c.prompt_tokens for c in counts),

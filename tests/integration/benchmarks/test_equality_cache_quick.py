@@ -9,8 +9,8 @@ from benchmarks.equality_cache_run import run, summarise
 async def test_cached_answers_equal_a_single_process() -> None:
     found = await run(quick=True)
     result = summarise(found)
-    assert (result["mismatches"], result["foreign"]) == (0, 0), [
-        g for g in found.groups if g.found.counts.mismatches or g.found.foreign
+    assert (result["mismatches"], result["foreign"], result["refused"]) == (0, 0, 0), [
+        g for g in found.groups if g.found.counts.mismatches or g.found.foreign or g.found.refused
     ]
     assert result["cases"] >= 100
     assert min(result["cached_tokens"], result["skipped_blocks"], result["evicted_blocks"]) > 100, result

@@ -137,7 +137,7 @@ class Clairvoyant:
 def clairvoyant_hit_blocks(requests: Sequence[TraceRequest], capacity_blocks: int, block_tokens: int) -> int:
     """Blocks that one worker would find if it served these requests in this order and knew what is to come."""
     policy = Clairvoyant(requests)
-    tree = CacheTree(lambda: policy, tenant_share=1.0)
+    tree = CacheTree(lambda: policy)
     value = BlockValue(recompute_s=0.0)
     hits = 0
     for index, request in enumerate(requests):

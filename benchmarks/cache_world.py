@@ -188,7 +188,7 @@ class PrefillWorld:
         return SimWorker(
             holder=CacheHolder(worker_id, epoch),
             key=WorkerKey(worker_id=worker_id, epoch=epoch),
-            tree=CacheTree(self.config.make_policy, tenant_share=1.0),
+            tree=CacheTree(self.config.make_policy),
         )
 
     def _run_until(self, now_s: float) -> None:

@@ -46,7 +46,13 @@ class Setting:
 SETTINGS = (
     Setting(name="roomy", num_blocks=256),
     *(Setting(name=f"evictions {name}", num_blocks=48, cache={"eviction": name}) for name in EvictionName),
-    Setting(name="quotas and pins", num_blocks=64, cache={"tenant_share": 0.2}, with_pins=True, transport="tcp"),
+    Setting(
+        name="quotas and pins",
+        num_blocks=64,
+        cache={"tenant_weights": {"a": 0.25, "c": 4.0}},
+        with_pins=True,
+        transport="tcp",
+    ),
     Setting(name="public prefixes", num_blocks=64, with_public=True),
     Setting(name="host tier", num_blocks=48, with_tiers=True, cache={"host": {"memory_bytes": 8 << 20}}),
     Setting(

@@ -43,6 +43,7 @@ class WorkerCacheStats:
     num_asked_tokens: int = 0
     num_cached_tokens: int = 0  # of those asked for: not computed
     num_evicted: int = 0
+    num_unpinned: int = 0  # pins that ended before their time, for requests that did not fit beside them
     tiers: tuple[TierStats, ...] = ()
     tenants: tuple[TenantBlocks, ...] = ()  # the largest first
 

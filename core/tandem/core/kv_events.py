@@ -91,10 +91,20 @@ class SnapshotPart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TierCost:
+    """What bringing blocks from a slower tier into the KV pool costs a worker, as measured."""
+
+    tier: Tier
+    fixed_s: float  # before the first byte
+    s_per_byte: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KvUpdate:
     """One message to a watcher; without a part and events it only says that nothing happened.
 
     ``waited_s``: how long the oldest event in it has waited at the worker. ``last_sequence``: the newest event made.
+    ``costs``: of each slower tier that the worker has.
     """
 
     epoch: Epoch
@@ -102,3 +112,4 @@ class KvUpdate:
     waited_s: float = 0.0
     snapshot: SnapshotPart | None = None
     events: tuple[NumberedEvent, ...] = ()
+    costs: tuple[TierCost, ...] = ()

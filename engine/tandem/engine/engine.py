@@ -155,7 +155,7 @@ class Engine:
             raise NoBlocks(f"{num_blocks} KV blocks and room to grow do not fit: {self._memory.num_free} are free")
         attempt.reserved_chain = first.chain
         lent = self._reuse.lend(attempt.key, first.chain, num_cached)
-        self._memory.yield_pins(num_blocks - num_cached)
+        self._memory.yield_pins(num_blocks - num_cached, task.tenant)
         missing = self._memory.allocate(attempt.key, num_blocks - num_cached, BlockState.RECEIVING)
         attempt.reserved = (*lent, *missing)
         attempt.num_cached_tokens = min(num_cached * self._memory.block_size, len(task.prompt_token_ids))

@@ -14,7 +14,7 @@ from tandem.core.blocks import BlockRef
 from tandem.core.cache import TierStats
 from tandem.core.clock import Clock
 from tandem.core.ids import Tenant
-from tandem.core.kv_events import BlockKey, Tier
+from tandem.core.kv_events import BlockKey, Tier, TierCost
 from tandem.engine.attempts import AttemptBook
 from tandem.engine.kv.block_cache import BlockCache
 from tandem.engine.kv.block_table import BlockState
@@ -114,6 +114,10 @@ class Promotions:
     def stats(self, hit_tokens: Counter[Tier]) -> tuple[TierStats, ...]:
         """Return the numbers of each tier."""
         return () if self._tiers is None else self._tiers.stats(hit_tokens)
+
+    def costs(self) -> tuple[TierCost, ...]:
+        """Return what fetching from each tier costs now. Any thread."""
+        return () if self._tiers is None else self._tiers.measured_costs()
 
     # --- the engine's side -------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Settings of the prefix cache, the same for every worker and router of a cluster. Zero I/O."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -8,8 +9,10 @@ from pydantic import Field, model_validator
 from tandem.core.config.hidden import HiddenText
 from tandem.core.config.model import ConfigModel
 from tandem.core.config.units import Bytes
+from tandem.core.ids import Tenant
 from tandem.prefix_cache.eviction.choice import EvictionName
 from tandem.prefix_cache.keys import PublicPrefix
+from tandem.prefix_cache.shares import Weights
 
 SECRET_BYTES = 32
 
@@ -72,8 +75,8 @@ class PrefixCacheConfig(ConfigModel):
     """Keep the KV of finished prompts and answers, and never compute it again while it is kept."""
     eviction: EvictionName = EvictionName.WEIGHTED_LRU
     """Which block goes first when room is needed: lru, lfu-aged, s3-fifo, cost-aware or weighted-lru."""
-    tenant_share: Share = 0.5
-    """Share of the cached blocks that one tenant may hold while others want room."""
+    tenant_weights: Mapping[Tenant, Annotated[float, Field(gt=0.0, le=1000.0)]] = Field(default_factory=dict)
+    """Share of a tenant in each tier relative to the others, while they want room; 1 when it is not named."""
     public_prefixes: tuple[PublicPrefixSection, ...] = Field(default=(), max_length=1024)
     """Beginnings of prompts that tenants may share; everything else is each tenant's own."""
     event_ring_size: int = Field(default=4096, ge=16, le=1_000_000)
@@ -94,6 +97,10 @@ class PrefixCacheConfig(ConfigModel):
     """Longest wait of a request for blocks on their way from a slower tier; then it computes them."""
     secret_file: Path | None = None
     """File with at least 16 secret bytes; clusters that share a Redis need the same. Nothing = new at each start."""
+
+    def weights(self) -> Weights:
+        """Return the tenants' weights."""
+        return Weights(self.tenant_weights)
 
     def public_token_ids(self) -> tuple[PublicPrefix, ...]:
         """Return the public prefixes whose token ids are known, in the form that `PrefixKeyer` takes."""

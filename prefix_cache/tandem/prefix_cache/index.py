@@ -38,11 +38,12 @@ class CacheHolder:
 class PrefixMatch:
     """How much of a prompt a worker holds: ``num_blocks`` from the start, ``num_device_blocks`` of these on its device.
 
-    The others would be fetched from the worker's slower tiers.
+    The others would be fetched from the worker's slower tiers, ``num_remote_blocks`` of them from Redis.
     """
 
     num_blocks: int
     num_device_blocks: int
+    num_remote_blocks: int = 0
 
 
 @dataclass(slots=True)
@@ -152,9 +153,7 @@ class PrefixIndex:
         for index, (holder, life) in enumerate(self._lives.items()):
             num_blocks = runs.get(index)
             if num_blocks:
-                matches[holder] = PrefixMatch(
-                    num_blocks=num_blocks, num_device_blocks=self._num_on_device(life, keys, num_blocks)
-                )
+                matches[holder] = self._by_tier(life, keys, num_blocks)
         return matches
 
     def sweep(self, max_blocks: int = 2000) -> bool:
@@ -203,11 +202,16 @@ class PrefixIndex:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _num_on_device(self, life: _Life, keys: Sequence[BlockKey], num_blocks: int) -> int:
-        device = life.bits.get(Tier.DEVICE, 0)
+    def _by_tier(self, life: _Life, keys: Sequence[BlockKey], num_blocks: int) -> PrefixMatch:
+        device, host = life.bits.get(Tier.DEVICE, 0), life.bits.get(Tier.HOST, 0)
         if device and sum(life.bits.values()) == device:
-            return num_blocks
-        return sum(bool(self._mask(key) & device) for key in keys[:num_blocks])
+            return PrefixMatch(num_blocks=num_blocks, num_device_blocks=num_blocks)
+        num_device = num_near = 0
+        for key in keys[:num_blocks]:
+            mask = self._mask(key)
+            num_device += bool(mask & device)
+            num_near += bool(mask & (device | host))
+        return PrefixMatch(num_blocks=num_blocks, num_device_blocks=num_device, num_remote_blocks=num_blocks - num_near)
 
     def _found(self, wanted: int, step_blocks: int) -> Iterator[dict[int, list[BlockKey]]]:
         """Yield names by bit: after ``step_blocks`` names were looked at, or as many were found."""

@@ -1,9 +1,10 @@
 """The shape of a worker's prefix cache: which blocks are cached, what follows what, who uses them. No bytes, no I/O.
 
 A block may be given up while nobody uses it and no cached block follows it, so every cached block can be reached from
-the start of its prompt. The eviction policy orders those candidates; per-tenant quotas choose whose go first.
+the start of its prompt. The eviction policy orders those candidates; tenants' weights choose whose go first.
 """
 
+import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from tandem.core.errors import InternalError
 from tandem.core.ids import Tenant
 from tandem.prefix_cache.eviction.policy import BlockValue, EvictionPolicy
 from tandem.prefix_cache.keys import BlockKey
+from tandem.prefix_cache.shares import Weights
 
 PolicyFactory = Callable[[], EvictionPolicy]
 
@@ -32,16 +34,16 @@ class _TenantShare:
 
 
 class CacheTree:
-    """Cached blocks of all tenants of one worker, at most ``capacity_blocks``.
+    """Cached blocks of all tenants of one worker.
 
-    Over the capacity, the tenant furthest over its quota gives up first (its own worst block); while nobody is over,
-    the worst of the largest share goes. So a flood of one tenant evicts that tenant's blocks, not the others'.
+    When room is wanted, the tenant with most blocks for its weight gives up its own worst block. So a flood of one
+    tenant evicts that tenant's blocks, not the others': each keeps up to its weight's share of what is cached.
     """
 
-    def __init__(self, make_policy: PolicyFactory, *, tenant_share: float = 0.5) -> None:
-        """``tenant_share`` of the cached blocks is a tenant's quota while others want room."""
+    def __init__(self, make_policy: PolicyFactory, *, weights: Weights | None = None) -> None:
+        """``weights``: nothing = all tenants weigh the same."""
         self._make_policy = make_policy
-        self._tenant_share = tenant_share
+        self._weights = weights or Weights()
         self._nodes: dict[BlockKey, _Node] = {}
         self._shares: dict[Tenant, _TenantShare] = {}
 
@@ -123,12 +125,13 @@ class CacheTree:
 
     def victim(self) -> BlockKey | None:
         """Return the block to give up next, or None when every block is in use."""
-        total = len(self._nodes)
-        quota = self._tenant_share * total
-        over = [share for share in self._shares.values() if share.num_blocks > quota]
-        rest = sorted(self._shares.values(), key=lambda share: -share.num_blocks)
-        for share in (*sorted(over, key=lambda share: -share.num_blocks), *rest):
-            key = share.policy.victim()
+        loads = [
+            (-self._weights.load(who, share.num_blocks), place, share)
+            for place, (who, share) in enumerate(self._shares.items())
+        ]
+        heapq.heapify(loads)  # the first nearly always has one to give
+        while loads:
+            key = heapq.heappop(loads)[2].policy.victim()
             if key is not None:
                 return key
         return None

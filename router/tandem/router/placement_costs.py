@@ -15,22 +15,27 @@ def num_blocks_for(demand: Demand, block_size: int) -> int:
 
 def num_cached_for(demand: Demand, worker: WorkerView) -> int:
     """Leading prompt tokens that ``worker`` would not compute: at most all but one, and only what is worth fetching."""
-    held = demand.cached.get(worker.key)
-    if held is None or held.num_tokens <= 0:
-        return 0
-    num_cached = min(held.num_tokens, demand.num_prompt_tokens - 1)
-    model, num_all = worker.model, demand.num_prompt_tokens
-    with_it_s = held.fetch_s + model.prefill_s(num_new_tokens=num_all - num_cached, num_cached_tokens=num_cached)
-    return num_cached if with_it_s < model.prefill_s(num_new_tokens=num_all) else 0
+    return _cheapest(demand, worker)[1]
 
 
 def predict_compute_s(demand: Demand, worker: WorkerView) -> float:
     """Time until ``worker`` has the prompt's KV, once it begins: fetching what is cached, computing the rest."""
-    num_cached = num_cached_for(demand, worker)
-    compute_s = worker.model.prefill_s(
-        num_new_tokens=demand.num_prompt_tokens - num_cached, num_cached_tokens=num_cached
-    )
-    return compute_s + (demand.cached[worker.key].fetch_s if num_cached else 0.0)
+    return _cheapest(demand, worker)[0]
+
+
+def _cheapest(demand: Demand, worker: WorkerView) -> tuple[float, int]:
+    """Return the least time, and the tokens not computed then: all that is held, what is on the device, or none."""
+    num_all = demand.num_prompt_tokens
+    ways = [(worker.model.prefill_s(num_new_tokens=num_all), 0)]
+    held = demand.cached.get(worker.key)
+    if held is not None:
+        near = ((held.num_tokens - held.num_slow_tokens, 0.0),) if held.num_slow_tokens else ()
+        for num_held, fetch_s in (*near, (held.num_tokens, held.fetch_s)):
+            num_cached = min(num_held, num_all - 1)
+            if num_cached > 0:
+                rest_s = worker.model.prefill_s(num_new_tokens=num_all - num_cached, num_cached_tokens=num_cached)
+                ways.append((fetch_s + rest_s, num_cached))
+    return min(ways)
 
 
 def predict_handover_s(demand: Demand, decode: WorkerView) -> float:

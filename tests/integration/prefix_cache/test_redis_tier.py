@@ -133,6 +133,19 @@ def test_what_a_worker_keeps_in_redis_is_bounded(server: RedisServer) -> None:
         assert engine.cache.events.num_held(Tier.REMOTE) == shelf(tiers).num_blocks > 0
 
 
+def test_a_flood_of_one_tenant_leaves_another_its_blocks_in_redis(server: RedisServer) -> None:
+    with tiered_engine(setup(memory_bytes=2000), redis_url=server.url) as (engine, tiers):
+        fill(engine, tiers)
+        push_out(engine, tiers)
+        for start in range(10):
+            ask(engine, tuple(range(start + 150, start + 190)), "flood")
+            settle(tiers)
+        assert shelf(tiers).num_bytes <= 2000
+        own, flood = (len(shelf(tiers)._stored.keys_of(Tenant(tenant))) for tenant in ("acme", "flood"))
+        assert own > 4
+        assert abs(own - flood) <= 2, "each has half of the room, but for the last one in"
+
+
 @pytest.mark.parametrize("whose", [Tenant("acme"), None])
 def test_a_flush_reaches_what_other_and_lost_workers_stored(
     server: RedisServer, whose: Tenant | None, monkeypatch: pytest.MonkeyPatch

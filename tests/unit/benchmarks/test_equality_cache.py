@@ -69,7 +69,7 @@ def test_the_witness_knows_what_a_tenant_can_have_left() -> None:
 
 def test_settings_cover_every_policy_quotas_and_sharing() -> None:
     assert {s.cache["eviction"] for s in SETTINGS if "eviction" in s.cache} == set(EvictionName)
-    assert any(s.with_pins and "tenant_share" in s.cache for s in SETTINGS)
+    assert any(s.with_pins and "tenant_weights" in s.cache for s in SETTINGS)
     assert any(s.with_public for s in SETTINGS)
 
 

@@ -37,6 +37,19 @@ def test_every_run_is_found_exactly(length: int, runs: list[int], jump: int) -> 
     assert index.match(keys) == expected
 
 
+@given(st.integers(1, 100), *[st.integers(0, 40)] * 3, st.integers(1, 40))
+def test_a_match_tells_the_tiers_apart(length: int, num_device: int, num_host: int, num_remote: int, jump: int) -> None:
+    index = PrefixIndex(jump=jump)
+    keys = prompt(0, length)
+    start, counts = 0, []
+    for tier, count in ((Tier.DEVICE, num_device), (Tier.HOST, num_host), (Tier.REMOTE, num_remote)):
+        counts.append(len(keys[start : start + count]))
+        store(index, holder(0), keys[start : start + count], tier)
+        start += count
+    expected = PrefixMatch(num_blocks=sum(counts), num_device_blocks=counts[0], num_remote_blocks=counts[2])
+    assert index.match(keys) == ({holder(0): expected} if sum(counts) else {})
+
+
 @given(st.integers(1, 100), st.integers(0, 100), st.integers(0, 100), st.integers(1, 40))
 def test_a_run_goes_over_the_tiers_of_a_worker(length: int, num_host: int, num_device: int, jump: int) -> None:
     """The parents may have been moved to the host already, the children not yet."""

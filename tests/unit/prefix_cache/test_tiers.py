@@ -54,13 +54,25 @@ def test_a_block_larger_than_all_room_is_not_kept() -> None:
     assert host.num_held([name(1)]) == 0
 
 
+def test_a_flood_evicts_the_flooder() -> None:
+    host = blocks(8)
+    for number in range(3):
+        put(host, number, BOB)
+    for number in range(10, 60):
+        put(host, number)
+    assert host.num_held([name(0), name(1), name(2)]) == 3
+    assert host.stats().num_blocks == 8
+
+
 @pytest.mark.parametrize("where", range(0, 100 + OVERHEAD_BYTES, 7))
 def test_a_changed_byte_is_a_miss_once_and_gone(where: int) -> None:
     host = blocks()
     put(host, 0)
-    value = bytearray(host._entries[name(0)].value)
+    entry = host._entries.get(name(0))
+    assert entry is not None
+    value = bytearray(entry.value)
     value[where] ^= 1
-    host._entries[name(0)] = HostEntry(name(0), ANN, bytes(value))
+    host._entries.put(name(0), ANN, len(value), HostEntry(name(0), ANN, bytes(value)))
     assert host.get(name(0)) is None
     assert host.stats().num_rejected == 1
     assert (host.stats().num_blocks, host.stats().num_bytes) == (0, 0)
@@ -70,7 +82,9 @@ def test_a_genuine_value_under_another_name_is_a_miss() -> None:
     host = blocks()
     put(host, 0)
     put(host, 1)
-    host._entries[name(1)] = host._entries[name(0)]
+    entry = host._entries.get(name(0))
+    assert entry is not None
+    host._entries.put(name(1), ANN, len(entry.value), entry)
     assert host.get(name(1)) is None
     assert host.refused == {Refusal.OTHER_KEY: 1}
 

@@ -10,6 +10,7 @@ from tandem.prefix_cache.eviction.lru import Lru
 from tandem.prefix_cache.eviction.policy import BlockValue
 from tandem.prefix_cache.eviction.weighted_lru import WeightedLru
 from tandem.prefix_cache.keys import BlockKey
+from tandem.prefix_cache.shares import Weights
 from tandem.prefix_cache.tree import CacheTree, PolicyFactory
 
 VALUE = BlockValue(recompute_s=1.0)
@@ -107,7 +108,7 @@ def test_defects_are_loud() -> None:
 
 
 def test_a_flood_evicts_the_flooder() -> None:
-    tree = CacheTree(Lru, tenant_share=0.5)
+    tree = CacheTree(Lru)
     tree.unuse(chain(tree, "victim", B))
     for number in range(40):
         if len(tree) >= 20:
@@ -121,8 +122,29 @@ def test_a_flood_evicts_the_flooder() -> None:
     assert tree.num_blocks_of(A) == 14
 
 
+@settings(max_examples=100)
+@given(
+    st.dictionaries(st.sampled_from([A, B, Tenant("c")]), st.sampled_from([0.25, 0.5, 1.0, 2.0, 5.0])),
+    st.lists(st.sampled_from([A, B, Tenant("c")]), min_size=60, max_size=200),
+)
+def test_who_wants_more_than_its_share_keeps_its_share(weights: dict[Tenant, float], asks: list[Tenant]) -> None:
+    """Each tenant keeps what it asked for, up to its weight's share of the room, whatever the order of the asks."""
+    room = 30
+    tree = CacheTree(Lru, weights=Weights(weights))
+    for number, tenant in enumerate(asks):
+        key = name(f"#{number}")
+        tree.add(tenant, key, None, VALUE)
+        tree.unuse([key])
+        while len(tree) > room:
+            assert evict(tree) is not None
+    total = sum(weights.get(tenant, 1.0) for tenant in set(asks))
+    for tenant in set(asks):
+        share = int(room * weights.get(tenant, 1.0) / total)
+        assert tree.num_blocks_of(tenant) >= min(asks.count(tenant), share) - 1  # the last one in went over
+
+
 def test_a_tenant_under_its_quota_gives_up_when_nobody_else_can() -> None:
-    tree = CacheTree(Lru, tenant_share=0.5)
+    tree = CacheTree(Lru)
     tree.unuse(chain(tree, "b", B))
     chain(tree, "inuse", A)
     assert evict(tree) == "b"
@@ -132,7 +154,7 @@ def test_a_tenant_under_its_quota_gives_up_when_nobody_else_can() -> None:
 @given(st.lists(st.tuples(st.text("ab", min_size=1, max_size=6), st.sampled_from([A, B]), st.booleans()), max_size=40))
 def test_the_books_balance(steps: list[tuple[str, Tenant, bool]]) -> None:
     """Any mix of serving, finishing and evicting: counts equal a recount, and every cached block can be reached."""
-    tree = CacheTree(Lru, tenant_share=0.5)
+    tree = CacheTree(Lru)
     serving: list[list[BlockKey]] = []
     ever: set[str] = set()
     for text, tenant, finish in steps:

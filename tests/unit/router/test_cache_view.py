@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tandem.core.ids import Epoch
-from tandem.core.kv_events import BlockKey, Tier
+from tandem.core.kv_events import BlockKey, KvUpdate, Tier, TierCost
 from tandem.core.messages import StartPrefill
 from tandem.core.types import Role
+from tandem.prefix_cache.tiers.costs import FIRST_COSTS
 from tandem.router.actions import WorkerKey
 from tandem.router.cache.expected import ExpectedPrefixes
 from tandem.router.cache.names import KvForm, PromptNamer
@@ -101,12 +102,26 @@ def test_another_form_of_kv_is_never_found() -> None:
 
 
 def test_a_slower_tier_costs_a_fetch() -> None:
-    view = make_cache_view(host_bytes_per_s=1000.0)
-    hold(view, P, stored(32), stored(64, tier=Tier.HOST))
-    (prefix,) = view.cached(names_of(100), [replace(PREFILLS[0], kv_bytes_per_token=10.0)], 100.0).values()
-    assert prefix.num_tokens == 64
-    assert prefix.fetch_s == pytest.approx(32 * 10.0 / 1000.0)
-    assert prefix.num_slow_tokens == 32
+    """What the worker measured, by tier; until it has told, what a worker takes it for in the beginning."""
+    view = make_cache_view()
+    hold(view, P, stored(32), stored(48, tier=Tier.HOST), stored(64, tier=Tier.REMOTE))
+    seen = replace(PREFILLS[0], kv_bytes_per_token=10.0)
+
+    def found() -> CachedPrefix:
+        (prefix,) = view.cached(names_of(100), [seen], 100.0).values()
+        return prefix
+
+    host, remote = FIRST_COSTS[Tier.HOST], FIRST_COSTS[Tier.REMOTE]
+    assert (found().num_tokens, found().num_slow_tokens) == (64, 32)
+    assert found().fetch_s == pytest.approx(
+        host.fixed_s + remote.fixed_s + 16 * 10.0 * (host.s_per_byte + remote.s_per_byte)
+    )
+    costs = (
+        TierCost(tier=Tier.HOST, fixed_s=0.5, s_per_byte=0.001),
+        TierCost(tier=Tier.REMOTE, fixed_s=2.0, s_per_byte=0.1),
+    )
+    view.on_update(P, KvUpdate(epoch=P.epoch, last_sequence=3, costs=costs), 100.0)
+    assert found().fetch_s == pytest.approx(2.5 + 16 * 10.0 * 0.101)
 
 
 def test_old_news_is_no_news() -> None:

@@ -30,6 +30,7 @@ from tandem.core.kv_events import (
     SnapshotPart,
     Stored,
     Tier,
+    TierCost,
     WatchFrom,
 )
 from tandem.inference.v1 import inference_pb2
@@ -52,6 +53,7 @@ update = st.builds(
         st.builds(SnapshotPart, sequence=count, held=st.lists(stored, max_size=2).map(tuple), first=flag, last=flag)
     ),
     events=st.lists(st.builds(NumberedEvent, sequence=count, event=kv_event), max_size=3).map(tuple),
+    costs=st.lists(st.builds(TierCost, tier=tier, fixed_s=seconds, s_per_byte=seconds), max_size=2).map(tuple),
 )
 stats = st.builds(
     WorkerCacheStats,
@@ -62,6 +64,7 @@ stats = st.builds(
     num_asked_tokens=count,
     num_cached_tokens=count,
     num_evicted=count,
+    num_unpinned=count,
     tiers=st.lists(
         st.builds(
             TierStats,
@@ -156,3 +159,10 @@ def test_hit_rates_are_shares_of_all_tokens_asked_for() -> None:
     assert hit_rates((WorkerCacheStats(tiers=(TierStats(tier=Tier.DEVICE, num_blocks=0, num_hit_tokens=0),)),)) == {
         Tier.DEVICE: 0.0
     }
+
+
+@pytest.mark.parametrize("cost", [{"fixed_ms": -1.0}, {"ns_per_byte": float("nan")}, {"fixed_ms": float("inf")}])
+def test_a_cost_that_is_no_time_is_refused(cost: dict[str, float]) -> None:
+    message = worker_pb.WatchKvEventsResponse(costs=[worker_pb.KvTierCost(tier=worker_pb.KV_TIER_HOST, **cost)])
+    with pytest.raises(InvalidArgument, match=f"costs.{next(iter(cost))}"):
+        kv_events.decode_update(message)

@@ -12,7 +12,7 @@ from tandem.core.cache import TierStats, WorkerFlushed
 from tandem.core.clock import MonotonicClock
 from tandem.core.errors import Unavailable
 from tandem.core.ids import Tenant
-from tandem.core.kv_events import BlockKey, Tier
+from tandem.core.kv_events import BlockKey, Tier, TierCost
 from tandem.core.messages import AttemptFailed, AttemptReleased, Granted, HandoverDone, PrefillDone, RequestEvent
 from tandem.core.types import PrefixPin
 from tandem.engine.engine import Engine
@@ -103,6 +103,10 @@ class _SlowRedis:
 
     def stats(self, hit_tokens: Counter[Tier]) -> tuple[TierStats, ...]:
         """No numbers."""
+        return ()
+
+    def costs(self) -> tuple[TierCost, ...]:
+        """Nothing is fetched."""
         return ()
 
     def is_flush_pending(self) -> bool:

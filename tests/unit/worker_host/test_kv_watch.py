@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from tandem.core.clock import MonotonicClock
 from tandem.core.errors import Overloaded, Unavailable
 from tandem.core.ids import Epoch, WorkerId
-from tandem.core.kv_events import BlockKey, KvUpdate, Removed, Stored, Tier, WatchFrom
+from tandem.core.kv_events import BlockKey, KvUpdate, Removed, Stored, Tier, TierCost, WatchFrom
 from tandem.prefix_cache.event_log import KvEventLog
 from tandem.prefix_cache.feed import KvEventFeed
 from tandem.prefix_cache.index import CacheHolder, PrefixIndex
@@ -46,6 +47,16 @@ async def test_a_newcomer_gets_a_snapshot_then_each_change() -> None:
     second = await take(updates)
     assert [event.sequence for event in second.events] == [2]
     assert second.last_sequence == 2
+    await updates.aclose()
+
+
+async def test_each_message_tells_what_fetching_costs_at_that_time() -> None:
+    log, cost = KvEventLog(Epoch(7)), TierCost(tier=Tier.HOST, fixed_s=0.5, s_per_byte=1e-9)
+    costs = [cost]
+    updates = KvWatches(log, clock=MonotonicClock(), costs=lambda: tuple(costs), beat_s=0.05).follow(ANEW)
+    assert (await take(updates)).costs == (cost,)
+    costs[0] = replace(cost, fixed_s=0.1)
+    assert (await take(updates)).costs == (replace(cost, fixed_s=0.1),), "with a sign of life too"
     await updates.aclose()
 
 

@@ -25,7 +25,7 @@ class WorkerCacheServiceHandler:
     def __init__(self, cache: BlockCache, calls: EngineCalls, *, clock: Clock) -> None:
         self._cache = cache
         self._calls = calls
-        self.watches = KvWatches(cache.events, clock=clock)
+        self.watches = KvWatches(cache.events, clock=clock, costs=cache.tier_costs)
 
     def watch_kv_events(self, start: WatchFrom, call: CallContext) -> AsyncIterator[KvUpdate]:
         """Yield what is held and what changes."""
@@ -51,6 +51,7 @@ class WorkerCacheServiceHandler:
             num_asked_tokens=stats.num_asked_tokens,
             num_cached_tokens=stats.num_cached_tokens,
             num_evicted=stats.num_evicted,
+            num_unpinned=stats.num_unpinned,
             tiers=stats.tiers,
             tenants=tuple(TenantBlocks(tenant=use.tenant, num_blocks=use.num_blocks) for use in tenants),
         )

@@ -5,12 +5,23 @@ falls out of the ring gets a snapshot. So neither the engine thread nor memory d
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from dataclasses import replace
 
 from tandem.core.clock import Clock
 from tandem.core.errors import Overloaded, Unavailable
 from tandem.core.ids import Epoch
-from tandem.core.kv_events import Cleared, KvUpdate, NumberedEvent, Replay, Snapshot, SnapshotPart, Stored, WatchFrom
+from tandem.core.kv_events import (
+    Cleared,
+    KvUpdate,
+    NumberedEvent,
+    Replay,
+    Snapshot,
+    SnapshotPart,
+    Stored,
+    TierCost,
+    WatchFrom,
+)
 from tandem.prefix_cache.event_log import KvEventLog
 
 _MAX_NAMES = 4096  # per message: 128 KiB
@@ -25,12 +36,17 @@ class KvWatches:
         log: KvEventLog,
         *,
         clock: Clock,
+        costs: Callable[[], tuple[TierCost, ...]] = tuple,
         beat_s: float = 1.0,
         max_stall_s: float = 10.0,
         max_watchers: int = 64,
     ) -> None:
-        """A sign of life comes each ``beat_s``; who takes no message for ``max_stall_s`` is cut."""
+        """A sign of life comes each ``beat_s``; who takes no message for ``max_stall_s`` is cut.
+
+        ``costs``: what each slower tier costs at present; every message carries it.
+        """
         self._log = log
+        self._costs = costs
         self._clock = clock
         self._beat_s = beat_s
         self._max_stall_s = max_stall_s
@@ -56,7 +72,7 @@ class KvWatches:
                 epoch, following = replay.epoch, _after(replay, following)
                 for update in _messages(replay, self._log.last_sequence, waited_s):
                     with _Stall(self, self._max_stall_s):
-                        yield update
+                        yield replace(update, costs=self._costs())
                 await news.wait(self._beat_s)
         finally:
             end()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from tandem.chaos.simulation.worker_parts import WorkerPlan
 from tandem.chaos.simulation.workload import WorkloadPlan
+from tandem.core.ids import Tenant
 from tandem.core.types import Role
 from tandem.engine.config import Batching, EngineConfig
 from tandem.prefix_cache.config import PrefixCacheConfig
@@ -101,7 +102,9 @@ def draw_plan(rng: random.Random, *, is_calm: bool) -> ClusterPlan:
 
 def with_caches(plan: ClusterPlan, rng: random.Random) -> ClusterPlan:
     """Return the same cluster with prefix caches, and callers whose prompts begin alike."""
-    cache = PrefixCacheConfig(eviction=rng.choice(list(EvictionName)), tenant_share=rng.choice((0.3, 0.5, 1.0)))
+    cache = PrefixCacheConfig(
+        eviction=rng.choice(list(EvictionName)), tenant_weights={Tenant("tenant-0"): rng.choice((0.3, 1.0, 4.0))}
+    )
     return replace(
         plan,
         workers=tuple(replace(worker, cache=cache) for worker in plan.workers),

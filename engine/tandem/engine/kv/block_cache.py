@@ -14,6 +14,7 @@ from tandem.core.blocks import AttemptKey, BlockRef
 from tandem.core.cache import TierStats
 from tandem.core.clock import Clock
 from tandem.core.ids import Epoch, Tenant
+from tandem.core.kv_events import TierCost
 from tandem.engine.kv.block_table import BlockTable
 from tandem.engine.kv.cache_stats import CacheCounters, CacheStats, TenantUse
 from tandem.engine.kv.chain import Chain, FlushCount
@@ -66,6 +67,10 @@ class SlowerTiers(Protocol):
         """Return the numbers of each tier."""
         ...
 
+    def costs(self) -> tuple[TierCost, ...]:
+        """Return what fetching from each tier costs now. Any thread."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
@@ -88,7 +93,7 @@ class BlockCache:
         self._setup = setup
         self._block_size = block_size
         self._public = settings.public_token_ids()
-        self._tree = CacheTree(lambda: make_policy(settings.eviction), tenant_share=settings.tenant_share)
+        self._tree = CacheTree(lambda: make_policy(settings.eviction), weights=settings.weights())
         self._keyers: OrderedDict[Tenant, PrefixKeyer] = OrderedDict()
         self._refs: dict[BlockKey, BlockRef] = {}
         self._names: dict[int, BlockKey] = {}  # by block id
@@ -257,11 +262,17 @@ class BlockCache:
         if self._doomed:
             self._give_up_flushed(_SLICE_BLOCKS)
 
-    def unkeep_all(self) -> bool:
-        """Let go of everything that is kept, because a request would not fit at all beside it. False: nothing was."""
-        names = self._keeps.drop_all()
+    def unkeep_one(self, asker: Tenant) -> bool:
+        """End one pin before its time, because a request of ``asker`` would not fit at all beside it. False: none is.
+
+        The asker's own go first, then those that would end soonest.
+        """
+        names = self._keeps.end_one(asker)
+        if names is None:
+            return False
+        self._counters.num_unpinned += 1
         self._unkeep(names)
-        return bool(names)
+        return True
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -288,6 +299,7 @@ class BlockCache:
             num_asked_tokens=self._counters.num_asked_tokens,
             num_cached_tokens=self._counters.num_cached_tokens,
             num_evicted=self._counters.num_evicted,
+            num_unpinned=self._counters.num_unpinned,
             tiers=self.tier_stats(),
             tenants=tuple(TenantUse(tenant, self._tree.num_blocks_of(tenant)) for tenant in self._tree.tenants()),
         )
@@ -297,6 +309,10 @@ class BlockCache:
         hits = self._counters.tier_tokens
         device = TierStats(tier=Tier.DEVICE, num_blocks=self._table.counts().cached, num_hit_tokens=hits[Tier.DEVICE])
         return (device,) if self.slower is None else (device, *self.slower.stats(hits))
+
+    def tier_costs(self) -> tuple[TierCost, ...]:
+        """Return what bringing blocks back from each slower tier costs now, as measured. Any thread."""
+        return () if self.slower is None else self.slower.costs()
 
     # --- inside ------------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ class CacheCounters:
     num_asked_tokens: int = 0
     num_cached_tokens: int = 0
     num_evicted: int = 0
+    num_unpinned: int = 0
     tier_tokens: Counter[Tier] = field(default_factory=Counter)  # of the cached tokens, those of slower tiers
 
 
@@ -29,7 +30,10 @@ class TenantUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheStats:
-    """``num_idle`` of ``num_blocks`` could be given up now; ``num_kept`` are pinned. Token counts are totals."""
+    """``num_idle`` of ``num_blocks`` could be given up now; ``num_kept`` are pinned. Token counts are totals.
+
+    ``num_unpinned`` pins ended before their time, for a request that did not fit beside them.
+    """
 
     num_blocks: int
     num_idle: int
@@ -38,5 +42,6 @@ class CacheStats:
     num_asked_tokens: int
     num_cached_tokens: int
     num_evicted: int
+    num_unpinned: int
     tenants: tuple[TenantUse, ...]
     tiers: tuple[TierStats, ...]

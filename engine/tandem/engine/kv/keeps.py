@@ -83,6 +83,15 @@ class Keeps:
         """End all pins; return the blocks."""
         return self._end(list(self._keeps))
 
+    def end_one(self, asker: Tenant) -> tuple[BlockKey, ...] | None:
+        """End one pin before its time, for ``asker``'s sake: its own first, and of them the one that ends soonest.
+
+        Return the blocks that nothing keeps any more, which may be none; None: there was no pin.
+        """
+        if not self._keeps:
+            return None
+        return self._end([min(self._keeps, key=lambda which: (which[0] != asker, self._keeps[which].until_s))])
+
     def expired(self) -> tuple[BlockKey, ...]:
         """End the pins whose time is over; return the blocks that nothing keeps any more."""
         now_s = self._clock.now_s()

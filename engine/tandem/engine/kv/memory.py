@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from tandem.core.blocks import AttemptKey, BlockRef
 from tandem.core.clock import Clock, MonotonicClock
+from tandem.core.ids import Tenant
 from tandem.engine.kv.block_cache import BlockCache, CacheSetup
 from tandem.engine.kv.block_table import BlockState, BlockTable, Placement
 from tandem.engine.kv.pool import KvPool
@@ -45,10 +46,12 @@ class KvMemory:
         """Like ``num_free``, if no prefix were pinned."""
         return self.num_free + self.table.num_kept_idle
 
-    def yield_pins(self, num_blocks: int) -> None:
-        """Let go of pinned prefixes if ``num_blocks`` can't be had beside them."""
-        if self.cache is not None and num_blocks > self.num_free:
-            self.cache.unkeep_all()
+    def yield_pins(self, num_blocks: int, asker: Tenant) -> None:
+        """Let go of pinned prefixes, no more than it takes, if ``num_blocks`` can be had only without them."""
+        if self.cache is None or num_blocks > self.num_free_without_pins:
+            return
+        while num_blocks > self.num_free and self.cache.unkeep_one(asker):
+            pass
 
     def blocks_for(self, num_tokens: int) -> int:
         """Blocks that hold ``num_tokens`` tokens."""

@@ -231,7 +231,7 @@ class Scheduler:
 
     def _first_blocks(self, sequence: Sequence) -> tuple[BlockRef, ...]:
         num_blocks = self._memory.blocks_for(sequence.num_tokens) - len(sequence.blocks)
-        self._memory.yield_pins(num_blocks)
+        self._memory.yield_pins(num_blocks, sequence.attempt.task.tenant)
         if sequence.attempt.kind is AttemptKind.PREFILL:
             return self._memory.allocate(sequence.key, num_blocks, BlockState.FILLING, Placement.PACKED)
         return self._memory.allocate(sequence.key, num_blocks, BlockState.COMMITTED)

@@ -22,26 +22,23 @@ import structlog
 from tandem.core.cache import TierStats
 from tandem.core.clock import Clock
 from tandem.core.ids import Tenant
-from tandem.core.kv_events import BlockKey, Removed, Stored, Tier
+from tandem.core.kv_events import BlockKey, Removed, Stored, Tier, TierCost
 from tandem.prefix_cache.config import PrefixCacheConfig
 from tandem.prefix_cache.event_log import KvEventLog
 from tandem.prefix_cache.keys import PUBLIC_OWNER
 from tandem.prefix_cache.remote.envelope import BlockEnvelope
-from tandem.prefix_cache.tiers.costs import MeasuredCost
+from tandem.prefix_cache.tiers.costs import FIRST_COSTS, MeasuredCost
 from tandem.prefix_cache.tiers.host import HostBlocks, HostEntry
 from tandem.prefix_cache.tiers.jobs import Demotion, Fetch, FetchedBlock
-from tandem.prefix_cache.tiers.promotion import FetchCost
+from tandem.prefix_cache.tiers.remote_queue import RemoteQueue
 from tandem.prefix_cache.tiers.remote_shelf import RemoteShelf
 
 _log = structlog.get_logger(__name__)
 _MAX_PENDING_BYTES = 256 << 20  # copies that wait to be sealed; beyond it blocks are forgotten
-_MAX_TO_REMOTE = 64  # blocks that wait for Redis; beyond it blocks are forgotten
 _MAX_FETCHES = 64
 _MAX_FLUSHES = 4096  # tenants whose flushes are told apart
 _CLOSE_S = 5.0
 _FLUSH_PAUSE_S = 1.0  # between two tries to tell Redis of a flush
-_HOST_COST = FetchCost(fixed_s=0.001, s_per_byte=1.5e-9)  # until measured: one pass to verify, some to copy
-_REMOTE_COST = FetchCost(fixed_s=0.003, s_per_byte=5e-9)
 
 
 class BlockTiers:
@@ -64,7 +61,7 @@ class BlockTiers:
         self._clock = clock
         self.host: HostBlocks | None = None
         if settings.host.enabled:
-            self.host = HostBlocks(envelope, capacity_bytes=settings.host.memory_bytes)
+            self.host = HostBlocks(envelope, capacity_bytes=settings.host.memory_bytes, weights=settings.weights())
         self.remote: RemoteShelf | None = None
         if settings.redis.enabled and redis_url is not None:
             self.remote = RemoteShelf(
@@ -75,8 +72,12 @@ class BlockTiers:
                 clock=clock,
                 on_stored=lambda keys: self._events.append(Stored(keys=keys, tier=Tier.REMOTE)),
                 on_removed=lambda keys: self._events.append(Removed(keys=keys, tier=Tier.REMOTE)),
+                weights=settings.weights(),
             )
-        self.costs = {Tier.HOST: MeasuredCost(_HOST_COST), Tier.REMOTE: MeasuredCost(_REMOTE_COST)}
+        self.costs = {
+            Tier.HOST: MeasuredCost(FIRST_COSTS[Tier.HOST]),
+            Tier.REMOTE: MeasuredCost(FIRST_COSTS[Tier.REMOTE]),
+        }
         self.on_arrival: Callable[[], None] = lambda: None  # called by the tiers' thread
         self.promoted: Counter[Tier] = Counter()  # blocks; the engine counts what it took
         self.num_skipped = 0  # blocks that were not kept: too many at a time
@@ -88,7 +89,8 @@ class BlockTiers:
         self._flushes: Counter[Tenant | None] = Counter()
         self._num_flushing = 0  # flushes on their way to Redis
         self._arrivals: deque[Fetch] = deque()
-        self._to_remote: deque[tuple[HostEntry, int]] = deque()
+        self._to_remote = RemoteQueue(settings.weights())
+        self._is_storing = False  # one of them may be on its way
         self._remote_wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -151,7 +153,7 @@ class BlockTiers:
     def num_pending(self) -> int:
         """Blocks and fetches on their way. Any thread."""
         with self._lock:
-            return self._num_pending + len(self._to_remote) + len(self._tasks)
+            return self._num_pending + len(self._to_remote) + self._is_storing + len(self._tasks)
 
     @property
     def has_arrivals(self) -> bool:
@@ -228,6 +230,12 @@ class BlockTiers:
             )
         return tuple(out)
 
+    def measured_costs(self) -> tuple[TierCost, ...]:
+        """Return what fetching from the tiers that there are costs now. Any thread."""
+        there = [tier for tier, it in ((Tier.HOST, self.host), (Tier.REMOTE, self.remote)) if it is not None]
+        costs = {tier: self.costs[tier].now for tier in there}
+        return tuple(TierCost(tier=t, fixed_s=cost.fixed_s, s_per_byte=cost.s_per_byte) for t, cost in costs.items())
+
     # --- the tiers' thread -------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -292,18 +300,16 @@ class BlockTiers:
         if self.remote is None:
             return
         for entry in entries:
-            if len(self._to_remote) >= _MAX_TO_REMOTE:
-                self.remote.num_failed += 1
-                continue
-            self._to_remote.append((entry, self._num_flushes(entry.tenant)))
+            self.remote.num_failed += not self._to_remote.add(entry, self._num_flushes(entry.tenant))
         self._remote_wake.set()
 
     async def _feed_remote(self) -> None:
         while self.remote is not None:
             await self._remote_wake.wait()
             self._remote_wake.clear()
-            while self._to_remote:
-                entry, flushes = self._to_remote[0]
+            self._is_storing = True
+            while (waiting := self._to_remote.pop()) is not None:
+                entry, flushes = waiting
 
                 def is_wanted(tenant: Tenant = entry.tenant, flushes: int = flushes) -> bool:
                     return flushes == self._num_flushes(tenant)
@@ -313,8 +319,7 @@ class BlockTiers:
                         await self.remote.put(entry.key, entry.tenant, entry.value, is_wanted=is_wanted)
                 except Exception:  # noqa: BLE001 - the loop's shell: one block is lost, the next may do
                     _log.exception("block_not_stored")
-                finally:
-                    self._to_remote.popleft()
+            self._is_storing = False
 
     async def _flush_remote(self, remote: RemoteShelf, tenant: Tenant | None) -> None:
         try:

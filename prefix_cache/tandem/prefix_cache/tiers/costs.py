@@ -1,7 +1,15 @@
 """What a tier's blocks cost, learned from what they did cost. Pure; one writer, any reader."""
 
+from collections.abc import Mapping
+
+from tandem.core.kv_events import Tier
 from tandem.prefix_cache.tiers.promotion import FetchCost
 
+FIRST_COSTS: Mapping[Tier, FetchCost] = {
+    Tier.HOST: FetchCost(fixed_s=0.001, s_per_byte=1.5e-9),  # one pass to verify, some to copy
+    Tier.REMOTE: FetchCost(fixed_s=0.003, s_per_byte=5e-9),
+}
+"""Until something was measured."""
 _WEIGHT = 0.2  # of the newest fetch
 
 

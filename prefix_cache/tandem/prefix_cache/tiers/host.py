@@ -1,11 +1,11 @@
-"""Cached blocks in a worker's own memory: sealed values, bounded in bytes, least recently used out first. Thread-safe.
+"""Cached blocks in a worker's own memory: sealed values, bounded in bytes, shared among tenants. Thread-safe.
 
 A value is sealed by `BlockEnvelope` as it comes in and opened as it goes out: a name, a layout or a byte that is wrong
 is a miss. A flush also keeps out what was copied before it and comes in after it (`HostFence`).
 """
 
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ from tandem.core.errors import InvalidArgument
 from tandem.core.ids import Tenant
 from tandem.prefix_cache.keys import BlockKey
 from tandem.prefix_cache.remote.envelope import BlockEnvelope, Opened, Refusal
+from tandem.prefix_cache.shares import SharedLru, Weights
 
 _MAX_TENANT_FLUSHES = 4096
 
@@ -48,17 +49,16 @@ class HostEntry:
 
 
 class HostBlocks:
-    """Blocks of one layout, at most ``capacity_bytes`` of sealed values."""
+    """Blocks of one layout, at most ``capacity_bytes`` of sealed values; a tenant's flood evicts its own."""
 
-    def __init__(self, envelope: BlockEnvelope, *, capacity_bytes: int) -> None:
-        """Raise InvalidArgument for a capacity that is not above 0."""
+    def __init__(self, envelope: BlockEnvelope, *, capacity_bytes: int, weights: Weights | None = None) -> None:
+        """``weights``: nothing = all tenants weigh the same. Raise InvalidArgument for a capacity not above 0."""
         if capacity_bytes <= 0:
             raise InvalidArgument("prefix_cache.host.memory_bytes", f"{capacity_bytes} is not above 0")
         self._envelope = envelope
         self._capacity_bytes = capacity_bytes
         self._lock = threading.Lock()
-        self._entries: OrderedDict[BlockKey, HostEntry] = OrderedDict()  # least recently used first
-        self._num_bytes = 0
+        self._entries: SharedLru[HostEntry] = SharedLru(weights or Weights())
         self._tenant_flushes: Counter[Tenant] = Counter()
         self._all_flushes = 0
         self._num_hits = self._num_misses = self._num_stored = self._num_evicted = 0
@@ -77,15 +77,13 @@ class HostBlocks:
         with self._lock:
             if fence != self._fence(tenant) or len(value) > self._capacity_bytes:
                 return None
-            self._forget(key)
-            self._entries[key] = HostEntry(key, tenant, value)
-            self._num_bytes += len(value)
+            self._entries.put(key, tenant, len(value), HostEntry(key, tenant, value))
             self._num_stored += 1
             gone: list[HostEntry] = []
-            while self._num_bytes > self._capacity_bytes:
-                oldest = next(iter(self._entries.values()))
-                self._forget(oldest.key)
-                gone.append(oldest)
+            while self._entries.num_bytes > self._capacity_bytes and (victim := self._entries.victim()) is not None:
+                entry = self._entries.pop(victim)
+                if entry is not None:
+                    gone.append(entry)
             self._num_evicted += len(gone)
             return tuple(gone)
 
@@ -94,7 +92,7 @@ class HostBlocks:
         with self._lock:
             if key not in self._entries:
                 return False
-            self._entries.move_to_end(key)
+            self._entries.touch(key)
             return True
 
     def num_held(self, keys: Sequence[BlockKey]) -> int:
@@ -109,7 +107,7 @@ class HostBlocks:
             if entry is None:
                 self._num_misses += 1
                 return None
-            self._entries.move_to_end(key)
+            self._entries.touch(key)
         opened = self._envelope.open(key, entry.value)
         with self._lock:
             if isinstance(opened, Opened):
@@ -118,7 +116,7 @@ class HostBlocks:
             self.refused[opened] += 1
             self._num_misses += 1
             if self._entries.get(key) is entry:
-                self._forget(key)
+                self._entries.pop(key)
             return None
 
     def flush(self, tenant: Tenant | None) -> tuple[BlockKey, ...]:
@@ -129,9 +127,9 @@ class HostBlocks:
                 self._tenant_flushes.clear()
             else:
                 self._tenant_flushes[tenant] += 1
-            gone = tuple(key for key, entry in self._entries.items() if tenant is None or entry.tenant == tenant)
+            gone = self._entries.keys_of(tenant)
             for key in gone:
-                self._forget(key)
+                self._entries.pop(key)
             return gone
 
     def stats(self) -> HostStats:
@@ -139,7 +137,7 @@ class HostBlocks:
         with self._lock:
             return HostStats(
                 num_blocks=len(self._entries),
-                num_bytes=self._num_bytes,
+                num_bytes=self._entries.num_bytes,
                 num_hits=self._num_hits,
                 num_misses=self._num_misses,
                 num_stored=self._num_stored,
@@ -149,8 +147,3 @@ class HostBlocks:
 
     def _fence(self, tenant: Tenant) -> HostFence:
         return HostFence(tenant_flushes=self._tenant_flushes[tenant], all_flushes=self._all_flushes)
-
-    def _forget(self, key: BlockKey) -> None:
-        entry = self._entries.pop(key, None)
-        if entry is not None:
-            self._num_bytes -= len(entry.value)

@@ -1,6 +1,6 @@
 """One worker's part of the Redis tier: what it stored there, bounded in bytes, and what it takes. asyncio, one loop."""
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +12,7 @@ from tandem.prefix_cache.remote.blocks import RemoteBlocks
 from tandem.prefix_cache.remote.breaker import BreakerPolicy, BreakerState
 from tandem.prefix_cache.remote.envelope import BlockEnvelope
 from tandem.prefix_cache.remote.gate import CallKind, GatePolicy, Miss, RedisGate
+from tandem.prefix_cache.shares import SharedLru, Weights
 from tandem.prefix_cache.tiers.scopes import RemoteScopes
 
 Told = Callable[[tuple[BlockKey, ...]], None]
@@ -19,9 +20,7 @@ Told = Callable[[tuple[BlockKey, ...]], None]
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    tenant: Tenant
     scope: bytes
-    num_bytes: int
     ends_s: float
 
 
@@ -38,6 +37,7 @@ class RemoteShelf:
         clock: Clock,
         on_stored: Told,
         on_removed: Told,
+        weights: Weights | None = None,
     ) -> None:
         breaker = BreakerPolicy(max_failures=settings.breaker_failures, open_s=settings.breaker_open_s)
         policy = GatePolicy(
@@ -54,8 +54,7 @@ class RemoteShelf:
         self._settings = settings
         self._clock = clock
         self._on_stored, self._on_removed = on_stored, on_removed
-        self._stored: OrderedDict[BlockKey, _Stored] = OrderedDict()  # oldest first
-        self.num_bytes = 0
+        self._stored: SharedLru[_Stored] = SharedLru(weights or Weights())  # none is touched: the oldest first
         self.num_stored = 0
         self.num_failed = 0  # blocks that Redis did not take
 
@@ -63,6 +62,11 @@ class RemoteShelf:
     def num_blocks(self) -> int:
         """Blocks that this worker stored and that should still be there."""
         return len(self._stored)
+
+    @property
+    def num_bytes(self) -> int:
+        """Sealed bytes of these blocks."""
+        return self._stored.num_bytes
 
     @property
     def num_rejected(self) -> int:
@@ -95,7 +99,10 @@ class RemoteShelf:
         return None
 
     async def put(self, key: BlockKey, tenant: Tenant, value: bytes, *, is_wanted: Callable[[], bool]) -> None:
-        """Store a sealed block; the oldest make room. ``is_wanted`` is asked last: a flush may have come."""
+        """Store a sealed block; the oldest of who has most there make room.
+
+        ``is_wanted`` is asked last: a flush may have come.
+        """
         self._expire()
         if len(value) > self._settings.memory_bytes:
             self.num_failed += 1
@@ -104,17 +111,17 @@ class RemoteShelf:
         if isinstance(scope, Miss) or not is_wanted():
             self.num_failed += 1
             return
-        while self._stored and self.num_bytes + len(value) > self._settings.memory_bytes:
-            if not await self._remove([next(iter(self._stored))]):
+        while (
+            self.num_bytes + len(value) > self._settings.memory_bytes and (victim := self._stored.victim()) is not None
+        ):
+            if not await self._remove([victim]):
                 self.num_failed += 1  # what can't be removed still counts: the bound holds also now
                 return
         taken = await self._blocks.put_sealed({key: value}, scope=scope)
         if isinstance(taken, Miss) or not taken:
             self.num_failed += 1
             return
-        self._forget([key], tell=False)
-        self._stored[key] = _Stored(tenant, scope, len(value), self._clock.now_s() + self._settings.ttl_s)
-        self.num_bytes += len(value)
+        self._stored.put(key, tenant, len(value), _Stored(scope, self._clock.now_s() + self._settings.ttl_s))
         self.num_stored += 1
         if is_wanted():
             self._on_stored((key,))
@@ -123,7 +130,7 @@ class RemoteShelf:
         """Let nobody find what is there of ``tenant`` (None = of all); if Redis is away, before it is used again."""
         self._scopes.forget(tenant)
         await self._scopes.settle()
-        names = [key for key, stored in self._stored.items() if tenant is None or stored.tenant == tenant]
+        names = self._stored.keys_of(tenant)
         for start in range(0, len(names), 100):
             await self._remove(names[start : start + 100])
 
@@ -142,20 +149,25 @@ class RemoteShelf:
 
     def _expire(self) -> None:
         now_s = self._clock.now_s()
-        while self._stored and next(iter(self._stored.values())).ends_s <= now_s:
-            self._forget([next(iter(self._stored))])
+        while (oldest := next(iter(self._stored), None)) is not None:
+            stored = self._stored.get(oldest)
+            if stored is None or stored.ends_s > now_s:
+                return
+            self._forget([oldest])
 
     async def _remove(self, keys: Sequence[BlockKey]) -> bool:
-        for scope in {self._stored[key].scope for key in keys if key in self._stored}:
-            mine = [key for key in keys if key in self._stored and self._stored[key].scope == scope]
+        by_scope: dict[bytes, list[BlockKey]] = {}
+        for key in keys:
+            stored = self._stored.get(key)
+            if stored is not None:
+                by_scope.setdefault(stored.scope, []).append(key)
+        for scope, mine in by_scope.items():
             if isinstance(await self._blocks.drop(mine, scope=scope), Miss):
                 return False
             self._forget(mine)
         return True
 
-    def _forget(self, keys: Sequence[BlockKey], *, tell: bool = True) -> None:
-        gone = [key for key in keys if key in self._stored]
-        for key in gone:
-            self.num_bytes -= self._stored.pop(key).num_bytes
-        if gone and tell:
-            self._on_removed(tuple(gone))
+    def _forget(self, keys: Sequence[BlockKey]) -> None:
+        gone = tuple(key for key in keys if self._stored.pop(key) is not None)
+        if gone:
+            self._on_removed(gone)

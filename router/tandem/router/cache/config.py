@@ -45,8 +45,6 @@ class CacheSection(ConfigModel):
     """Most names that are expected anywhere; 0 = nothing is expected, only what workers tell counts."""
     stale_after_s: Annotated[float, Field(gt=0.0, le=3600.0)] = 30.0
     """What is known of a worker's cache counts for nothing when the worker has told nothing for so long."""
-    host_bytes_per_s: Annotated[float, Field(gt=0.0, le=1e12)] = 4e9
-    """Speed at which a worker brings blocks from its host memory back to its device."""
     off_loop_tokens: Annotated[int, Field(ge=1)] = 8192
     """Longer prompts are named in a thread, so that other requests' tokens do not wait for it."""
     image: CacheImageSection = CacheImageSection()

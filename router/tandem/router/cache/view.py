@@ -7,9 +7,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from tandem.core.cache import IndexStatus
-from tandem.core.kv_events import KvUpdate, SnapshotPart, WatchFrom
+from tandem.core.kv_events import KvUpdate, SnapshotPart, Tier, WatchFrom
 from tandem.prefix_cache.feed import KvEventFeed
 from tandem.prefix_cache.index import CacheHolder, HeldNames, LifeMark, PrefixIndex, PrefixMatch
+from tandem.prefix_cache.tiers.costs import FIRST_COSTS
+from tandem.prefix_cache.tiers.promotion import FetchCost
 from tandem.router.actions import WorkerKey
 from tandem.router.cache.config import CacheSection
 from tandem.router.cache.expected import ExpectedPrefixes
@@ -49,6 +51,7 @@ class CacheView:
         self._index = PrefixIndex(max_blocks=section.max_index_blocks)
         self._expected = ExpectedPrefixes(max_blocks=section.max_expected_blocks, expect_s=section.expect_s)
         self._feeds: dict[WorkerKey, KvEventFeed] = {}
+        self._costs: dict[WorkerKey, dict[Tier, FetchCost]] = {}  # what each told of its slower tiers
 
     # --- what workers tell -------------------------------------------------------------------------------------------
 
@@ -64,6 +67,9 @@ class CacheView:
         feed = self._feeds.get(worker)
         if feed is None or update.epoch != worker.epoch:
             return False
+        self._costs[worker] = {
+            cost.tier: FetchCost(fixed_s=cost.fixed_s, s_per_byte=cost.s_per_byte) for cost in update.costs
+        }
         return feed.on_update(update, now_s)
 
     def on_image(self, worker: WorkerKey, part: SnapshotPart) -> bool:
@@ -82,6 +88,7 @@ class CacheView:
     def on_gone(self, worker: WorkerKey) -> None:
         """That life is over: nothing can be had of it any more."""
         feed = self._feeds.pop(worker, None)
+        self._costs.pop(worker, None)
         if feed is not None:
             feed.on_worker_gone()
         self._expected.forget(worker)
@@ -190,11 +197,18 @@ class CacheView:
         stale_s = feed.staleness_s(now_s)
         if stale_s is None or stale_s > self._section.stale_after_s:
             return None
-        num_slow = (match.num_blocks - match.num_device_blocks) * view.block_size
+        num_slow = match.num_blocks - match.num_device_blocks
+        blocks = {Tier.HOST: num_slow - match.num_remote_blocks, Tier.REMOTE: match.num_remote_blocks}
+        costs = self._costs.get(view.key, {})
+        fetch_s = 0.0
+        for tier, num_blocks in blocks.items():
+            if num_blocks:
+                cost = costs.get(tier, FIRST_COSTS[tier])
+                fetch_s += cost.fixed_s + cost.s_per_byte * num_blocks * view.block_size * view.kv_bytes_per_token
         return CachedPrefix(
             num_tokens=match.num_blocks * view.block_size,
-            fetch_s=num_slow * view.kv_bytes_per_token / self._section.host_bytes_per_s,
-            num_slow_tokens=num_slow,
+            fetch_s=fetch_s,
+            num_slow_tokens=num_slow * view.block_size,
         )
 
 

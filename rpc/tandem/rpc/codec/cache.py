@@ -30,6 +30,7 @@ def encode_stats(stats: WorkerCacheStats) -> worker_pb.GetCacheStatsResponse:
         num_asked_tokens=stats.num_asked_tokens,
         num_cached_tokens=stats.num_cached_tokens,
         num_evicted=stats.num_evicted,
+        num_unpinned=stats.num_unpinned,
         tiers=[
             worker_pb.KvTierStats(
                 tier=TIER.encode(tier.tier),
@@ -57,6 +58,7 @@ def decode_stats(message: worker_pb.GetCacheStatsResponse) -> WorkerCacheStats:
         num_asked_tokens=message.num_asked_tokens,
         num_cached_tokens=message.num_cached_tokens,
         num_evicted=message.num_evicted,
+        num_unpinned=message.num_unpinned,
         tiers=tuple(
             TierStats(
                 tier=TIER.decode(tier.tier, field="tier"),

@@ -1,5 +1,7 @@
 """The stream of a worker's cache events. Names travel joined: one message per name would cost many times as much."""
 
+import math
+
 from tandem.core.errors import InvalidArgument
 from tandem.core.ids import Epoch
 from tandem.core.kv_events import (
@@ -13,6 +15,7 @@ from tandem.core.kv_events import (
     SnapshotPart,
     Stored,
     Tier,
+    TierCost,
     WatchFrom,
 )
 from tandem.rpc.codec.enums import EnumCodec
@@ -48,6 +51,10 @@ def encode_update(update: KvUpdate) -> pb.WatchKvEventsResponse:
         waited_ms=1e3 * update.waited_s,
         snapshot=snapshot,
         events=[_encode_event(numbered) for numbered in update.events],
+        costs=[
+            pb.KvTierCost(tier=TIER.encode(cost.tier), fixed_ms=1e3 * cost.fixed_s, ns_per_byte=1e9 * cost.s_per_byte)
+            for cost in update.costs
+        ],
     )
 
 
@@ -68,7 +75,16 @@ def decode_update(message: pb.WatchKvEventsResponse) -> KvUpdate:
         waited_s=message.waited_ms / 1e3,
         snapshot=snapshot,
         events=tuple(NumberedEvent(sequence=event.sequence, event=_decode_event(event)) for event in message.events),
+        costs=tuple(_decode_cost(cost) for cost in message.costs),
     )
+
+
+def _decode_cost(message: pb.KvTierCost) -> TierCost:
+    fixed_s, s_per_byte = message.fixed_ms / 1e3, message.ns_per_byte / 1e9
+    for field, value in (("fixed_ms", fixed_s), ("ns_per_byte", s_per_byte)):
+        if not 0.0 <= value < math.inf:
+            raise InvalidArgument(f"costs.{field}", f"is {value}", remedy="send a finite number of at least 0")
+    return TierCost(tier=TIER.decode(message.tier, field="costs.tier"), fixed_s=fixed_s, s_per_byte=s_per_byte)
 
 
 def _encode_event(numbered: NumberedEvent) -> pb.KvEvent:

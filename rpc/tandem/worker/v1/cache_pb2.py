@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ctandem/worker/v1/cache.proto\x12\x10tandem.worker.v1\"@\n\x08KvBlocks\x12\x0c\n\x04keys\x18\x01 \x01(\x0c\x12&\n\x04tier\x18\x02 \x01(\x0e\x32\x18.tandem.worker.v1.KvTier\"\x0b\n\tKvCleared\"\xb1\x01\n\x07KvEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12,\n\x06stored\x18\x02 \x01(\x0b\x32\x1a.tandem.worker.v1.KvBlocksH\x00\x12-\n\x07removed\x18\x03 \x01(\x0b\x32\x1a.tandem.worker.v1.KvBlocksH\x00\x12.\n\x07\x63leared\x18\x04 \x01(\x0b\x32\x1b.tandem.worker.v1.KvClearedH\x00\x42\x07\n\x05\x65vent\"i\n\x0eKvSnapshotPart\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12(\n\x04held\x18\x02 \x03(\x0b\x32\x1a.tandem.worker.v1.KvBlocks\x12\r\n\x05\x66irst\x18\x03 \x01(\x08\x12\x0c\n\x04last\x18\x04 \x01(\x08\"L\n\x14WatchKvEventsRequest\x12\x12\n\x05\x65poch\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x16\n\x0estart_sequence\x18\x02 \x01(\x04\x42\x08\n\x06_epoch\"\xaf\x01\n\x15WatchKvEventsResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\x12\x11\n\twaited_ms\x18\x03 \x01(\x01\x12\x32\n\x08snapshot\x18\x04 \x01(\x0b\x32 .tandem.worker.v1.KvSnapshotPart\x12)\n\x06\x65vents\x18\x05 \x03(\x0b\x32\x19.tandem.worker.v1.KvEvent\"3\n\x11\x46lushCacheRequest\x12\x13\n\x06tenant\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\t\n\x07_tenant\"?\n\x12\x46lushCacheResponse\x12\x12\n\nnum_blocks\x18\x01 \x01(\x04\x12\x15\n\rredis_pending\x18\x02 \x01(\x08\"\x16\n\x14GetCacheStatsRequest\"\xca\x01\n\x0bKvTierStats\x12&\n\x04tier\x18\x01 \x01(\x0e\x32\x18.tandem.worker.v1.KvTier\x12\x12\n\nnum_blocks\x18\x02 \x01(\x04\x12\x16\n\x0enum_hit_tokens\x18\x03 \x01(\x04\x12\x11\n\tnum_bytes\x18\x04 \x01(\x04\x12\x13\n\x0bnum_demoted\x18\x05 \x01(\x04\x12\x14\n\x0cnum_promoted\x18\x06 \x01(\x04\x12\x14\n\x0cnum_rejected\x18\x07 \x01(\x04\x12\x13\n\x0bnum_skipped\x18\x08 \x01(\x04\"6\n\x10TenantCacheStats\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x12\n\nnum_blocks\x18\x02 \x01(\x04\"\x91\x02\n\x15GetCacheStatsResponse\x12\x12\n\nnum_blocks\x18\x01 \x01(\x04\x12\x10\n\x08num_idle\x18\x02 \x01(\x04\x12\x10\n\x08num_kept\x18\x03 \x01(\x04\x12\x13\n\x0bnum_prompts\x18\x04 \x01(\x04\x12\x18\n\x10num_asked_tokens\x18\x05 \x01(\x04\x12\x19\n\x11num_cached_tokens\x18\x06 \x01(\x04\x12\x13\n\x0bnum_evicted\x18\x07 \x01(\x04\x12,\n\x05tiers\x18\x08 \x03(\x0b\x32\x1d.tandem.worker.v1.KvTierStats\x12\x33\n\x07tenants\x18\t \x03(\x0b\x32\".tandem.worker.v1.TenantCacheStats*[\n\x06KvTier\x12\x17\n\x13KV_TIER_UNSPECIFIED\x10\x00\x12\x12\n\x0eKV_TIER_DEVICE\x10\x01\x12\x10\n\x0cKV_TIER_HOST\x10\x02\x12\x12\n\x0eKV_TIER_REMOTE\x10\x03\x32\xad\x02\n\x0c\x43\x61\x63heService\x12\x62\n\rWatchKvEvents\x12&.tandem.worker.v1.WatchKvEventsRequest\x1a\'.tandem.worker.v1.WatchKvEventsResponse0\x01\x12W\n\nFlushCache\x12#.tandem.worker.v1.FlushCacheRequest\x1a$.tandem.worker.v1.FlushCacheResponse\x12`\n\rGetCacheStats\x12&.tandem.worker.v1.GetCacheStatsRequest\x1a\'.tandem.worker.v1.GetCacheStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ctandem/worker/v1/cache.proto\x12\x10tandem.worker.v1\"@\n\x08KvBlocks\x12\x0c\n\x04keys\x18\x01 \x01(\x0c\x12&\n\x04tier\x18\x02 \x01(\x0e\x32\x18.tandem.worker.v1.KvTier\"\x0b\n\tKvCleared\"\xb1\x01\n\x07KvEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12,\n\x06stored\x18\x02 \x01(\x0b\x32\x1a.tandem.worker.v1.KvBlocksH\x00\x12-\n\x07removed\x18\x03 \x01(\x0b\x32\x1a.tandem.worker.v1.KvBlocksH\x00\x12.\n\x07\x63leared\x18\x04 \x01(\x0b\x32\x1b.tandem.worker.v1.KvClearedH\x00\x42\x07\n\x05\x65vent\"i\n\x0eKvSnapshotPart\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12(\n\x04held\x18\x02 \x03(\x0b\x32\x1a.tandem.worker.v1.KvBlocks\x12\r\n\x05\x66irst\x18\x03 \x01(\x08\x12\x0c\n\x04last\x18\x04 \x01(\x08\"L\n\x14WatchKvEventsRequest\x12\x12\n\x05\x65poch\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x16\n\x0estart_sequence\x18\x02 \x01(\x04\x42\x08\n\x06_epoch\"\xdc\x01\n\x15WatchKvEventsResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\x12\x11\n\twaited_ms\x18\x03 \x01(\x01\x12\x32\n\x08snapshot\x18\x04 \x01(\x0b\x32 .tandem.worker.v1.KvSnapshotPart\x12)\n\x06\x65vents\x18\x05 \x03(\x0b\x32\x19.tandem.worker.v1.KvEvent\x12+\n\x05\x63osts\x18\x06 \x03(\x0b\x32\x1c.tandem.worker.v1.KvTierCost\"[\n\nKvTierCost\x12&\n\x04tier\x18\x01 \x01(\x0e\x32\x18.tandem.worker.v1.KvTier\x12\x10\n\x08\x66ixed_ms\x18\x02 \x01(\x01\x12\x13\n\x0bns_per_byte\x18\x03 \x01(\x01\"3\n\x11\x46lushCacheRequest\x12\x13\n\x06tenant\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\t\n\x07_tenant\"?\n\x12\x46lushCacheResponse\x12\x12\n\nnum_blocks\x18\x01 \x01(\x04\x12\x15\n\rredis_pending\x18\x02 \x01(\x08\"\x16\n\x14GetCacheStatsRequest\"\xca\x01\n\x0bKvTierStats\x12&\n\x04tier\x18\x01 \x01(\x0e\x32\x18.tandem.worker.v1.KvTier\x12\x12\n\nnum_blocks\x18\x02 \x01(\x04\x12\x16\n\x0enum_hit_tokens\x18\x03 \x01(\x04\x12\x11\n\tnum_bytes\x18\x04 \x01(\x04\x12\x13\n\x0bnum_demoted\x18\x05 \x01(\x04\x12\x14\n\x0cnum_promoted\x18\x06 \x01(\x04\x12\x14\n\x0cnum_rejected\x18\x07 \x01(\x04\x12\x13\n\x0bnum_skipped\x18\x08 \x01(\x04\"6\n\x10TenantCacheStats\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x12\n\nnum_blocks\x18\x02 \x01(\x04\"\xa7\x02\n\x15GetCacheStatsResponse\x12\x12\n\nnum_blocks\x18\x01 \x01(\x04\x12\x10\n\x08num_idle\x18\x02 \x01(\x04\x12\x10\n\x08num_kept\x18\x03 \x01(\x04\x12\x13\n\x0bnum_prompts\x18\x04 \x01(\x04\x12\x18\n\x10num_asked_tokens\x18\x05 \x01(\x04\x12\x19\n\x11num_cached_tokens\x18\x06 \x01(\x04\x12\x13\n\x0bnum_evicted\x18\x07 \x01(\x04\x12,\n\x05tiers\x18\x08 \x03(\x0b\x32\x1d.tandem.worker.v1.KvTierStats\x12\x33\n\x07tenants\x18\t \x03(\x0b\x32\".tandem.worker.v1.TenantCacheStats\x12\x14\n\x0cnum_unpinned\x18\n \x01(\x04*[\n\x06KvTier\x12\x17\n\x13KV_TIER_UNSPECIFIED\x10\x00\x12\x12\n\x0eKV_TIER_DEVICE\x10\x01\x12\x10\n\x0cKV_TIER_HOST\x10\x02\x12\x12\n\x0eKV_TIER_REMOTE\x10\x03\x32\xad\x02\n\x0c\x43\x61\x63heService\x12\x62\n\rWatchKvEvents\x12&.tandem.worker.v1.WatchKvEventsRequest\x1a\'.tandem.worker.v1.WatchKvEventsResponse0\x01\x12W\n\nFlushCache\x12#.tandem.worker.v1.FlushCacheRequest\x1a$.tandem.worker.v1.FlushCacheResponse\x12`\n\rGetCacheStats\x12&.tandem.worker.v1.GetCacheStatsRequest\x1a\'.tandem.worker.v1.GetCacheStatsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.worker.v1.cache_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KVTIER']._serialized_start=1351
-  _globals['_KVTIER']._serialized_end=1442
+  _globals['_KVTIER']._serialized_start=1511
+  _globals['_KVTIER']._serialized_end=1602
   _globals['_KVBLOCKS']._serialized_start=50
   _globals['_KVBLOCKS']._serialized_end=114
   _globals['_KVCLEARED']._serialized_start=116
@@ -44,19 +44,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHKVEVENTSREQUEST']._serialized_start=416
   _globals['_WATCHKVEVENTSREQUEST']._serialized_end=492
   _globals['_WATCHKVEVENTSRESPONSE']._serialized_start=495
-  _globals['_WATCHKVEVENTSRESPONSE']._serialized_end=670
-  _globals['_FLUSHCACHEREQUEST']._serialized_start=672
-  _globals['_FLUSHCACHEREQUEST']._serialized_end=723
-  _globals['_FLUSHCACHERESPONSE']._serialized_start=725
-  _globals['_FLUSHCACHERESPONSE']._serialized_end=788
-  _globals['_GETCACHESTATSREQUEST']._serialized_start=790
-  _globals['_GETCACHESTATSREQUEST']._serialized_end=812
-  _globals['_KVTIERSTATS']._serialized_start=815
-  _globals['_KVTIERSTATS']._serialized_end=1017
-  _globals['_TENANTCACHESTATS']._serialized_start=1019
-  _globals['_TENANTCACHESTATS']._serialized_end=1073
-  _globals['_GETCACHESTATSRESPONSE']._serialized_start=1076
-  _globals['_GETCACHESTATSRESPONSE']._serialized_end=1349
-  _globals['_CACHESERVICE']._serialized_start=1445
-  _globals['_CACHESERVICE']._serialized_end=1746
+  _globals['_WATCHKVEVENTSRESPONSE']._serialized_end=715
+  _globals['_KVTIERCOST']._serialized_start=717
+  _globals['_KVTIERCOST']._serialized_end=808
+  _globals['_FLUSHCACHEREQUEST']._serialized_start=810
+  _globals['_FLUSHCACHEREQUEST']._serialized_end=861
+  _globals['_FLUSHCACHERESPONSE']._serialized_start=863
+  _globals['_FLUSHCACHERESPONSE']._serialized_end=926
+  _globals['_GETCACHESTATSREQUEST']._serialized_start=928
+  _globals['_GETCACHESTATSREQUEST']._serialized_end=950
+  _globals['_KVTIERSTATS']._serialized_start=953
+  _globals['_KVTIERSTATS']._serialized_end=1155
+  _globals['_TENANTCACHESTATS']._serialized_start=1157
+  _globals['_TENANTCACHESTATS']._serialized_end=1211
+  _globals['_GETCACHESTATSRESPONSE']._serialized_start=1214
+  _globals['_GETCACHESTATSRESPONSE']._serialized_end=1509
+  _globals['_CACHESERVICE']._serialized_start=1605
+  _globals['_CACHESERVICE']._serialized_end=1906
 # @@protoc_insertion_point(module_scope)

@@ -62,18 +62,30 @@ class WatchKvEventsRequest(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., start_sequence: _Optional[int] = ...) -> None: ...
 
 class WatchKvEventsResponse(_message.Message):
-    __slots__ = ("epoch", "last_sequence", "waited_ms", "snapshot", "events")
+    __slots__ = ("epoch", "last_sequence", "waited_ms", "snapshot", "events", "costs")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     LAST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     WAITED_MS_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
+    COSTS_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     last_sequence: int
     waited_ms: float
     snapshot: KvSnapshotPart
     events: _containers.RepeatedCompositeFieldContainer[KvEvent]
-    def __init__(self, epoch: _Optional[int] = ..., last_sequence: _Optional[int] = ..., waited_ms: _Optional[float] = ..., snapshot: _Optional[_Union[KvSnapshotPart, _Mapping]] = ..., events: _Optional[_Iterable[_Union[KvEvent, _Mapping]]] = ...) -> None: ...
+    costs: _containers.RepeatedCompositeFieldContainer[KvTierCost]
+    def __init__(self, epoch: _Optional[int] = ..., last_sequence: _Optional[int] = ..., waited_ms: _Optional[float] = ..., snapshot: _Optional[_Union[KvSnapshotPart, _Mapping]] = ..., events: _Optional[_Iterable[_Union[KvEvent, _Mapping]]] = ..., costs: _Optional[_Iterable[_Union[KvTierCost, _Mapping]]] = ...) -> None: ...
+
+class KvTierCost(_message.Message):
+    __slots__ = ("tier", "fixed_ms", "ns_per_byte")
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    FIXED_MS_FIELD_NUMBER: _ClassVar[int]
+    NS_PER_BYTE_FIELD_NUMBER: _ClassVar[int]
+    tier: KvTier
+    fixed_ms: float
+    ns_per_byte: float
+    def __init__(self, tier: _Optional[_Union[KvTier, str]] = ..., fixed_ms: _Optional[float] = ..., ns_per_byte: _Optional[float] = ...) -> None: ...
 
 class FlushCacheRequest(_message.Message):
     __slots__ = ("tenant",)
@@ -122,7 +134,7 @@ class TenantCacheStats(_message.Message):
     def __init__(self, tenant: _Optional[str] = ..., num_blocks: _Optional[int] = ...) -> None: ...
 
 class GetCacheStatsResponse(_message.Message):
-    __slots__ = ("num_blocks", "num_idle", "num_kept", "num_prompts", "num_asked_tokens", "num_cached_tokens", "num_evicted", "tiers", "tenants")
+    __slots__ = ("num_blocks", "num_idle", "num_kept", "num_prompts", "num_asked_tokens", "num_cached_tokens", "num_evicted", "tiers", "tenants", "num_unpinned")
     NUM_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     NUM_IDLE_FIELD_NUMBER: _ClassVar[int]
     NUM_KEPT_FIELD_NUMBER: _ClassVar[int]
@@ -132,6 +144,7 @@ class GetCacheStatsResponse(_message.Message):
     NUM_EVICTED_FIELD_NUMBER: _ClassVar[int]
     TIERS_FIELD_NUMBER: _ClassVar[int]
     TENANTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_UNPINNED_FIELD_NUMBER: _ClassVar[int]
     num_blocks: int
     num_idle: int
     num_kept: int
@@ -141,4 +154,5 @@ class GetCacheStatsResponse(_message.Message):
     num_evicted: int
     tiers: _containers.RepeatedCompositeFieldContainer[KvTierStats]
     tenants: _containers.RepeatedCompositeFieldContainer[TenantCacheStats]
-    def __init__(self, num_blocks: _Optional[int] = ..., num_idle: _Optional[int] = ..., num_kept: _Optional[int] = ..., num_prompts: _Optional[int] = ..., num_asked_tokens: _Optional[int] = ..., num_cached_tokens: _Optional[int] = ..., num_evicted: _Optional[int] = ..., tiers: _Optional[_Iterable[_Union[KvTierStats, _Mapping]]] = ..., tenants: _Optional[_Iterable[_Union[TenantCacheStats, _Mapping]]] = ...) -> None: ...
+    num_unpinned: int
+    def __init__(self, num_blocks: _Optional[int] = ..., num_idle: _Optional[int] = ..., num_kept: _Optional[int] = ..., num_prompts: _Optional[int] = ..., num_asked_tokens: _Optional[int] = ..., num_cached_tokens: _Optional[int] = ..., num_evicted: _Optional[int] = ..., tiers: _Optional[_Iterable[_Union[KvTierStats, _Mapping]]] = ..., tenants: _Optional[_Iterable[_Union[TenantCacheStats, _Mapping]]] = ..., num_unpinned: _Optional[int] = ...) -> None: ...

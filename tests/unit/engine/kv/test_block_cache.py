@@ -96,11 +96,22 @@ def test_every_policy_gives_up_one_block_at_a_time(policy: EvictionName) -> None
 
 
 def test_a_flood_takes_its_own_blocks_first() -> None:
-    bench = Bench(num_blocks=16, setup=make_cache(tenant_share=0.5, eviction="lru"))
+    bench = Bench(num_blocks=16, setup=make_cache(eviction="lru"))
     bench.run(BOB)
     for start in range(200, 1000, 16):
         bench.run(ALICE, range(start, start + 16))
     assert bench.found(BOB) == 4
+
+
+@pytest.mark.parametrize(("weight", "num_left"), [(0.25, 13), (1.0, 32), (3.0, 48)])
+def test_weights_say_how_much_of_the_room_a_tenant_keeps(weight: float, num_left: int) -> None:
+    bench = Bench(num_blocks=64, setup=make_cache(tenant_weights={str(BOB): weight}, eviction="lru"))
+    for start in range(200, 1000, 16):
+        bench.run(BOB, range(start, start + 16))
+    for start in range(200, 1000, 16):
+        bench.run(ALICE, range(start, start + 16))
+    held = {use.tenant: use.num_blocks for use in bench.cache.stats().tenants}
+    assert held[BOB] == pytest.approx(num_left, abs=4)  # a prompt is four blocks
 
 
 def test_events_tell_what_can_be_had() -> None:
@@ -163,7 +174,7 @@ def test_a_pinned_prefix_outlives_pressure_until_its_time_is_over() -> None:
     assert bench.cache.stats().num_kept == 0
 
 
-def test_a_flush_ends_pins_and_pins_can_be_let_go() -> None:
+def test_a_flush_ends_pins() -> None:
     bench = Bench(setup=make_cache(max_pinned_share=1.0, max_pinned_tenant_share=1.0))
     bench.run(ALICE)
     bench.run(BOB)
@@ -171,9 +182,37 @@ def test_a_flush_ends_pins_and_pins_can_be_let_go() -> None:
     bench.cache.keep(BOB, PROMPT, 10.0)
     assert bench.cache.flush(ALICE) == 4
     assert bench.memory.num_free == 8
-    assert bench.cache.unkeep_all()
-    assert not bench.cache.unkeep_all()
+    assert bench.cache.flush(BOB) == 4
     assert bench.memory.num_free == 12
+    bench.check()
+
+
+def test_no_more_pins_end_than_a_request_needs() -> None:
+    bench = Bench(num_blocks=20, setup=make_cache(max_pinned_share=1.0, max_pinned_tenant_share=1.0))
+    for tenant, prompt, ttl_s in (
+        (ALICE, range(100, 116), 30.0),
+        (BOB, range(200, 216), 10.0),
+        (BOB, range(300, 316), 20.0),
+        (ALICE, range(400, 416), 5.0),
+    ):
+        bench.run(tenant, prompt)
+        assert bench.cache.keep(tenant, tuple(prompt), ttl_s) == 16
+    memory, cache = bench.memory, bench.cache
+
+    assert memory.num_free == 4
+    memory.yield_pins(4, BOB)
+    assert cache.stats().num_kept == 16, "it fits beside them"
+    memory.yield_pins(21, BOB)
+    assert cache.stats().num_kept == 16, "it would not fit without them either"
+    memory.yield_pins(5, BOB)
+    assert (cache.stats().num_kept, cache.stats().num_unpinned) == (12, 1)
+    memory.yield_pins(13, BOB)
+    assert cache.stats().num_unpinned == 3, "then its other one, then whose time is over first"
+    bench.clock.time_s += 29.0
+    assert memory.num_free == 16, "the one of half a minute stands"
+    memory.yield_pins(20, BOB)
+    assert (memory.num_free, cache.stats().num_unpinned) == (20, 4)
+    assert not cache.unkeep_one(BOB)
     bench.check()
 
 

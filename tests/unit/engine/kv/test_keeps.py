@@ -81,3 +81,17 @@ def test_one_tenants_quota_is_not_the_others() -> None:
     assert keeps.add(Tenant("c"), names(6, start=150), 5.0).num_blocks == 0
     keeps.drop(A)
     assert keeps.add(Tenant("c"), names(6, start=150), 5.0).num_blocks == 5
+
+
+def test_one_pin_ends_early_the_askers_own_first() -> None:
+    keeps, _ = make(max_pinned_share=1.0, max_pinned_tenant_share=1.0)
+    keeps.add(A, names(2), 50.0)
+    keeps.add(A, names(3), 20.0)
+    keeps.add(B, names(2, start=10), 5.0)
+    keeps.add(B, names(2, start=20), 1.0)
+    assert keeps.end_one(A) == (names(3)[2],), "its own that ends soonest; what its other one holds stays"
+    assert keeps.end_one(A) == tuple(names(2))
+    assert keeps.end_one(A) == tuple(names(2, start=20)), "then whose time is over first"
+    assert keeps.end_one(A) == tuple(names(2, start=10))
+    assert keeps.end_one(A) is None
+    assert keeps.num_blocks == 0

@@ -156,10 +156,13 @@ def test_a_block_that_was_changed_in_host_memory_is_computed_again() -> None:
         run(engine, task(OTHER))
         settle(tiers)
         assert tiers.host is not None
-        for key, entry in tiers.host._entries.items():
+        entries = tiers.host._entries
+        for key in tuple(entries):
+            entry = entries.get(key)
+            assert entry is not None
             spoilt = bytearray(entry.value)
             spoilt[100] ^= 1
-            tiers.host._entries[key] = type(entry)(entry.key, entry.tenant, bytes(spoilt))
+            entries.put(key, entry.tenant, len(spoilt), type(entry)(entry.key, entry.tenant, bytes(spoilt)))
         run(engine, task(PROMPT))
         assert tiers.host.stats().num_rejected == 1, "the first bad one ends the run"
         assert hits(engine)[Tier.HOST] == 0

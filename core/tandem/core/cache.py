@@ -74,7 +74,7 @@ class IndexStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantUsage:
-    """How one router's requests of one tenant used the cache: totals over those that ended well."""
+    """How one router's requests of one tenant used the cache: totals over those whose prompt was computed."""
 
     tenant: Tenant
     num_requests: int

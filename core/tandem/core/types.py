@@ -209,8 +209,9 @@ class Usage:
     cached_tokens: int  # of the prompt: their KV was there already
     output_tokens: int
     pinned_tokens: int = 0  # of the prompt: kept cached because the request asked for it
+    prompt_computed: bool = True  # to its end, or it was cached; a request that failed before has cost no prompt
 
     @property
     def uncached_tokens(self) -> int:
-        """Prompt tokens that had to be computed."""
-        return max(self.prompt_tokens - self.cached_tokens, 0)
+        """Prompt tokens that were computed."""
+        return max(self.prompt_tokens - self.cached_tokens, 0) if self.prompt_computed else 0

@@ -379,6 +379,7 @@ class RequestLedger:
             cached_tokens=self.num_cached_tokens,
             output_tokens=self.num_emitted,
             pinned_tokens=self.num_pinned_tokens,
+            prompt_computed=self._started,
         )
         served = served_by(attempt)
         ended = Ended(

@@ -56,7 +56,7 @@ class MeasuringObserver:
         metrics.requests.add(1, {ATTRIBUTE_OUTCOME: ended.outcome.value, ATTRIBUTE_REASON: reason})
         metrics.prompt_tokens.record(usage.prompt_tokens)
         metrics.output_tokens.record(usage.output_tokens)
-        if ended.error is None:
+        if usage.prompt_computed:  # whatever came after: a caller that left has cost its prompt all the same
             metrics.cached_tokens.add(usage.cached_tokens)
             metrics.uncached_tokens.add(usage.uncached_tokens)
             self._usage.note(task.tenant, usage)

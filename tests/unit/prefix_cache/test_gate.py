@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 import redis.asyncio
 
 from tandem.core.clock import MonotonicClock
@@ -81,4 +82,24 @@ async def test_reads_and_writes_have_a_breaker_each() -> None:
     assert (gate.state(CallKind.WRITE), gate.state(CallKind.READ)) == (BreakerState.OPEN, BreakerState.CLOSED)
     assert await gate.call(CallKind.WRITE, answered) is Miss.OPEN
     assert await gate.call(CallKind.READ, answered) == "answer"
+    await gate.close()
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1000])
+async def test_a_late_call_counts_once(num_bytes: int) -> None:
+    """Its caller gave up, and then the call itself failed: one failure of the two that open the breaker."""
+    gate, slow = gate_of(max_failures=2), Slow()
+
+    async def then_lost(client: redis.asyncio.Redis) -> str:
+        await slow(client)
+        raise redis.exceptions.ConnectionError
+
+    assert await gate.call(CallKind.READ, then_lost, num_bytes=num_bytes) is Miss.LATE
+    slow.answer.set()
+    async with asyncio.timeout(1.0):
+        while gate.counts[Miss.UNREACHABLE] < 1:
+            await asyncio.sleep(0.001)
+    assert gate.state(CallKind.READ) is BreakerState.CLOSED
+    assert await gate.call(CallKind.READ, then_lost) is Miss.UNREACHABLE
+    assert gate.state(CallKind.READ) is BreakerState.OPEN
     await gate.close()

@@ -68,6 +68,7 @@ def test_a_deadline_that_passed_in_the_queue_is_not_dispatched() -> None:
     error = ended(actions).error
     assert isinstance(error, DeadlineExceeded)
     assert error.stage == "queue"
+    assert ended(actions).usage.uncached_tokens == 0, "nothing of its prompt was computed"
 
 
 def test_the_stages_in_their_order() -> None:
@@ -118,6 +119,7 @@ def test_a_whole_request() -> None:
     end = ended(actions)
     assert (end.outcome, end.error, end.num_attempts) == (Outcome.OK, None, 1)
     assert (end.usage.prompt_tokens, end.usage.cached_tokens, end.usage.output_tokens) == (10, 4, 3)
+    assert end.usage.uncached_tokens == 6
     assert (end.prefill_worker_id, end.decode_worker_id) == ("prefill-0", "decode-0")
     assert aborted(actions) == [D]  # P has released; D may still hold the slot
     timings = end.timings

@@ -1,6 +1,7 @@
 """Metrics and spans of a request."""
 
 import urllib.request
+from dataclasses import replace
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -10,6 +11,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from tandem.core.errors import Unavailable
 from tandem.core.types import Outcome, PhaseTimings, Usage
 from tandem.router.actions import Ended
+from tandem.router.cache.usage import CacheUsage
 from tandem.router.metrics import MeasuringObserver
 from tandem.router.placement import Placement, PlacementCause
 from tandem.router.tracing import Tracing
@@ -81,6 +83,28 @@ def test_metrics_are_shown_as_prometheus_text() -> None:
         line for line in text.splitlines() if line.startswith("gen_ai_server_time_per_output_token_seconds_sum")
     )
     assert float(tpot_sum.split()[-1]) == pytest.approx(0.02)  # (131 - 31) ms over 10 further tokens, twice
+
+
+def test_a_prompt_counts_once_it_was_computed_however_its_request_ended() -> None:
+    endpoint, usage = MetricsEndpoint(), CacheUsage()
+    observer = MeasuringObserver(endpoint.meter, Tracing(), usage)
+    port = endpoint.start("127.0.0.1", 0)
+    shed = replace(
+        ended(Unavailable("full")),
+        usage=Usage(prompt_tokens=10, cached_tokens=0, output_tokens=0, prompt_computed=False),
+    )
+    left = replace(ended(Unavailable("gone")), usage=Usage(prompt_tokens=10, cached_tokens=4, output_tokens=1))
+    try:
+        for each in (shed, left, ended()):
+            observer.ended(make_task(), each)
+        text = scrape(port)
+    finally:
+        endpoint.stop()
+    for name, expected in (("cached", 4.0), ("uncached", 16.0)):
+        (line,) = [ln for ln in text.splitlines() if ln.startswith(f"tandem_request_{name}_tokens_total{{")]
+        assert float(line.split()[-1]) == expected
+    (tenant,) = usage.tenants()
+    assert (tenant.num_requests, tenant.cached_tokens, tenant.uncached_tokens) == (2, 4, 16)
 
 
 def test_spans_of_a_request_lie_below_the_callers_and_cover_its_phases() -> None:

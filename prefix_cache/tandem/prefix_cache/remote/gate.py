@@ -103,12 +103,13 @@ class RedisGate:
         Never raises but CancelledError.
         """
         breaker, now_s = self._breakers[kind], self._clock.now_s()
+        verdict = _Verdict(breaker, self._clock)
         if len(self._running) >= self._policy.max_in_flight:
             return self._missed(Miss.BUSY)
         is_closed = breaker.state(now_s) is BreakerState.CLOSED
         if not breaker.may_call(now_s):
             return self._missed(Miss.OPEN)
-        task = asyncio.ensure_future(self._run(kind, operation, num_bytes))
+        task = asyncio.ensure_future(self._run(kind, operation, num_bytes, verdict))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         if not is_closed:
@@ -118,7 +119,7 @@ class RedisGate:
                 return await asyncio.shield(task)  # neither a cancelled caller nor the time-out cancels the task
         except TimeoutError:
             if num_bytes:
-                breaker.failed(self._clock.now_s())  # its connection is given up later than its caller gives up
+                verdict.failed()  # its connection is given up later than its caller gives up
             return self._missed(Miss.LATE)
 
     async def close(self, timeout_s: float = 1.0) -> None:
@@ -139,37 +140,41 @@ class RedisGate:
         )
 
     async def _run(
-        self, kind: CallKind, operation: Callable[[redis.asyncio.Redis], Awaitable[Answer]], num_bytes: int
+        self,
+        kind: CallKind,
+        operation: Callable[[redis.asyncio.Redis], Awaitable[Answer]],
+        num_bytes: int,
+        verdict: "_Verdict",
     ) -> Answer | Miss:
         client = self._bulk_client if num_bytes else self._client
-        breaker, began_s = self._breakers[kind], self._clock.now_s()
+        began_s = self._clock.now_s()
         try:
             answer = await operation(client)
         except ReadOnlyError:
-            breaker.failed(self._clock.now_s())
+            verdict.failed()
             for each in (self._client, self._bulk_client):
                 await each.connection_pool.disconnect(inuse_connections=False)
             return self._missed(Miss.READ_ONLY)
         except OutOfMemoryError:
-            breaker.failed(self._clock.now_s())
+            verdict.failed()
             return self._missed(Miss.FULL)
         except (AuthenticationError, NoPermissionError) as error:
             self._say_refused(kind, error)
-            breaker.failed(self._clock.now_s())
+            verdict.failed()
             return self._missed(Miss.REFUSED)
         except MaxConnectionsError:
-            breaker.failed(self._clock.now_s())
+            verdict.failed()
             return self._missed(Miss.BUSY)
         except (RedisError, OSError):
-            breaker.failed(self._clock.now_s())
+            verdict.failed()
             return self._missed(Miss.UNREACHABLE)
         except BaseException:
-            breaker.failed(self._clock.now_s())  # a defect, or the end: a breaker that waits for it would never close
+            verdict.failed()  # a defect, or the end: a breaker that waits for it would never close
             raise
         if self._clock.now_s() - began_s > self._policy.bound_s(num_bytes):
-            breaker.failed(self._clock.now_s())  # an answer that nobody waited for
+            verdict.failed()  # an answer that nobody waited for
             return answer
-        breaker.succeeded()
+        verdict.succeeded()
         self.num_answered += 1
         return answer
 
@@ -185,3 +190,24 @@ class RedisGate:
                 problem=type(error).__name__,
                 remedy="check the user and password in the Redis URL, and the user's rights",
             )
+
+
+class _Verdict:
+    """What the breaker hears of one call: once, whoever finds out first, its caller or the call itself."""
+
+    def __init__(self, breaker: Breaker, clock: Clock) -> None:
+        self._breaker = breaker
+        self._clock = clock
+        self._is_given = False
+
+    def failed(self) -> None:
+        """The call failed, or took too long."""
+        if not self._is_given:
+            self._is_given = True
+            self._breaker.failed(self._clock.now_s())
+
+    def succeeded(self) -> None:
+        """The call came back in time."""
+        if not self._is_given:
+            self._is_given = True
+            self._breaker.succeeded()

@@ -24,7 +24,7 @@ class CacheUsage:
         self._totals: dict[Tenant, _Total] = {}
 
     def note(self, tenant: Tenant, usage: Usage) -> None:
-        """A request ended well."""
+        """A request ended whose prompt was computed, however it ended."""
         total = self._totals.pop(tenant, None) or _Total()
         if len(self._totals) >= _MAX_TENANTS:
             del self._totals[next(iter(self._totals))]

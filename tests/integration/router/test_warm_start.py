@@ -365,3 +365,19 @@ async def test_a_head_that_may_or_may_not_be_there_is_written_again(
             assert after.snapshots(info) == 0
     parts = names_of_keys(server, "t:index:part:*")
     assert len({name.split(":")[-2] for name in parts}) == 1, "nothing is left of the others"
+
+
+async def test_what_a_router_gave_up_it_removes_also_when_another_writes(server: RedisServer) -> None:
+    worker = worker_with(16 * 400)
+    async with serving(worker) as info, router(server.url, [info]) as one, router(server.url, [info]) as two:
+        await until(lambda: one.snapshots(info) == two.snapshots(info) == 1)
+        shelf = one.images.writer._shelf
+        draft = one.images.writer._draft(one.view.positions()[0])
+        assert draft is not None
+        assert await shelf.add_part(draft, stored(16 * 64))
+        shelf.discard(draft)
+        assert await two.write() == 1
+        parts = set(server.admin().keys("t:index:part:*"))
+        assert await one.write() == 0, "another router writes"
+        assert len(parts - set(server.admin().keys("t:index:part:*"))) == 1
+        assert shelf.num_bytes == 0

@@ -38,11 +38,10 @@ class ImageShelf:
         return self._heads.get(worker_id)
 
     def forget(self) -> None:
-        """Another router writes now, and removes what this one has written."""
+        """Another router writes now, and replaces this one's images; what this one gave up it goes on to remove."""
         self._heads.clear()
         self._subjects.clear()
-        self._old.clear()
-        self.num_bytes = 0
+        self.num_bytes = sum(old.num_bytes for old in self._old)
 
     async def adopt(self, subject: ImageSubject) -> bool:
         """Count a predecessor's image of a worker, to be replaced; False when Redis does not answer."""

@@ -65,6 +65,7 @@ class ImageWriter:
         if held is not True:
             if held is False:
                 self._shelf.forget()
+                await self._shelf.tidy()
             return
         positions = self._view.positions()
         await self._shelf.tidy()

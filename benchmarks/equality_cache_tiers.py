@@ -10,7 +10,7 @@ from tandem.core.latency import LatencyEstimator
 from tandem.engine.kv.block_cache import CacheSetup
 from tandem.engine.promotions import PromotionLimits
 from tandem.prefix_cache.tiers.block_tiers import BlockTiers
-from tandem.worker_host.assembly import BuiltEngine
+from tandem.worker_host.built import BuiltEngine
 from tests.fakes.redis_server import binaries, redis_server
 
 _LIMITS = PromotionLimits(max_demoted_blocks=64, max_hold_s=5.0)

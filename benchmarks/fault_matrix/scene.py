@@ -14,7 +14,7 @@ from benchmarks.fault_matrix.world import World, probe_prompt
 from tandem.chaos.cluster import RequestRecord, RequestSpec
 from tandem.chaos.cluster.caller import call
 from tandem.chaos.faults.failpoint_faults import ArmedFailpoint
-from tandem.core.event_log.events import Dispatched, Event
+from tandem.core.event_log.events import Dispatched, Event, RequestAccepted
 from tandem.core.event_log.record import Record, decode_line
 
 _GATE_S: Final = 15.0
@@ -202,10 +202,15 @@ class Scene:
         return pair.prefill if role == "prefill" else pair.decode
 
     async def pair(self) -> Pair:
-        """Who serves the newest attempt, as the router's event log has it."""
+        """Who serves the newest attempt of a probe (no mate's), as the router's event log has it."""
         until_s = time.monotonic() + 2.0
         while True:
-            found = [record.event for record in self.events("router") if isinstance(record.event, Dispatched)]
+            events = [record.event for record in self.events("router")]
+            probes = {record.traceparent for record in self.probes}
+            names = {e.request for e in events if isinstance(e, RequestAccepted) and e.traceparent in probes}
+            found = [
+                e for e in events if isinstance(e, Dispatched) and (e.request in names or self.cell.used_gate.queued)
+            ]
             if found:
                 return Pair(prefill=found[-1].prefill, decode=found[-1].decode)
             if time.monotonic() > until_s:

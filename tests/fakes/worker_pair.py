@@ -39,7 +39,8 @@ from tandem.engine.config import EngineConfig
 from tandem.engine.engine import Engine
 from tandem.engine.kv.block_cache import CacheSetup
 from tandem.rpc.telemetry import meter
-from tandem.worker_host.assembly import BuiltEngine, build_engine
+from tandem.worker_host.assembly import build_engine
+from tandem.worker_host.built import BuiltEngine
 from tandem.worker_host.host import WorkerHost
 from tandem.worker_host.instruments import WorkerInstruments
 from tandem.worker_host.session import RouterSession

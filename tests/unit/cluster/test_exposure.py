@@ -13,6 +13,7 @@ from tandem.core.errors import EnvironmentProblem
 from tandem.core.failpoints import VARIABLE, disarm_failpoints
 from tandem.core.types import Role
 from tandem.router.config import RouterConfig
+from tandem.worker_host.assembly import build_engine
 
 TLS = {"certificate": "c.pem", "key": "k.pem", "ca": "a.pem"}
 KEY = {"id": "k1", "tenant": "acme", "sha256": "0" * 64}
@@ -90,7 +91,7 @@ async def test_the_worker_program_refuses_before_it_loads_anything(
 ) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     said: list[str] = []
-    program = WorkerProgram(worker(host="10.0.0.1"))
+    program = WorkerProgram(worker(host="10.0.0.1"), build=build_engine)
     with pytest.raises(EnvironmentProblem, match=rf"{VARIABLE}.*prefill-0.*host=10\.0\.0\.1"):
         await program.run(asyncio.Event(), on_status=said.append, on_ready=lambda _: None)
     assert said == []

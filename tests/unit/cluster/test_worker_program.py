@@ -8,6 +8,7 @@ import pytest
 
 from tandem.cluster.programs import worker_program
 from tandem.cluster.programs.worker_program import AnnouncingFailed, EngineThreadFailed, WorkerProgram
+from tandem.worker_host.assembly import build_engine
 
 
 class _Host:
@@ -26,7 +27,7 @@ class _Host:
 
 def _program(monkeypatch: pytest.MonkeyPatch, announcing: Any) -> Any:
     config: Any = SimpleNamespace(tls=None, drain_s=1.0)
-    program = WorkerProgram(config)
+    program = WorkerProgram(config, build=build_engine)
     monkeypatch.setattr(program, "_registry", lambda: None)
     monkeypatch.setattr(worker_program, "keep_announced", announcing)
     return program

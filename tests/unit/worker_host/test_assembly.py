@@ -13,7 +13,8 @@ from tandem.core.clock import MonotonicClock
 from tandem.core.errors import EnvironmentProblem, ModelError
 from tandem.core.prepared_model import WEIGHTS_NAME, PreparedModel
 from tandem.engine.config import EngineConfig
-from tandem.worker_host.assembly import BuiltEngine, build_engine, resolve_device
+from tandem.worker_host.assembly import build_engine, resolve_device
+from tandem.worker_host.built import BuiltEngine
 from tests.fakes.prepared_tiny import prepare_tiny
 
 SMALL = EngineConfig(num_blocks=8)

@@ -17,7 +17,7 @@ from tandem.engine.kv.pool import KvPool
 from tandem.engine.sampling.sampler import Sampler
 from tandem.engine.text_output import text_factory
 from tandem.text.tokenizer import Tokenizer
-from tandem.worker_host.assembly import BuiltEngine, layout_of, warm_up
+from tandem.worker_host.built import BuiltEngine, layout_of, warm_up
 
 _DEFAULT_BLOCKS = 256
 

@@ -16,6 +16,7 @@ from tandem.cluster.programs.config import WorkerProgramConfig
 from tandem.cluster.programs.worker_program import ReadyWorker, WorkerProgram
 from tandem.core.errors import TandemError
 from tandem.core.log import configure_logging
+from tandem.worker_host.assembly import build_engine
 
 _LAST_RESORT_S = 30.0  # after the drain: to hand streams over and to close
 
@@ -37,7 +38,8 @@ async def serve(config: WorkerProgramConfig) -> None:
     loop = asyncio.get_running_loop()
     begun = threading.Event()
     stop = stop_event_on_lifeline(loop, last_resort_s=config.drain_s + _LAST_RESORT_S, has_begun=begun.is_set)
-    await WorkerProgram(config).run(stop, on_status=_report_status, on_ready=partial(_report_ready, loop, stop, begun))
+    program = WorkerProgram(config, build=build_engine)
+    await program.run(stop, on_status=_report_status, on_ready=partial(_report_ready, loop, stop, begun))
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ from tandem.rpc.server import RpcServer
 from tandem.rpc.services.cache import worker_cache_service
 from tandem.rpc.services.worker import WORKER_SERVICE, worker_service
 from tandem.rpc.tls import TlsMaterial
-from tandem.worker_host.assembly import BuiltEngine, build_engine
+from tandem.worker_host.built import BuiltEngine
 from tandem.worker_host.host import WorkerHost
 from tandem.worker_host.instruments import WorkerInstruments
 from tandem.worker_host.service import WorkerServiceHandler
@@ -81,7 +81,7 @@ class AnnouncingFailed(RuntimeError):
 class WorkerProgram:
     """One life of one worker. `run` returns after a drain; it raises when the engine thread or its announcing dies."""
 
-    def __init__(self, config: WorkerProgramConfig, *, build: EngineBuilder = build_engine) -> None:
+    def __init__(self, config: WorkerProgramConfig, *, build: EngineBuilder) -> None:
         """``build`` makes the engine of a prepared model; it runs in a thread of its own."""
         self._config = config
         self._build = build

@@ -78,9 +78,11 @@ class WorkerActor:
     async def _serve(self) -> None:
         # Here and not above: Ray's driver loads this module too, and has no use for torch.
         from tandem.cluster.programs.worker_program import WorkerProgram  # noqa: PLC0415
+        from tandem.worker_host.assembly import build_engine  # noqa: PLC0415
 
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        await WorkerProgram(self._config).run(self._stop, on_status=self._on_status, on_ready=self._on_ready)
+        program = WorkerProgram(self._config, build=build_engine)
+        await program.run(self._stop, on_status=self._on_status, on_ready=self._on_ready)
 
     def _on_status(self, detail: str) -> None:
         self._detail = detail

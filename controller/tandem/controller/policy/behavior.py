@@ -49,7 +49,7 @@ class ScalingRules(PolicyModel):
     """One direction."""
 
     stabilization_window_seconds: int | None = pydantic.Field(default=None, ge=0, le=3600)
-    """For how long every proposal must have agreed. HPA's defaults: 0 up, 300 down."""
+    """For how long every proposal must have agreed. Unset: `damping.dwell` up (HPA has 0), 300 down as HPA."""
     select_policy: SelectPolicy = SelectPolicy.MAX
     """`Max`: the policy that allows most decides; `Min`: the one that allows least; `Disabled`: never this way."""
     policies: tuple[ScalingPolicy, ...] = ()

@@ -50,6 +50,7 @@ PLAN = (
     ("pairs",),
     ("pairs",),
     ("pairs",),
+    ("pairs",),
     ("new-pairs", "small-pool", "churn", "default-timers", "pairs"),
     ("slow-callers", "mixed", "versions", "two-slots", "unequal", "network", "pairs"),
 )

@@ -9,6 +9,7 @@ from benchmarks.fault_matrix.cancels import Stage, leave_in
 from benchmarks.fault_matrix.cell import CANCELLED, OK, RETRIED, UNNOTICED, Cell, Gate, Phase, Probe, ok_or_named
 from benchmarks.fault_matrix.checks import freed_within, nobody_restarted, refused
 from benchmarks.fault_matrix.fences import late_chunk_refused, never_adopted, one_grant_each, read_refused
+from benchmarks.fault_matrix.history import History
 from benchmarks.fault_matrix.scene import Scene
 from tandem.chaos.cluster import Ending, RequestSpec, Verdict, random_specs
 from tandem.chaos.faults.evidence import Evidence
@@ -17,6 +18,8 @@ from tandem.chaos.faults.frame_splitter import DATA, FramePart
 from tandem.kvtransfer.codec import FrameType
 
 _HELD_S = 10.0
+_REFILLED_S = 8.0
+_MOST_BATCHES = 8
 _FREE_S = 1.5  # as for callers that leave (rows 21 to 26)
 
 
@@ -63,11 +66,17 @@ class _LeaveAndRefill:
         self._scene = scene
         self._others: asyncio.Task[list[str]] | None = None
         self._bad: list[str] = []
+        self._is_refilled = asyncio.Event()
 
     async def begin(self) -> None:
         await self._scene.leave()
         self._others = asyncio.create_task(self._run_others())
-        await asyncio.sleep(0.8)  # they compute their prompts in the blocks that were freed
+        until_s = time.monotonic() + _REFILLED_S
+        while not await asyncio.to_thread(self._are_others):  # they compute their prompts in the blocks that were freed
+            if time.monotonic() > until_s:
+                break
+            await asyncio.sleep(0.1)
+        self._is_refilled.set()
 
     async def end(self) -> None:
         if self._others is not None:
@@ -78,8 +87,19 @@ class _LeaveAndRefill:
         left = any(record.cancelled_s is not None for record in self._scene.probes)
         return Evidence(took_effect=left and not self._bad, facts=f"left: {left}; {self._bad}")
 
+    def _are_others(self) -> bool:
+        """Whether every block that the caller's prompt had at P was given to others since."""
+        history = History(self._scene)
+        mine = {history.request_of(record) for record in self._scene.probes}
+        uses = [use for use in history.uses if use.request in mine and use.life.name.startswith("prefill")]
+        return bool(uses) and all(history.was_reused(use.life, use.block, by_s=time.monotonic()) for use in uses)
+
     async def _run_others(self) -> list[str]:
-        records = await self._scene.run(_others(19))
+        records = []
+        for seed in range(19, 19 + _MOST_BATCHES):
+            records += await self._scene.run(_others(seed))
+            if self._is_refilled.is_set():
+                break
         return [r.reason or r.problem for r in records if r.ending is not Ending.OK or r.verdict is not Verdict.EQUAL]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from tandem.core.blocks import AttemptKey
-from tandem.core.ids import WorkerId
+from tandem.core.ids import Epoch, WorkerId
 from tandem.core.latency import LatencyCoefficients, LatencyEstimator, LatencyModel
 from tandem.core.messages import Beat, HandoverDone, PrefillDone
 from tandem.core.types import GenerationTask, Role, WorkerInfo, WorkerLoad
@@ -20,6 +20,7 @@ from tandem.router.placement import WorkerView
 OnHealth = Callable[[WorkerKey, Health], None]
 
 _MOST_NOTED = 64
+_MOST_LIVES = 16  # that are remembered of one worker
 _FADE_AFTER_S = 5.0  # a worker without work is judged by what it last showed for so long ...
 _FADE_EVERY_S = 1.0
 _FADE_SHARE = 1.0 - 0.5**0.1  # ... and then its own start profile takes over, half of the way in ten seconds
@@ -179,6 +180,7 @@ class Fleet:
         self.borrowing = Borrowing()
         self._records: dict[WorkerId, WorkerRecord] = {}
         self._unlisted: set[WorkerId] = set()  # missing in the last snapshot, but their streams stand
+        self._replaced: dict[WorkerId, deque[Epoch]] = {}  # the last lives before the present one
 
     def __len__(self) -> int:
         return len(self._records)
@@ -195,18 +197,24 @@ class Fleet:
     def apply(self, workers: Sequence[WorkerInfo]) -> FleetChange:
         """Take a snapshot of the directory.
 
-        A new epoch replaces the old life. A worker that is missing leaves only if its stream does not stand: the
-        directory is a hint, and a directory that lost its memory must not stop a working cluster.
+        A new epoch replaces the old life, and a life that was replaced does not come back while its successor is
+        there: a process that stood still may announce itself under the name that another has by now. A worker that is
+        missing leaves only if its stream does not stand: the directory is a hint, and a directory that lost its memory
+        must not stop a working cluster.
         """
         joined: list[WorkerInfo] = []
         left: list[WorkerKey] = []
-        listed = {info.worker_id: info for info in workers}
+        listed = {info.worker_id: info for info in workers if not self._was_replaced(info)}
         for name, record in list(self._records.items()):
             info = listed.get(name)
             replaced = info is not None and info.epoch != record.key.epoch
             if replaced or (info is None and not record.pulse.attached):
                 left.append(record.key)
                 del self._records[name]
+                if replaced:
+                    self._replaced.setdefault(name, deque(maxlen=_MOST_LIVES)).append(record.key.epoch)
+                else:
+                    self._replaced.pop(name, None)
         self._unlisted = self._records.keys() - listed.keys()
         for info in listed.values():
             if info.worker_id not in self._records:
@@ -218,6 +226,8 @@ class Fleet:
         """Remove the workers that the directory does not list and whose streams have broken since."""
         gone = [n for n in sorted(self._unlisted) if n in self._records and not self._records[n].pulse.attached]
         self._unlisted.difference_update(gone)
+        for name in gone:
+            self._replaced.pop(name, None)
         return tuple(self._records.pop(name).key for name in gone)
 
     def on_beat(self, key: WorkerKey, beat: Beat, now_s: float) -> None:
@@ -271,3 +281,6 @@ class Fleet:
             record = self.get(worker)
             if record is not None:
                 record.in_flight.remove(key)
+
+    def _was_replaced(self, info: WorkerInfo) -> bool:
+        return info.epoch in self._replaced.get(info.worker_id, ())

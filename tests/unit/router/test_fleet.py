@@ -156,6 +156,24 @@ def test_a_new_epoch_replaces_the_old_life() -> None:
     assert fleet.get(key("decode-0", epoch=2)) is not None
 
 
+def test_a_life_that_was_replaced_does_not_come_back() -> None:
+    """A process that stood still goes on and announces itself, while another serves under its name."""
+    fleet = Fleet(TIMERS)
+    ready(fleet, "decode-0", Role.DECODE)
+    old, new = make_info("decode-0", Role.DECODE), make_info("decode-0", Role.DECODE, epoch=2)
+    fleet.apply([new])
+    successor = fleet.get(key("decode-0", epoch=2))
+    assert successor is not None
+    successor.pulse.stream_opened(1.0)
+    for listing in ([old], [new], [old]):
+        change = fleet.apply(listing)
+        assert (change.joined, change.left) == ((), ())
+    assert fleet.get(D) is None
+    successor.pulse.stream_broke()
+    assert fleet.apply([old]).left == (key("decode-0", epoch=2),)
+    assert fleet.apply([old]).joined == (old,), "the successor is gone: who is left may serve"
+
+
 def test_a_directory_that_lost_its_memory_does_not_stop_a_working_cluster() -> None:
     fleet = Fleet(TIMERS)
     record = ready(fleet, "decode-0", Role.DECODE)

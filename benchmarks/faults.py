@@ -50,9 +50,9 @@ PLAN = (
     ("pairs",),
     ("pairs",),
     ("pairs",),
-    ("pairs",),
-    ("new-pairs", "small-pool", "churn", "default-timers", "pairs"),
-    ("slow-callers", "mixed", "versions", "two-slots", "unequal", "network", "pairs"),
+    ("network", "pairs"),
+    ("new-pairs", "even-pairs", "small-pool", "churn", "default-timers", "pairs"),
+    ("slow-callers", "mixed", "versions", "two-slots", "unequal", "pairs"),
 )
 
 LEAST_CELLS = 100

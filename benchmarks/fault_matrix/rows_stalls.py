@@ -38,7 +38,7 @@ def _long(role: RoleName, phase: Phase, *, expect: Expect = RETRIED, gate: Gate 
         probe=Probe(max_tokens=60, count=8 if phase is Phase.IDLE else 1),
         checks=(zombie_fenced(_HEARD_S),),
         after=(nobody_restarted(),),
-        shape="new-pairs" if phase is Phase.IDLE else "pairs",  # one that looks slow would be given nothing
+        shape="even-pairs" if phase is Phase.IDLE else "pairs",  # one that looks slow would be given nothing
     )
 
 

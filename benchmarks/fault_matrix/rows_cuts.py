@@ -62,6 +62,7 @@ CELLS = [
             probe=Probe(count=8 if phase is Phase.IDLE else 1),
             checks=(breaker_opens(),),
             after=(breaker_closes(), nobody_restarted()),
+            shape="even-pairs",
         )
         for phase in (Phase.IDLE, Phase.PREFILL, Phase.TRANSFER)
     ),
@@ -74,6 +75,7 @@ CELLS = [
         probe=Probe(max_tokens=200),
         checks=(breaker_opens(),),
         after=(breaker_closes(), nobody_restarted(), longest_gap(2.0)),
+        shape="even-pairs",
     ),
     Cell(
         row=11,
@@ -83,6 +85,7 @@ CELLS = [
         expect=RETRIED,
         checks=(breaker_opens(),),
         after=(breaker_closes(), nobody_restarted()),
+        shape="even-pairs",
     ),
     *(
         Cell(

@@ -81,7 +81,7 @@ SHAPES: Final = {
             num_prefill=1,
             router={"timers": {"suspect_after_s": 6.0, "dead_after_s": 10.0, "gap_timeout_s": 5.0}},
         ),
-        # Requests go to every worker of a role, also to one that has looked slow since it was started again.
+        # Requests go to every worker and over every pair, also to one that has looked slow for a while.
         Shape(name="even-pairs", router={"placement": {"tie_share": 1.0}}),
         Shape(name="new-pairs"),  # for what is learnt of workers that nothing was learnt of yet
         Shape(name="small-pool", num_prefill=1, num_decode=1, engine={"num_blocks": 24}),

@@ -331,7 +331,10 @@ class BlockTiers:
                 self._num_flushing -= 1
         while remote.is_flush_pending:
             await asyncio.sleep(_FLUSH_PAUSE_S)
-            await remote.settle()
+            try:
+                await remote.settle()
+            except Exception:  # noqa: BLE001 - as above; the next try may do
+                _log.exception("redis_not_flushed")
 
     async def _serve(self, fetch: Fetch) -> None:
         try:

@@ -93,6 +93,29 @@ async def test_stale_numbers_freeze_and_their_return_begins_the_dwell_anew() -> 
     assert world.split == "3:1"
 
 
+async def test_a_round_that_fails_begins_the_dwell_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = small_world()
+    await world.apply(fixed(3, 1))
+    controller = world.controller()
+    await world.run(controller, 1.5)
+    assert world.split == "2:2"
+    assert [one.record.verdict.value for one in world.rounds] == ["hold", "hold"], "wished for, and not for long enough"
+
+    async def fail() -> None:
+        raise RuntimeError("planted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world, "list_workers", fail)
+        world.clock.at_s += 1.0
+        with pytest.raises(RuntimeError, match="planted"):
+            await controller.step()
+    begun_s = world.clock.at_s
+    while world.split == "2:2":
+        await world.run(controller, 0.25)
+        assert world.clock.at_s < begun_s + 20.0
+    assert world.clock.at_s - begun_s >= 2.0, "a whole dwell, as nobody saw what was wanted meanwhile"
+
+
 async def test_a_worker_that_does_not_answer_makes_numbers_stale() -> None:
     world = small_world(3, 2)
     await world.apply(fixed(3, 2))

@@ -10,6 +10,8 @@ import ray
 
 from tandem.cluster.programs import ray_process
 
-if __name__ == "__main__":
+
+def main() -> None:
+    """Run the driver, its Ray beside the node."""
     ray.init = functools.partial(ray.init, _temp_dir=os.environ["TEST_RAY_NODE"])
     ray_process.main()

@@ -134,17 +134,22 @@ async def test_the_directory_tells_changes_only(url: str) -> None:
         async for workers in RedisDirectory(registry, poll_every_s=0.01).watch():
             seen.append(tuple(workers))
 
+    async def has_seen(*expected: tuple[WorkerInfo, ...]) -> None:
+        async with asyncio.timeout(20.0):
+            while len(seen) < len(expected):
+                await asyncio.sleep(0.01)
+        assert seen == list(expected)
+
     watching = asyncio.create_task(watch())
-    await asyncio.sleep(0.1)
-    await registry.announce(WORKER, ttl_s=5.0)
-    await asyncio.sleep(0.1)
-    await registry.announce(WORKER, ttl_s=5.0)  # a renewal is no news
-    await asyncio.sleep(0.1)
+    await has_seen(())
+    await registry.announce(WORKER, ttl_s=60.0)
+    await has_seen((), (WORKER,))
+    await registry.announce(WORKER, ttl_s=60.0)  # a renewal is no news
+    await asyncio.sleep(0.2)
     await registry.withdraw(WORKER.worker_id, WORKER.epoch)
-    await asyncio.sleep(0.1)
+    await has_seen((), (WORKER,), ())
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
-    assert seen == [(), (WORKER,), ()]
     await registry.close()
 
 

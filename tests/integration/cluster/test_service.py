@@ -120,7 +120,14 @@ async def test_a_log_that_cant_be_written_is_told(stage: Stage) -> None:
 
 async def test_what_a_killed_child_had_started_is_ended_too(stage: Stage) -> None:
     """A registry's server lives in the session of the process that started it."""
-    script = "import subprocess, sys; p = subprocess.Popen(['sleep', '600']); print(p.pid, flush=True); p.wait()"
+    script = """
+import subprocess
+
+def main():
+    started = subprocess.Popen(['sleep', '600'])
+    print(started.pid, flush=True)
+    started.wait()
+"""
     (stage.folder / "spawner.py").write_text(script, encoding="utf-8")
     environment = {**child_environment(num_threads=1), "PYTHONPATH": str(stage.folder)}
     child = await ChildProcess.start(

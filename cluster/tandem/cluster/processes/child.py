@@ -27,7 +27,7 @@ class ChildSpec:
     """What to start."""
 
     name: str
-    module: str  # run as `python -m module`
+    module: str  # its `main()` is run
     config_json: str  # one line
     log_file: Path
     environment: Mapping[str, str]
@@ -54,6 +54,7 @@ class ChildProcess:
                 sys.executable,
                 "-P",  # a stray file in the caller's folder must not shadow a module
                 "-m",
+                "tandem.cluster.processes.program",
                 spec.module,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
